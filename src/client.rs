@@ -1,0 +1,289 @@
+//! The handle: what callers hold. Touches the shared state, the channels and the wake; never the socket.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TrySendError};
+use parking_lot::Mutex;
+
+use crate::command::{OrderKind, Outbound, Receipt};
+use crate::config::{ClientConfig, Restart};
+use crate::error::{ConfigError, ConfirmError, SendError, StartError, StopError, WaitError};
+use crate::event::{ClientId, Event, ExitReason, ReadyState};
+use crate::gate::Pass;
+use crate::health::HeartbeatHealth;
+use crate::message::Message;
+use crate::shared::Shared;
+use crate::stats::Stats;
+use crate::supervisor::Tree;
+use crate::worker::thread_main;
+
+/// A handle of one WebSocket client. Cheap to clone, usable from any thread, valid across every reconnect and restart
+/// of its client.
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::{ClientConfig, Supervisor, testing::Server};
+///
+/// let server = Server::echo()?;
+/// let supervisor = Supervisor::start()?;
+/// let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+/// client.wait_until_open(Duration::from_secs(5))?;
+/// client.send("hello")?;
+/// server.wait_for_message(|message| message.as_text() == Some("hello"));
+/// client.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    keeper: Keeper,
+}
+
+/// Who looks after the worker.
+#[derive(Clone)]
+enum Keeper {
+    Supervisor(Weak<Tree>),
+    /// Nobody but the handles: the last one that goes closes the client.
+    Handles(Arc<Unsupervised>),
+}
+
+struct Unsupervised {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<ExitReason>>>,
+}
+
+impl Drop for Unsupervised {
+    fn drop(&mut self) {
+        self.shared.order(OrderKind::Stop, self.shared.config.close_timeout);
+    }
+}
+
+impl Client {
+    pub(crate) fn supervised(shared: Arc<Shared>, tree: Weak<Tree>) -> Self {
+        Self { shared, keeper: Keeper::Supervisor(tree) }
+    }
+
+    /// The unsupervised door, for tests and short jobs: connects, and returns when the connection is open. The client
+    /// reconnects as configured; when its retries are exhausted or its thread panics, it is closed. Dropping the last
+    /// handle closes it.
+    ///
+    /// # Errors
+    /// When the configuration breaks a rule, the operating system gives no thread, or the first attempt to connect
+    /// fails, within `connect_timeout`.
+    ///
+    /// ```
+    /// use ws_supervisor::{Client, ClientConfig, testing::Server};
+    ///
+    /// let server = Server::echo()?;
+    /// let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// client.send("hello")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn connect(config: ClientConfig) -> Result<Self, StartError> {
+        config.validate()?;
+        if config.restart != Restart::default() {
+            return Err(ConfigError::new("restart", "needs a supervisor: use `Supervisor::spawn_client`").into());
+        }
+        let os = |error: std::io::Error| StartError::Os(error.to_string().into());
+        let shared = Arc::new(Shared::new(config, false).map_err(os)?);
+        let worker = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(shared.tag.name.to_string())
+            .spawn(move || thread_main(&worker, None))
+            .map_err(os)?;
+        let keeper = Arc::new(Unsupervised { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
+        let client = Self { shared, keeper: Keeper::Handles(keeper) };
+        match client.shared.status.wait_for_first() {
+            Ok(()) => Ok(client),
+            Err(error) => {
+                let _ = client.close();
+                Err(error.map_or(StartError::ShutDown, StartError::Connect))
+            }
+        }
+    }
+
+    /// Accepts a message for the open connection and returns at once, without waiting for the network. What was
+    /// accepted is written to the socket, or handed back in the event that reports the end of the connection; it is
+    /// never written on a later one.
+    ///
+    /// # Errors
+    /// When there is no open connection (and `queue_while_disconnected` has no room), when `send_capacity` messages
+    /// wait already, or when the message is larger than `max_message_size`. The error holds the message.
+    pub fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.accept(message.into(), None)
+    }
+
+    fn accept(&self, message: Message, receipt: Option<Arc<Receipt>>) -> Result<(), SendError> {
+        let shared = &*self.shared;
+        let limit = shared.config.max_message_size;
+        if message.len() > limit {
+            return Err(SendError::TooLarge { message, limit });
+        }
+        let passage = shared.gate.enter();
+        let epoch = match passage.pass {
+            Pass::Open { epoch } => Some(epoch),
+            Pass::Queue if self.claim_queue_place() => None,
+            Pass::Queue if shared.config.queue_while_disconnected > 0 => return Err(SendError::Full { message }),
+            Pass::Queue | Pass::Shut => {
+                drop(passage);
+                return Err(SendError::NotOpen { message, state: self.ready_state() });
+            }
+        };
+        let outbound = Outbound { message, epoch, receipt };
+        let result = shared.outbound.0.try_send(outbound);
+        drop(passage);
+        match result {
+            Ok(()) => {
+                shared.wake.wake();
+                Ok(())
+            }
+            Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
+                if epoch.is_none() {
+                    shared.queued.fetch_sub(1, Ordering::Relaxed);
+                }
+                Err(SendError::Full { message: item.message })
+            }
+        }
+    }
+
+    fn claim_queue_place(&self) -> bool {
+        let max = self.shared.config.queue_while_disconnected;
+        let claim = |queued: usize| (queued < max).then_some(queued + 1);
+        self.shared.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok()
+    }
+
+    /// As [`send`](Client::send), and returns once the kernel has all of the message, or says what is known instead.
+    /// Blocks for at most `timeout`. Nothing is handed back in events for such a message: this call's result is its
+    /// account.
+    ///
+    /// # Errors
+    /// [`ConfirmError::Refused`] when it was not accepted (always so on the client's own handler's thread, which would
+    /// wait for itself), [`ConfirmError::NotSent`] when the server cannot act on it, [`ConfirmError::OutcomeUnknown`]
+    /// when the time ran out in the middle of writing.
+    pub fn send_confirmed(&self, message: impl Into<Message>, timeout: Duration) -> Result<(), ConfirmError> {
+        let message = message.into();
+        if self.shared.is_own_thread() {
+            let state = self.ready_state();
+            return Err(ConfirmError::Refused(SendError::NotOpen { message, state }));
+        }
+        let (written, outcome) = crossbeam_channel::bounded(1);
+        let receipt = Arc::new(Receipt::new(written));
+        self.accept(message.clone(), Some(receipt.clone())).map_err(ConfirmError::Refused)?;
+        let received = match Instant::now().checked_add(timeout) {
+            Some(deadline) => outcome.recv_deadline(deadline).ok(),
+            None => outcome.recv().ok(),
+        };
+        match received {
+            Some(true) => Ok(()),
+            Some(false) => Err(ConfirmError::NotSent(message)),
+            None if receipt.take_back() => Err(ConfirmError::NotSent(message)),
+            // It may have been settled between the timeout and the attempt to take it back.
+            None => match outcome.try_recv() {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(ConfirmError::NotSent(message)),
+                Err(_) => Err(ConfirmError::OutcomeUnknown(message)),
+            },
+        }
+    }
+
+    /// The client's events: a real crossbeam channel, for `recv`, iteration and `select!`. It ends after
+    /// [`Event::Closed`]. Clones share one queue: each event goes to one of them. With shared or inline delivery the
+    /// events go there, and this channel ends at once.
+    pub fn events(&self) -> Receiver<Event> {
+        self.shared.events.clone()
+    }
+
+    /// Blocks until the connection is open, at most `timeout`; at once if it is.
+    ///
+    /// # Errors
+    /// When the time runs out (with the last failure), or the client is parked or closed.
+    pub fn wait_until_open(&self, timeout: Duration) -> Result<(), WaitError> {
+        // On its own thread nothing would change while it waits.
+        let timeout = if self.shared.is_own_thread() { Duration::ZERO } else { timeout };
+        self.shared.status.wait_until_open(timeout)
+    }
+
+    /// What the client is doing now.
+    pub fn ready_state(&self) -> ReadyState {
+        self.shared.status.get()
+    }
+
+    /// The number of the current or last connection: rises by one at every open, across restarts too; 0 before the
+    /// first.
+    pub fn epoch(&self) -> u64 {
+        self.shared.counters.epoch.get()
+    }
+
+    /// How the heartbeat does.
+    pub fn heartbeat_health(&self) -> HeartbeatHealth {
+        self.shared.health.read(&self.shared.config.heartbeat)
+    }
+
+    /// The client's counters since it was spawned.
+    pub fn stats(&self) -> Stats {
+        self.shared.counters.snapshot()
+    }
+
+    /// The client's id.
+    pub fn id(&self) -> ClientId {
+        self.shared.tag.id
+    }
+
+    /// The client's name.
+    pub fn name(&self) -> &str {
+        &self.shared.tag.name
+    }
+
+    /// Ends the client in good order: what was accepted is written, a close frame sent, the server's awaited; a normal
+    /// end, so a transient client is not restarted (a permanent one is). Returns when the client is closed, after
+    /// `close_timeout` at the latest; at once on the client's own handler's thread, and for a permanent client.
+    ///
+    /// # Errors
+    /// [`StopError::LeftBehind`] when the thread did not end in time.
+    pub fn close(&self) -> Result<(), StopError> {
+        let shared = &self.shared;
+        let own = shared.is_own_thread();
+        match &self.keeper {
+            Keeper::Supervisor(tree) if shared.config.restart != Restart::Permanent => {
+                let Some(tree) = tree.upgrade() else { return Ok(()) };
+                match tree.stop(shared.tag.id) {
+                    Err(StopError::NotFound) => Ok(()),
+                    other => other,
+                }
+            }
+            Keeper::Supervisor(_) => {
+                shared.order(OrderKind::Close, shared.config.close_timeout);
+                Ok(())
+            }
+            Keeper::Handles(keeper) => {
+                shared.order(OrderKind::Stop, shared.config.close_timeout);
+                if own {
+                    return Ok(());
+                }
+                if !shared.status.wait_until_closed(shared.config.close_timeout) {
+                    shared.shut_socket();
+                    return Err(StopError::LeftBehind(self.name().into()));
+                }
+                // It has said its last word, so this does not wait.
+                if let Some(thread) = keeper.thread.lock().take() {
+                    let _ = thread.join();
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("name", &self.name())
+            .field("ready_state", &self.ready_state())
+            .field("epoch", &self.epoch())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,110 @@
+//! All that crosses down: messages to write, and orders. Touches `message` and atomics.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+
+use crate::message::Message;
+
+/// An accepted message on its way to the socket.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    pub(crate) message: Message,
+    /// The connection it was accepted for; `None`: whichever comes next.
+    pub(crate) epoch: Option<u64>,
+    pub(crate) receipt: Option<std::sync::Arc<Receipt>>,
+}
+
+/// How a `send_confirmed` learns what became of its message, and takes it back while it still can.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    state: AtomicU8,
+    written: Sender<bool>,
+}
+
+const WAITING: u8 = 0;
+const WRITING: u8 = 1;
+const TAKEN_BACK: u8 = 2;
+
+impl Receipt {
+    pub(crate) fn new(written: Sender<bool>) -> Self {
+        Self { state: WAITING.into(), written }
+    }
+
+    /// The worker is about to write the message. False: the caller has it back.
+    pub(crate) fn begin(&self) -> bool {
+        self.claim(WRITING)
+    }
+
+    /// The caller wants it back. False: too late.
+    pub(crate) fn take_back(&self) -> bool {
+        self.claim(TAKEN_BACK)
+    }
+
+    fn claim(&self, state: u8) -> bool {
+        self.state.compare_exchange(WAITING, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    pub(crate) fn settle(&self, written: bool) {
+        let _ = self.written.try_send(written);
+    }
+}
+
+/// What a worker is told to do, whatever it is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) kind: OrderKind,
+    /// When the orderly end must be over.
+    pub(crate) deadline: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OrderKind {
+    /// End this run; whether another follows is for the restart rule.
+    Close,
+    /// End for good.
+    Stop,
+    /// End this run so that a fresh one can begin.
+    Restart,
+}
+
+/// The place for the one order that stands.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    pending: AtomicBool,
+    order: Mutex<Option<Order>>,
+}
+
+impl Orders {
+    /// Gives an order. A stop is never overruled.
+    pub(crate) fn give(&self, order: Order) {
+        let mut slot = self.order.lock();
+        if slot.is_none_or(|standing| standing.kind != OrderKind::Stop || order.kind == OrderKind::Stop) {
+            *slot = Some(order);
+        }
+        self.pending.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn standing(&self) -> Option<Order> {
+        if self.pending() { *self.order.lock() } else { None }
+    }
+
+    pub(crate) fn stop_ordered(&self) -> bool {
+        self.standing().is_some_and(|order| order.kind == OrderKind::Stop)
+    }
+
+    /// The order is being obeyed. A stop stands.
+    pub(crate) fn clear(&self) {
+        let mut slot = self.order.lock();
+        if slot.is_some_and(|standing| standing.kind != OrderKind::Stop) {
+            *slot = None;
+            self.pending.store(false, Ordering::Release);
+        }
+    }
+}

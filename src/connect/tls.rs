@@ -1,0 +1,62 @@
+//! The TLS handshake, resumed as often as the socket blocks: native-tls drives it, we hold the clock.
+
+use native_tls::{Certificate, HandshakeError, TlsConnector, TlsStream};
+
+use super::{Attempt, Halt};
+use crate::config::ClientConfig;
+use crate::error::ConnectError;
+use crate::transport::Socket;
+
+pub(super) fn handshake(attempt: &Attempt<'_>, socket: Socket) -> Result<TlsStream<Socket>, Halt> {
+    let mut result = connector(attempt.config).map_err(failed)?.connect(&attempt.config.target.host, socket);
+    loop {
+        match result {
+            Ok(stream) => return Ok(stream),
+            Err(HandshakeError::WouldBlock(mut paused)) => {
+                attempt.unblock(paused.get_mut())?;
+                result = paused.handshake();
+            }
+            Err(HandshakeError::Failure(error)) => return Err(failed(error)),
+        }
+    }
+}
+
+fn connector(config: &ClientConfig) -> native_tls::Result<&TlsConnector> {
+    if let Some(connector) = config.tls.get() {
+        return Ok(connector);
+    }
+    let mut builder = TlsConnector::builder();
+    for pem in &config.roots {
+        for certificate in Certificate::stack_from_pem(pem)? {
+            builder.add_root_certificate(certificate);
+        }
+    }
+    let connector = builder.build()?;
+    Ok(config.tls.get_or_init(|| connector))
+}
+
+fn failed(error: native_tls::Error) -> Halt {
+    let message = describe(&error);
+    // The TLS libraries name the cause only in words. Theirs: "certificate verify failed", "certificate expired",
+    // "unknown ca" (an alert), "not trusted".
+    let lower = message.to_ascii_lowercase();
+    let certificate = ["certificate", "unknown ca", "not trusted"].iter().any(|words| lower.contains(words));
+    ConnectError::Tls { certificate, message: message.into() }.into()
+}
+
+fn describe(error: &native_tls::Error) -> String {
+    let text = error.to_string();
+    // OpenSSL appends its source's file and line; what it found wrong comes between the last colons.
+    match text.split("error:").nth(1) {
+        Some(detail) => {
+            let words: Vec<_> = detail.split(':').collect();
+            let verdict = text.rsplit_once('(').map(|(_, verdict)| verdict.trim_end_matches(')'));
+            let reason = words.get(3).copied().filter(|reason| !reason.is_empty()).unwrap_or(detail);
+            match verdict {
+                Some(verdict) if text.ends_with(')') => format!("{reason} ({verdict})"),
+                _ => reason.to_owned(),
+            }
+        }
+        None => text,
+    }
+}

@@ -1,0 +1,136 @@
+//! Where events go: the three [`Delivery`] ways, the four [`Overflow`] policies, the [`Handler`] of the inline way.
+//! Touches `event`, `message` and crossbeam channels.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::event::{ClientEvent, ClientId, Event};
+use crate::message::Message;
+use crate::worker::Context;
+
+/// What happens to a client's messages when its event queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// Stop reading the socket until there is room; nothing is lost, and the server feels it through TCP. Sends and
+    /// heartbeats go on; answers to heartbeats that wait unread are not counted as missing. The default.
+    #[default]
+    Backpressure,
+    /// Keep reading and drop the oldest messages not yet handed over. [`Event::Lagged`] takes their place. Half of
+    /// `event_capacity` is what is handed over already.
+    DropOldest,
+    /// Keep reading and drop what comes. [`Event::Lagged`] takes its place.
+    DropNewest,
+    /// Give up the connection: a consumer that missed a message has to start afresh anyway.
+    Disconnect,
+}
+
+/// Where a client's events go.
+///
+/// ```
+/// use ws_supervisor::{ClientConfig, Delivery, Event, Supervisor, testing::Server};
+///
+/// let server = Server::echo()?;
+/// let supervisor = Supervisor::start()?;
+/// let (delivery, events) = Delivery::shared();
+/// for name in ["a", "b"] {
+///     supervisor.spawn_client(ClientConfig::new(server.url())?.name(name).delivery(delivery.clone()))?;
+/// }
+/// let mut open: Vec<_> = events.iter().take(2).map(|event| event.name.to_string()).collect();
+/// open.sort();
+/// assert_eq!(open, ["a", "b"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Delivery(pub(crate) Way);
+
+#[derive(Clone)]
+pub(crate) enum Way {
+    Channel,
+    Shared(Sender<ClientEvent>),
+    Inline(Arc<HandlerFactory>),
+}
+
+pub(crate) type HandlerFactory = dyn Fn() -> Box<dyn Handler> + Send + Sync;
+
+impl Delivery {
+    /// The client's own channel, read by [`Client::events`](crate::Client::events). The default.
+    pub fn channel() -> Self {
+        Self(Way::Channel)
+    }
+
+    /// One channel for many clients: give a clone to each, and read the receiver. Every client keeps to its own
+    /// `event_capacity`, measured against the whole channel; with clients that deliver at the same instant it may be
+    /// exceeded by one event each.
+    pub fn shared() -> (Self, Receiver<ClientEvent>) {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        (Self(Way::Shared(sender)), receiver)
+    }
+
+    /// A handler on the worker's own thread: no channel, no queue, no hop. The factory is called on that thread at
+    /// the start of every run of the worker, because a handler that panicked is never used again.
+    ///
+    /// ```
+    /// use ws_supervisor::{ClientConfig, Context, Delivery, Handler, Message, Supervisor, testing::Server};
+    ///
+    /// struct Quoter;
+    /// impl Handler for Quoter {
+    ///     fn on_open(&mut self, context: &mut Context<'_>) {
+    ///         context.send("subscribe").expect("just opened");
+    ///     }
+    ///     fn on_message(&mut self, context: &mut Context<'_>, tick: Message) {
+    ///         if tick.as_text() == Some("subscribe") {
+    ///             context.send("quote").expect("open");
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let server = Server::echo()?;
+    /// let supervisor = Supervisor::start()?;
+    /// let config = ClientConfig::new(server.url())?.delivery(Delivery::inline(|| Quoter));
+    /// supervisor.spawn_client(config)?;
+    /// server.wait_for_message(|message| message.as_text() == Some("quote"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn inline<H: Handler + 'static>(factory: impl Fn() -> H + Send + Sync + 'static) -> Self {
+        Self(Way::Inline(Arc::new(move || Box::new(factory()))))
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Way::Channel => "Channel",
+            Way::Shared(..) => "Shared",
+            Way::Inline(_) => "Inline",
+        })
+    }
+}
+
+/// A strategy that lives on the worker's thread. While one of these methods runs, nothing else of the client does: no
+/// read, no heartbeat, no stop. A panic ends the run of the worker, and the supervisor starts another with a new
+/// handler.
+pub trait Handler {
+    /// A connection is open. Called instead of [`on_event`](Handler::on_event) with [`Event::Open`].
+    fn on_open(&mut self, context: &mut Context<'_>) {
+        let _ = context;
+    }
+
+    /// A message came. What you send through the context is written when this returns.
+    fn on_message(&mut self, context: &mut Context<'_>, message: Message);
+
+    /// Anything else that happened. Events of a run that has ended (`Parked` after too many restarts) are not seen
+    /// here, since the handler is gone: read them from [`Supervisor::events`](crate::Supervisor::events).
+    fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
+        let _ = (context, event);
+    }
+}
+
+/// Who a queue belongs to, for the tag of a shared channel and for log lines.
+#[derive(Clone, Debug)]
+pub(crate) struct Tag {
+    pub(crate) id: ClientId,
+    pub(crate) name: Arc<str>,
+}

@@ -1,0 +1,332 @@
+//! The event queue of one client: a crossbeam channel that the caller reads, and a backlog behind it that only the
+//! worker touches, where the overflow policy can drop, sum up and keep the order.
+
+use std::collections::VecDeque;
+
+use crossbeam_channel::Sender;
+
+use crate::delivery::{Overflow, Tag};
+use crate::event::{ClientEvent, Event};
+use crate::message::Message;
+
+/// Lifecycle events that wait behind a full queue before they are summed up.
+const LIFECYCLE_LIMIT: usize = 1024;
+
+/// Where a queue ends: the client's own channel, or one shared by many.
+#[derive(Clone, Debug)]
+pub(crate) enum Outlet {
+    Own(Sender<Event>),
+    Shared(Sender<ClientEvent>, Tag),
+}
+
+impl Outlet {
+    /// The channels are unbounded, the bound is ours: a channel without a reader any more takes everything.
+    pub(crate) fn push(&self, event: Event) {
+        match self {
+            Self::Own(sender) => drop(sender.send(event)),
+            Self::Shared(sender, tag) => {
+                drop(sender.send(ClientEvent { client: tag.id, name: tag.name.clone(), event }));
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(sender) => sender.len(),
+            Self::Shared(sender, _) => sender.len(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// `None` once the client has ended.
+    outlet: Option<Outlet>,
+    tag: Tag,
+    overflow: Overflow,
+    /// Events in the channel before it counts as full.
+    channel_limit: usize,
+    /// Messages in the backlog, under `DropOldest`.
+    backlog_limit: usize,
+    /// How many more events the channel takes for sure; looked up again when used up.
+    room: usize,
+    /// A shared channel has other writers: its room must be looked up each time.
+    room_is_ours: bool,
+    backlog: VecDeque<Event>,
+    backlog_messages: usize,
+    unsent_limit: usize,
+    warned: bool,
+}
+
+/// The queue was full under `Overflow::Disconnect`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Overrun;
+
+impl Queue {
+    pub(crate) fn new(outlet: Outlet, tag: Tag, overflow: Overflow, capacity: usize, unsent_limit: usize) -> Self {
+        let backlog_limit = if overflow == Overflow::DropOldest { capacity / 2 } else { 0 };
+        let room_is_ours = matches!(outlet, Outlet::Own(_));
+        Self {
+            outlet: Some(outlet),
+            tag,
+            overflow,
+            channel_limit: (capacity - backlog_limit).max(1),
+            backlog_limit: backlog_limit.max(1),
+            room: 0,
+            room_is_ours,
+            backlog: VecDeque::new(),
+            backlog_messages: 0,
+            unsent_limit,
+            warned: false,
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        if self.room == 0 || !self.room_is_ours {
+            let used = self.outlet.as_ref().map_or(0, Outlet::len);
+            self.room = self.channel_limit.saturating_sub(used);
+            if self.room > self.channel_limit / 2 {
+                self.warned = false;
+            }
+        }
+        self.room > 0
+    }
+
+    fn hand_over(&mut self, event: Event) {
+        self.room = self.room.saturating_sub(1);
+        if let Some(outlet) = &self.outlet {
+            outlet.push(event);
+        }
+    }
+
+    /// Whether another message can be taken from the socket. Only `Backpressure` ever says no.
+    pub(crate) fn ready(&mut self) -> bool {
+        self.overflow != Overflow::Backpressure || (self.pump() && self.has_room()) || {
+            self.warn();
+            false
+        }
+    }
+
+    /// Moves what waits into the channel as far as there is room; true when nothing waits any more.
+    pub(crate) fn pump(&mut self) -> bool {
+        while !self.backlog.is_empty() && self.has_room() {
+            if let Some(event) = self.backlog.pop_front() {
+                self.backlog_messages -= usize::from(matches!(event, Event::Message(_)));
+                self.hand_over(event);
+            }
+        }
+        self.backlog.is_empty()
+    }
+
+    /// A message; returns how many messages were dropped for it.
+    pub(crate) fn push_message(&mut self, message: Message) -> Result<u64, Overrun> {
+        if self.pump() && self.has_room() {
+            self.hand_over(Event::Message(message));
+            return Ok(0);
+        }
+        self.warn();
+        match self.overflow {
+            Overflow::Disconnect => Err(Overrun),
+            Overflow::DropNewest => {
+                self.lagged_at(self.backlog.len());
+                Ok(1)
+            }
+            Overflow::DropOldest => {
+                self.backlog.push_back(Event::Message(message));
+                self.backlog_messages += 1;
+                if self.backlog_messages <= self.backlog_limit {
+                    return Ok(0);
+                }
+                let oldest = self.backlog.iter().position(|event| matches!(event, Event::Message(_)));
+                if let Some(oldest) = oldest {
+                    self.backlog.remove(oldest);
+                    self.backlog_messages -= 1;
+                    self.lagged_at(oldest);
+                }
+                Ok(1)
+            }
+            // The caller asks `ready` first; should it not, nothing is lost.
+            Overflow::Backpressure => {
+                self.backlog.push_back(Event::Message(message));
+                self.backlog_messages += 1;
+                Ok(0)
+            }
+        }
+    }
+
+    /// A message that may be dropped if there is no room: the client is being closed.
+    pub(crate) fn push_or_drop(&mut self, message: Message) -> u64 {
+        if self.pump() && self.has_room() {
+            self.hand_over(Event::Message(message));
+            return 0;
+        }
+        self.lagged_at(self.backlog.len());
+        1
+    }
+
+    /// One message was lost between the events before `index` and those from it on.
+    fn lagged_at(&mut self, index: usize) {
+        let before = index.checked_sub(1).and_then(|before| self.backlog.get_mut(before));
+        if let Some(Event::Lagged { dropped }) = before {
+            *dropped += 1;
+        } else {
+            self.backlog.insert(index, Event::Lagged { dropped: 1 });
+        }
+    }
+
+    /// Any other event: kept whatever the policy.
+    pub(crate) fn push_event(&mut self, event: Event) {
+        if self.pump() && self.has_room() {
+            return self.hand_over(event);
+        }
+        self.warn();
+        if self.backlog.len() - self.backlog_messages < LIFECYCLE_LIMIT {
+            self.backlog.push_back(event);
+        } else {
+            self.collapse(event);
+        }
+    }
+
+    fn collapse(&mut self, event: Event) {
+        let handed_back = match event {
+            Event::Disconnected { unsent, .. } | Event::Parked { unsent, .. } | Event::Closed { unsent, .. } => unsent,
+            _ => Vec::new(),
+        };
+        if !matches!(self.backlog.back(), Some(Event::Collapsed { .. })) {
+            log::error!("client `{}`: nobody reads its events; from now on they are summed up", self.tag.name);
+            self.backlog.push_back(Event::Collapsed { events: 0, unsent: Vec::new(), unsent_dropped: 0 });
+        }
+        if let Some(Event::Collapsed { events, unsent, unsent_dropped }) = self.backlog.back_mut() {
+            *events += 1;
+            unsent.extend(handed_back);
+            let excess = unsent.len().saturating_sub(self.unsent_limit);
+            unsent.drain(..excess);
+            *unsent_dropped += excess as u64;
+        }
+    }
+
+    fn warn(&mut self) {
+        if !self.warned {
+            self.warned = true;
+            let (name, overflow) = (&self.tag.name, self.overflow);
+            log::warn!("client `{name}`: its event queue is full ({} unread): {overflow:?}", self.channel_limit);
+        }
+    }
+
+    /// No worker will pump for a while: everything that waits is handed over, room or not. The backlog is bounded, so
+    /// the channel stays so too.
+    pub(crate) fn hand_over_all(&mut self) {
+        while let Some(event) = self.backlog.pop_front() {
+            self.hand_over(event);
+        }
+        self.backlog_messages = 0;
+        self.room = 0;
+    }
+
+    /// The client has ended: hands over all that waits, and lets the reader see the end of the channel.
+    pub(crate) fn finish(&mut self) {
+        self.hand_over_all();
+        self.outlet = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::ClientId;
+    use crossbeam_channel::Receiver;
+    use proptest::prelude::*;
+
+    fn queue(overflow: Overflow, capacity: usize) -> (Queue, Receiver<Event>) {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let tag = Tag { id: ClientId(1), name: "t".into() };
+        (Queue::new(Outlet::Own(sender), tag, overflow, capacity, 4), receiver)
+    }
+
+    fn number(n: u64) -> Message {
+        Message::text(n.to_string())
+    }
+
+    fn read(event: &Event) -> Option<u64> {
+        match event {
+            Event::Message(message) => message.as_text()?.parse().ok(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn backpressure_says_when_to_stop_and_when_to_go_on() {
+        let (mut queue, events) = queue(Overflow::Backpressure, 2);
+        for n in 0..2 {
+            assert!(queue.ready());
+            queue.push_message(number(n)).unwrap();
+        }
+        assert!(!queue.ready());
+        queue.push_event(Event::Open { epoch: 1 });
+        assert!(!queue.ready());
+        events.recv().unwrap();
+        assert!(!queue.ready(), "the open event goes first");
+        events.recv().unwrap();
+        assert!(queue.ready());
+        assert!(matches!(events.recv().unwrap(), Event::Open { epoch: 1 }));
+    }
+
+    #[test]
+    fn disconnect_overruns() {
+        let (mut queue, _events) = queue(Overflow::Disconnect, 1);
+        assert_eq!(queue.push_message(number(0)), Ok(0));
+        assert_eq!(queue.push_message(number(1)), Err(Overrun));
+    }
+
+    #[test]
+    fn what_nobody_reads_is_bounded_and_summed_up() {
+        let (mut queue, events) = queue(Overflow::Backpressure, 1);
+        for epoch in 0..5000 {
+            let reason = crate::event::DisconnectReason::Overflow;
+            queue.push_event(Event::Disconnected { epoch, reason, unsent: vec![number(epoch)] });
+        }
+        assert!(queue.backlog.len() <= LIFECYCLE_LIMIT + 1);
+        queue.finish();
+        let all: Vec<_> = events.iter().collect();
+        let Some(Event::Collapsed { events, unsent, unsent_dropped }) = all.last() else { panic!() };
+        assert_eq!(all.len() as u64 - 1 + events, 5000);
+        assert_eq!(unsent.len(), 4);
+        assert_eq!(all.len() as u64 - 1 + unsent.len() as u64 + unsent_dropped, 5000);
+        assert_eq!(unsent.last(), Some(&number(4999)));
+    }
+
+    proptest! {
+        /// Under every dropping policy and any pace of the reader: order is kept, every lifecycle event arrives, every
+        /// message arrives or is counted exactly where it is missing, and memory stays bounded.
+        #[test]
+        fn nothing_is_lost_uncounted(
+            oldest in any::<bool>(), capacity in 1usize..12, steps in proptest::collection::vec(0u8..10, 1..400),
+        ) {
+            let overflow = if oldest { Overflow::DropOldest } else { Overflow::DropNewest };
+            let (mut queue, events) = queue(overflow, capacity);
+            let (mut sent, mut opened, mut dropped) = (0, 0, 0);
+            let mut seen = vec![];
+            for step in steps {
+                match step {
+                    0..=4 => { dropped += queue.push_message(number(sent)).unwrap(); sent += 1; }
+                    5 => { opened += 1; queue.push_event(Event::Open { epoch: opened }); }
+                    6 => { queue.pump(); }
+                    _ => seen.extend(events.try_recv()),
+                }
+                prop_assert!(events.len() + queue.backlog_messages <= capacity.max(2));
+            }
+            queue.finish();
+            seen.extend(events.iter());
+            let (mut next, mut epoch, mut lagged) = (0, 0, 0);
+            for event in &seen {
+                match event {
+                    Event::Message(_) => { prop_assert_eq!(read(event), Some(next)); next += 1; }
+                    Event::Open { epoch: e } => { epoch += 1; prop_assert_eq!(*e, epoch); }
+                    Event::Lagged { dropped } => { next += dropped; lagged += dropped; }
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
+            prop_assert_eq!((next, epoch, lagged), (sent, opened, dropped));
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What decides: pure policy that is given `now` and the input, and has no socket, thread, channel or clock.
+
+pub(crate) mod heartbeat;
+pub(crate) mod reconnect;

@@ -1,0 +1,262 @@
+//! When to dial again: the backoff and what resets it. Pure: given `now` and the dice.
+
+use std::time::{Duration, Instant};
+
+use crate::error::ConfigError;
+
+/// A server may ask for more patience than the backoff has, but not for ever.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ReconnectRules {
+    pub(crate) max_retries: u32,
+    pub(crate) base: Duration,
+    pub(crate) cap: Duration,
+    pub(crate) jitter: f64,
+    pub(crate) stable_after: Duration,
+}
+
+impl Default for ReconnectRules {
+    fn default() -> Self {
+        Self {
+            max_retries: 10,
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(30),
+            jitter: 0.3,
+            stable_after: Duration::from_secs(10),
+        }
+    }
+}
+
+impl ReconnectRules {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if self.base.is_zero() {
+            return Err(ConfigError::new("backoff", "the base must be greater than zero"));
+        }
+        if self.cap < self.base {
+            return Err(ConfigError::new("backoff", "the cap must not be less than the base"));
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            return Err(ConfigError::new("jitter", "must be between 0 and 1"));
+        }
+        if self.stable_after.is_zero() {
+            return Err(ConfigError::new("stable_after", "must be greater than zero"));
+        }
+        Ok(())
+    }
+
+    /// The wait before the retry that follows `failures` failures in a row.
+    fn delay(&self, failures: u32, dice: f64) -> Duration {
+        let Some(doublings) = failures.checked_sub(2) else {
+            return Duration::ZERO;
+        };
+        let whole = self.base.saturating_mul(2u32.saturating_pow(doublings)).min(self.cap);
+        whole.mul_f64(1.0 - self.jitter * dice)
+    }
+}
+
+/// What follows a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    RetryIn(Duration),
+    /// This run of the worker has used up its retries; the wait stands for the next run.
+    Exhausted,
+}
+
+/// The state of recovery. It lives as long as the client: a restart of the worker does not forget the backoff.
+#[derive(Debug)]
+pub(crate) struct Reconnect {
+    rules: ReconnectRules,
+    /// Failures since a connection was last stable.
+    failures: u32,
+    /// Retries used by this run of the worker since a connection was last stable.
+    retries: u32,
+    not_before: Option<Instant>,
+    opened_at: Option<Instant>,
+}
+
+impl Reconnect {
+    pub(crate) fn new(rules: ReconnectRules) -> Self {
+        Self { rules, failures: 0, retries: 0, not_before: None, opened_at: None }
+    }
+
+    /// A new run of the worker: its retries count anew, the backoff goes on.
+    pub(crate) fn new_run(&mut self) {
+        self.retries = 0;
+    }
+
+    /// Forgets everything: someone decided that a fresh start is due.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::new(self.rules.clone());
+    }
+
+    /// Failures in a row since a connection was last stable.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// When the next attempt is due; `None`: at once.
+    pub(crate) fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    pub(crate) fn opened(&mut self, now: Instant) {
+        self.opened_at = Some(now);
+        self.not_before = None;
+    }
+
+    /// When the open connection becomes stable, if it is not already.
+    pub(crate) fn stable_at(&self) -> Option<Instant> {
+        if self.failures == 0 && self.retries == 0 {
+            return None;
+        }
+        self.opened_at.map(|at| at + self.rules.stable_after)
+    }
+
+    /// Forgets earlier failures if the open connection has lasted long enough.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        if self.stable_at().is_some_and(|at| now >= at) {
+            self.failures = 0;
+            self.retries = 0;
+        }
+    }
+
+    /// An attempt failed in whatever phase, or an open connection was lost. `dice` is between 0 and 1.
+    pub(crate) fn failed(&mut self, now: Instant, retry_after: Option<Duration>, dice: f64) -> Next {
+        self.settle(now);
+        self.opened_at = None;
+        self.failures = self.failures.saturating_add(1);
+        let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        let wait = self.rules.delay(self.failures, dice).max(asked);
+        self.not_before = Some(now + wait);
+        if self.retries >= self.rules.max_retries {
+            return Next::Exhausted;
+        }
+        self.retries += 1;
+        Next::RetryIn(wait)
+    }
+
+    /// The worker panicked. Not the network's fault: from an open connection the next run dials at once, so that a
+    /// crash loop meets the restart intensity and not the backoff. A wait that was under way still stands.
+    pub(crate) fn panicked(&mut self, now: Instant) {
+        self.settle(now);
+        self.opened_at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn rules() -> ReconnectRules {
+        ReconnectRules { jitter: 0.0, ..ReconnectRules::default() }
+    }
+
+    #[test]
+    fn the_first_retry_is_at_once_and_the_waits_double_to_the_cap() {
+        let now = Instant::now();
+        let mut reconnect = Reconnect::new(rules());
+        let waits: Vec<_> = (0..11).map(|_| reconnect.failed(now, None, 0.0)).collect();
+        let expected: Vec<_> = [0, 1, 2, 4, 8, 16, 30, 30, 30, 30].iter().map(|s| Next::RetryIn(S * *s)).collect();
+        assert_eq!(waits[..10], expected);
+        assert_eq!(waits[10], Next::Exhausted);
+    }
+
+    #[test]
+    fn a_handshake_alone_resets_nothing() {
+        let mut now = Instant::now();
+        let mut reconnect = Reconnect::new(rules());
+        let mut waits = vec![];
+        for _ in 0..5 {
+            reconnect.opened(now);
+            now += S;
+            match reconnect.failed(now, None, 0.0) {
+                Next::RetryIn(wait) => waits.push(wait.as_secs()),
+                Next::Exhausted => panic!(),
+            }
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 8]);
+        reconnect.opened(now);
+        assert_eq!(reconnect.failed(now + 10 * S, None, 0.0), Next::RetryIn(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_wait_outlives_a_restart_and_a_panic_does_not_feed_it() {
+        let now = Instant::now();
+        let mut reconnect = Reconnect::new(ReconnectRules { max_retries: 0, ..rules() });
+        for wait in [0, 1, 2, 4] {
+            reconnect.new_run();
+            assert_eq!(reconnect.failed(now, None, 0.0), Next::Exhausted);
+            assert_eq!(reconnect.not_before(), Some(now + S * wait));
+        }
+        reconnect.opened(now);
+        for _ in 0..20 {
+            reconnect.panicked(now);
+            reconnect.new_run();
+            assert_eq!(reconnect.not_before(), None);
+            reconnect.opened(now);
+        }
+        assert_eq!(reconnect.failures(), 4);
+    }
+
+    /// Default settings against a venue that is down for a day: how many restarts in the worst minute?
+    #[test]
+    fn a_venue_down_for_a_day_never_nears_the_restart_intensity() {
+        let start = Instant::now();
+        let mut now = start;
+        let mut reconnect = Reconnect::new(ReconnectRules::default());
+        let mut restarts: Vec<Instant> = vec![];
+        while now < start + 86_400 * S {
+            now = reconnect.not_before().unwrap_or(now).max(now);
+            if reconnect.failed(now, None, 1.0) == Next::Exhausted {
+                restarts.push(now);
+                reconnect.new_run();
+            }
+        }
+        let worst = restarts.iter().map(|r| restarts.iter().filter(|o| *o >= r && **o <= *r + 60 * S).count()).max();
+        assert!(worst.unwrap() <= 1, "{worst:?}");
+        assert!(restarts.len() > 100);
+    }
+
+    #[test]
+    fn retry_after_is_honoured_within_reason() {
+        let now = Instant::now();
+        let mut reconnect = Reconnect::new(rules());
+        assert_eq!(reconnect.failed(now, Some(7 * S), 0.0), Next::RetryIn(7 * S));
+        let day = Some(86_400 * S);
+        assert_eq!(reconnect.failed(now, day, 0.0), Next::RetryIn(MAX_RETRY_AFTER));
+    }
+
+    proptest! {
+        #[test]
+        fn waits_stay_between_the_jittered_and_the_whole_delay(
+            failures in 1u32..200, jitter in 0.0f64..=1.0, dice in 0.0f64..=1.0, base in 1u64..5000, extra in 0u64..100_000,
+        ) {
+            let base = Duration::from_millis(base);
+            let cap = base + Duration::from_millis(extra);
+            let rules = ReconnectRules { jitter, base, cap, ..ReconnectRules::default() };
+            let whole = ReconnectRules { jitter: 0.0, ..rules.clone() }.delay(failures, 0.0);
+            let wait = rules.delay(failures, dice);
+            prop_assert!(whole <= cap && wait <= whole);
+            prop_assert!(wait + Duration::from_micros(1) >= whole.mul_f64(1.0 - jitter));
+        }
+
+        #[test]
+        fn failures_only_fall_after_a_stable_connection(steps in proptest::collection::vec((any::<bool>(), 0u64..20), 1..60)) {
+            let mut now = Instant::now();
+            let mut reconnect = Reconnect::new(rules());
+            for (opens, lasts) in steps {
+                let before = reconnect.failures();
+                if opens { reconnect.opened(now); }
+                now += S * u32::try_from(lasts).unwrap();
+                reconnect.new_run();
+                reconnect.failed(now, None, 0.0);
+                let stable = opens && lasts >= 10;
+                prop_assert_eq!(reconnect.failures(), if stable { 1 } else { before + 1 });
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! What a client's handles, its worker and its supervisor have in common. It outlives every run of the worker.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Condvar, Mutex};
+
+use crate::command::{Order, OrderKind, Orders, Outbound};
+use crate::config::ClientConfig;
+use crate::delivery::{Tag, Way};
+use crate::error::{ConnectError, WaitError};
+use crate::event::{ClientId, Event, ExitReason, ParkReason, ReadyState};
+use crate::gate::{Gate, Pass};
+use crate::health::Health;
+use crate::message::Message;
+use crate::queue::{Outlet, Queue};
+use crate::session::reconnect::Reconnect;
+use crate::stats::Counters;
+use crate::wake::Wake;
+use crate::worker::outbox::Outbox;
+
+pub(crate) struct Shared {
+    pub(crate) tag: Tag,
+    pub(crate) config: ClientConfig,
+    /// Without a supervisor a lost heartbeat reconnects, and there are no restarts.
+    pub(crate) supervised: bool,
+    pub(crate) gate: Gate,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) outbound: (Sender<Outbound>, Receiver<Outbound>),
+    /// Messages accepted for the next connection and not yet taken by one.
+    pub(crate) queued: AtomicUsize,
+    pub(crate) orders: Orders,
+    pub(crate) status: Status,
+    pub(crate) counters: Counters,
+    pub(crate) health: Health,
+    /// Locked by the worker for the whole of its run, and by others only when there is none.
+    pub(crate) seat: Mutex<Seat>,
+    pub(crate) events: Receiver<Event>,
+    outlet: Mutex<Option<Outlet>>,
+    socket: Mutex<Option<Arc<TcpStream>>>,
+    thread: Mutex<Option<ThreadId>>,
+}
+
+/// The worker's own state: what must survive a run of it.
+pub(crate) struct Seat {
+    /// `None` when a handler takes the events inline.
+    pub(crate) queue: Option<Queue>,
+    pub(crate) reconnect: Reconnect,
+    pub(crate) outbox: Outbox,
+    pub(crate) epoch: u64,
+    pub(crate) open: bool,
+}
+
+/// The ready state, for those who wait for it to change.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: ReadyState,
+    last_error: Option<ConnectError>,
+    parked: Option<ParkReason>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self { state: ReadyState::Connecting, last_error: None, parked: None }
+    }
+}
+
+impl Status {
+    pub(crate) fn get(&self) -> ReadyState {
+        self.inner.lock().state
+    }
+
+    pub(crate) fn parked(&self) -> Option<ParkReason> {
+        self.inner.lock().parked.clone()
+    }
+
+    /// An ended client stays ended.
+    pub(crate) fn set(&self, state: ReadyState) {
+        self.change(|inner| inner.state = state);
+    }
+
+    pub(crate) fn fail(&self, error: ConnectError) {
+        self.change(|inner| inner.last_error = Some(error));
+    }
+
+    pub(crate) fn park(&self, reason: ParkReason) {
+        self.change(|inner| (inner.state, inner.parked) = (ReadyState::Parked, Some(reason)));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        let mut inner = self.inner.lock();
+        if inner.state != ReadyState::Closed {
+            change(&mut inner);
+            if inner.state == ReadyState::Open {
+                inner.last_error = None;
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until `seen` gives a result, at most `timeout`.
+    fn wait<T>(&self, timeout: Duration, mut seen: impl FnMut(&Inner) -> Option<T>) -> Result<T, WaitError> {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut inner = self.inner.lock();
+        loop {
+            if let Some(result) = seen(&inner) {
+                return Ok(result);
+            }
+            let timed_out = match deadline {
+                Some(deadline) => self.changed.wait_until(&mut inner, deadline).timed_out(),
+                None => {
+                    self.changed.wait(&mut inner);
+                    false
+                }
+            };
+            if timed_out {
+                return seen(&inner)
+                    .ok_or(WaitError::Timeout { state: inner.state, last_error: inner.last_error.clone() });
+            }
+        }
+    }
+
+    pub(crate) fn wait_until_open(&self, timeout: Duration) -> Result<(), WaitError> {
+        self.wait(timeout, |inner| match inner.state {
+            ReadyState::Open => Some(Ok(())),
+            ReadyState::Closed => Some(Err(WaitError::Closed)),
+            ReadyState::Parked => inner.parked.clone().map(|reason| Err(WaitError::Parked(reason))),
+            _ => None,
+        })?
+    }
+
+    /// For the unsupervised door: open, or why the first attempt failed.
+    pub(crate) fn wait_for_first(&self) -> Result<(), Option<ConnectError>> {
+        let first = self.wait(Duration::MAX, |inner| match (inner.state, &inner.last_error) {
+            (ReadyState::Open, _) => Some(Ok(())),
+            (_, Some(error)) => Some(Err(Some(error.clone()))),
+            (ReadyState::Closed, None) => Some(Err(None)),
+            _ => None,
+        });
+        first.unwrap_or(Err(None))
+    }
+
+    pub(crate) fn wait_until_closed(&self, timeout: Duration) -> bool {
+        self.wait(timeout, |inner| (inner.state == ReadyState::Closed).then_some(())).is_ok()
+    }
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Shared {
+    pub(crate) fn new(config: ClientConfig, supervised: bool) -> io::Result<Self> {
+        let id = ClientId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
+        let name = config.name.clone().unwrap_or_else(|| format!("{}:{}", id.0, config.target.host));
+        let tag = Tag { id, name: name.into() };
+        let (own, events) = crossbeam_channel::unbounded();
+        let outlet = match &config.delivery.0 {
+            Way::Channel => Some(Outlet::Own(own)),
+            Way::Shared(sender) => Some(Outlet::Shared(sender.clone(), tag.clone())),
+            Way::Inline(_) => None,
+        };
+        let queue = outlet.clone().map(|outlet| {
+            Queue::new(outlet, tag.clone(), config.overflow, config.event_capacity, config.send_capacity)
+        });
+        Ok(Self {
+            gate: Gate::new(),
+            wake: Arc::new(Wake::new()?),
+            outbound: crossbeam_channel::bounded(config.send_capacity.max(config.queue_while_disconnected)),
+            queued: AtomicUsize::new(0),
+            orders: Orders::default(),
+            status: Status::default(),
+            counters: Counters::default(),
+            health: Health::new(Instant::now()),
+            seat: Mutex::new(Seat {
+                queue,
+                reconnect: Reconnect::new(config.reconnect.clone()),
+                outbox: Outbox::default(),
+                epoch: 0,
+                open: false,
+            }),
+            events,
+            outlet: Mutex::new(outlet),
+            socket: Mutex::new(None),
+            thread: Mutex::new(None),
+            tag,
+            config,
+            supervised,
+        })
+    }
+
+    pub(crate) fn order(&self, kind: OrderKind, grace: Duration) -> Order {
+        let now = Instant::now();
+        let order = Order { kind, deadline: now.checked_add(grace).unwrap_or(now + Duration::from_secs(86_400)) };
+        self.orders.give(order);
+        self.wake.wake();
+        order
+    }
+
+    pub(crate) fn set_thread(&self) {
+        *self.thread.lock() = Some(std::thread::current().id());
+    }
+
+    /// Whether the caller is this client's own worker, which must not wait for itself.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        *self.thread.lock() == Some(std::thread::current().id())
+    }
+
+    pub(crate) fn register_socket(&self, tcp: Option<Arc<TcpStream>>) {
+        *self.socket.lock() = tcp;
+    }
+
+    /// From outside, for a worker that does not answer: the peer sees the end, the worker's next read or write too.
+    pub(crate) fn shut_socket(&self) {
+        if let Some(tcp) = &*self.socket.lock() {
+            let _ = tcp.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Closes the gate to `pass` and collects all that was accepted and not written. Messages for whatever connection
+    /// comes next stay when the gate still lets such pass.
+    pub(crate) fn collect_unsent(&self, seat: &mut Seat, pass: Pass) -> Vec<Message> {
+        self.gate.close(pass);
+        let keep_queued = pass == Pass::Queue;
+        let mut unsent = Vec::new();
+        let mut kept = Vec::new();
+        let accepted: Vec<Outbound> = seat.outbox.take_all().chain(self.outbound.1.try_iter()).collect();
+        for item in accepted {
+            match (item.epoch, &item.receipt) {
+                (None, _) if keep_queued => {
+                    kept.push(item);
+                    continue;
+                }
+                (None, _) => {
+                    self.queued.fetch_sub(1, Ordering::Relaxed);
+                }
+                _ => {}
+            }
+            self.counters.unsent.add(1);
+            match &item.receipt {
+                Some(receipt) => receipt.settle(false),
+                None => unsent.push(item.message),
+            }
+        }
+        seat.outbox.requeue(kept);
+        seat.open = false;
+        self.register_socket(None);
+        unsent
+    }
+
+    /// The client has ended for good, or is given up on. `seat` is `None` when a worker that does not come back holds
+    /// it; then the messages in its hands are lost to us.
+    pub(crate) fn conclude(&self, seat: Option<&mut Seat>, end: End) {
+        match (self.status.get(), &end) {
+            (ReadyState::Closed, _) | (ReadyState::Parked, End::Parked(_)) => return,
+            _ => {}
+        }
+        let event = match (seat, &end) {
+            (Some(seat), _) => {
+                let unsent = self.collect_unsent(seat, Pass::Shut);
+                let event = end.event(unsent);
+                self.settle(&end);
+                if let Some(queue) = &mut seat.queue {
+                    queue.push_event(event);
+                    match end {
+                        End::Closed(_) => queue.finish(),
+                        End::Parked(_) => queue.hand_over_all(),
+                    }
+                }
+                self.outlet_after(&end);
+                return;
+            }
+            (None, _) => {
+                self.gate.close(Pass::Shut);
+                let unsent: Vec<_> = self.outbound.1.try_iter().map(|item| item.message).collect();
+                end.event(unsent)
+            }
+        };
+        if let Some(outlet) = &*self.outlet.lock() {
+            outlet.push(event);
+        }
+        self.settle(&end);
+        self.outlet_after(&end);
+    }
+
+    /// Makes the end known to those who wait; the log says why.
+    pub(crate) fn settle(&self, end: &End) {
+        let (name, target) = (&self.tag.name, &self.config.target);
+        match end {
+            End::Closed(ExitReason::Closed) => {
+                log::info!("client `{name}` ({target}): closed");
+                self.status.set(ReadyState::Closed);
+            }
+            End::Closed(reason) => {
+                log::error!("client `{name}` ({target}): ended: {reason}");
+                self.status.set(ReadyState::Closed);
+            }
+            End::Parked(reason) => {
+                log::error!("client `{name}` ({target}): parked: {reason}");
+                self.status.park(reason.clone());
+            }
+        }
+    }
+
+    pub(crate) fn outlet_after(&self, end: &End) {
+        if matches!(end, End::Closed(_)) {
+            *self.outlet.lock() = None;
+        }
+    }
+}
+
+/// How a client's story stops.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Closed(ExitReason),
+    Parked(ParkReason),
+}
+
+impl End {
+    pub(crate) fn event(&self, unsent: Vec<Message>) -> Event {
+        match self.clone() {
+            Self::Closed(reason) => Event::Closed { reason, unsent },
+            Self::Parked(reason) => Event::Parked { reason, unsent },
+        }
+    }
+}

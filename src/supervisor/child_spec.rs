@@ -1,0 +1,101 @@
+//! One supervised client as its supervisor sees it, and what of that callers are shown.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::config::Restart;
+use crate::event::{ClientId, ExitReason, ParkReason, ReadyState};
+use crate::shared::Shared;
+use crate::supervisor::restart_intensity::RestartIntensity;
+
+/// A client in the supervisor's table.
+pub(crate) struct Child {
+    pub(crate) shared: Arc<Shared>,
+    /// The running worker; taken out to be joined.
+    pub(crate) thread: Option<JoinHandle<ExitReason>>,
+    /// An exit that was joined and not yet acted upon: a supervisor thread that panics in between leaves it here.
+    pub(crate) exit: Option<ExitReason>,
+    pub(crate) intensity: RestartIntensity,
+    pub(crate) parked: bool,
+    pub(crate) stopping: bool,
+}
+
+impl Child {
+    pub(crate) fn info(&self) -> ClientInfo {
+        let stats = self.shared.counters.snapshot();
+        let phase = match self {
+            _ if self.stopping => ClientPhase::Stopping,
+            _ if self.parked => ClientPhase::Parked,
+            Self { thread: Some(thread), exit: None, .. } if !thread.is_finished() => ClientPhase::Running,
+            _ => ClientPhase::Restarting,
+        };
+        ClientInfo {
+            id: self.shared.tag.id,
+            name: self.shared.tag.name.clone(),
+            url: self.shared.config.target.to_string(),
+            phase,
+            ready_state: self.shared.status.get(),
+            restart: self.shared.config.restart,
+            epoch: stats.epoch,
+            reconnects: stats.reconnects,
+            restarts: stats.restarts,
+            parked: self.shared.status.parked().filter(|_| self.parked),
+        }
+    }
+}
+
+/// What the supervisor is doing with a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClientPhase {
+    /// Its worker runs (whether connected or not: see the ready state).
+    Running,
+    /// Its worker has ended and the next is about to start.
+    Restarting,
+    /// Given up on until `resume_client`.
+    Parked,
+    /// Asked to end.
+    Stopping,
+}
+
+/// One line of [`Supervisor::list_clients`](crate::Supervisor::list_clients).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClientInfo {
+    /// The client's id.
+    pub id: ClientId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its URL, without the query.
+    pub url: String,
+    /// What the supervisor is doing with it.
+    pub phase: ClientPhase,
+    /// What its connection is doing.
+    pub ready_state: ReadyState,
+    /// When it is started again.
+    pub restart: Restart,
+    /// Number of its current or last connection; 0 before the first.
+    pub epoch: u64,
+    /// Connections after the first.
+    pub reconnects: u64,
+    /// Times its worker was started anew after an abnormal end.
+    pub restarts: u64,
+    /// Why it is parked, if it is.
+    pub parked: Option<ParkReason>,
+}
+
+/// How many clients a supervisor has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientCount {
+    /// All in the table.
+    pub total: usize,
+    /// With a running worker.
+    pub running: usize,
+    /// With an open connection.
+    pub open: usize,
+    /// Between two workers.
+    pub restarting: usize,
+    /// Given up on.
+    pub parked: usize,
+}

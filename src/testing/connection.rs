@@ -1,0 +1,368 @@
+//! One connection of the scripted server, on a thread of its own: TLS, upgrade, then messages as the script says.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use native_tls::HandshakeError;
+use rustix::event::PollFlags;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::Role;
+
+use super::script::{Answer, Peer, Script};
+use super::{Acceptor, Inner};
+use crate::command::Outbound;
+use crate::message::{CloseFrame, Message};
+use crate::stats::Counter;
+use crate::transport::{Incoming, Outgoing, Socket, Transport, Wire, wait};
+use crate::wake::Wake;
+use crate::worker::outbox::Outbox;
+
+/// The outside's end of a connection.
+pub(super) struct Line {
+    tcp: Arc<TcpStream>,
+    wake: Wake,
+    commands: (Sender<Command>, Receiver<Command>),
+    cut: AtomicBool,
+}
+
+enum Command {
+    Push(Message),
+    Ping(Bytes),
+    Close(CloseFrame),
+    Raw(Vec<u8>),
+    Mute,
+    Deafen(bool),
+}
+
+impl Line {
+    pub(super) fn new(tcp: TcpStream) -> io::Result<Self> {
+        tcp.set_nonblocking(true)?;
+        tcp.set_nodelay(true)?;
+        let commands = crossbeam_channel::unbounded();
+        Ok(Self { tcp: Arc::new(tcp), wake: Wake::new()?, commands, cut: AtomicBool::new(false) })
+    }
+
+    fn tell(&self, command: Command) {
+        let _ = self.commands.0.send(command);
+        self.wake.wake();
+    }
+
+    pub(super) fn push(&self, message: Message) {
+        self.tell(Command::Push(message));
+    }
+
+    pub(super) fn ping(&self, payload: &[u8]) {
+        self.tell(Command::Ping(Bytes::copy_from_slice(payload)));
+    }
+
+    pub(super) fn close(&self, frame: CloseFrame) {
+        self.tell(Command::Close(frame));
+    }
+
+    pub(super) fn raw(&self, bytes: &[u8]) {
+        self.tell(Command::Raw(bytes.to_vec()));
+    }
+
+    pub(super) fn mute(&self) {
+        self.tell(Command::Mute);
+    }
+
+    pub(super) fn deafen(&self, deaf: bool) {
+        self.tell(Command::Deafen(deaf));
+    }
+
+    pub(super) fn cut(&self, reset: bool) {
+        if reset {
+            let _ = socket2::SockRef::from(&*self.tcp).set_linger(Some(Duration::ZERO));
+        } else {
+            let _ = self.tcp.shutdown(Shutdown::Both);
+        }
+        self.cut.store(true, Ordering::Release);
+        self.wake.wake();
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    /// Waits for the socket, a command or the deadline. False when the connection was cut.
+    fn wait(&self, interest: Option<PollFlags>, until: Option<Instant>) -> bool {
+        let socket = interest.map(|interest| (self.tcp.as_fd(), interest));
+        let look = || self.is_cut() || !self.commands.1.is_empty();
+        let _ = wait(socket, &self.wake, until, look);
+        !self.is_cut()
+    }
+
+    /// Lets time pass.
+    fn pass(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            if self.is_cut() {
+                return false;
+            }
+            let _ = wait(None, &self.wake, Some(until), || self.is_cut());
+        }
+        true
+    }
+}
+
+pub(super) fn serve(inner: &Inner, index: usize, line: &Arc<Line>, script: &Script, acceptor: Acceptor) {
+    let socket = Socket::new(line.tcp.clone());
+    // Whatever the result: the record says how far it came.
+    let _ = serve_on(inner, index, line, script, acceptor, socket);
+    if !line.is_cut() {
+        let _ = line.tcp.shutdown(Shutdown::Both);
+    }
+    // The descriptor closes with the last of the `Line`; a reset must not wait for that.
+    if let Ok(None) = line.tcp.take_error() {
+        let _ = line.tcp.shutdown(Shutdown::Both);
+    }
+}
+
+fn serve_on(
+    inner: &Inner,
+    index: usize,
+    line: &Arc<Line>,
+    script: &Script,
+    acceptor: Acceptor,
+    socket: Socket,
+) -> Option<()> {
+    if script.hold_tls {
+        return hold(line);
+    }
+    let mut wire = match acceptor {
+        None => Wire::plain(socket),
+        Some(acceptor) => {
+            if !line.pass(script.tls_delay) {
+                return None;
+            }
+            let mut result = acceptor.accept(socket);
+            Wire::tls(loop {
+                match result {
+                    Ok(stream) => break stream,
+                    Err(HandshakeError::WouldBlock(mut paused)) => {
+                        let interest = paused.get_ref().interest();
+                        line.wait(Some(interest), None).then_some(())?;
+                        paused.get_mut().refresh();
+                        result = paused.handshake();
+                    }
+                    Err(HandshakeError::Failure(_)) => return None,
+                }
+            })
+        }
+    };
+    let (target, headers) = read_request(line, &mut wire)?;
+    let key = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"));
+    let accept = derive_accept_key(key.map_or("", |(_, key)| key).as_bytes());
+    inner.note(index, |record| (record.target, record.headers) = (target.clone(), headers));
+    if !line.pass(script.upgrade_delay) {
+        return None;
+    }
+    let accept = match &script.answer {
+        Answer::Hold => return hold(line),
+        Answer::Raw(bytes) => {
+            write_all(line, &mut wire, bytes)?;
+            return None;
+        }
+        Answer::Refuse { status, headers, body } => {
+            let extra: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status} Refused\r\n{extra}Content-Length: {length}\r\n\r\n{body}");
+            write_all(line, &mut wire, answer.as_bytes())?;
+            return None;
+        }
+        Answer::WrongKey => "AAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned(),
+        Answer::Accept => accept,
+    };
+    let extra: String = script.extra_headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n{extra}\r\n"
+    );
+    // Open from the server's point of view before the client can know it: what is pushed then is not lost.
+    inner.note(index, |record| record.opened = true);
+    write_all(line, &mut wire, answer.as_bytes())?;
+    let transport = Transport::new(wire, Vec::new(), Role::Server, 16 << 10, 64 << 20);
+    let peer = Peer { index, target };
+    Talk { inner, line, script, peer, transport, outbox: Outbox::default(), served: Counter::default() }.run()
+}
+
+/// Says nothing until the connection is cut or the client gives up.
+fn hold(line: &Line) -> Option<()> {
+    let mut scratch = [0; 1024];
+    loop {
+        match (&*line.tcp).read(&mut scratch) {
+            Ok(0) => return None,
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return None,
+            _ => line.wait(Some(PollFlags::IN), None).then_some(())?,
+        }
+    }
+}
+
+fn read_request(line: &Line, wire: &mut Wire) -> Option<(String, Vec<(String, String)>)> {
+    let mut head = Vec::new();
+    let mut byte = [0; 1];
+    while !head.ends_with(b"\r\n\r\n") && head.len() < 64 << 10 {
+        match wire.read(&mut byte) {
+            Ok(0) => return None,
+            Ok(_) => head.push(byte[0]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                line.wait(Some(wire.socket().interest()), None).then_some(())?;
+                wire.socket_mut().refresh();
+            }
+            Err(_) => return None,
+        }
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    request.parse(&head).ok()?;
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let headers = request.headers.iter().map(|header| (header.name.to_owned(), text(header.value))).collect();
+    Some((request.path?.to_owned(), headers))
+}
+
+fn write_all(line: &Line, wire: &mut Wire, mut bytes: &[u8]) -> Option<()> {
+    while !bytes.is_empty() {
+        match wire.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                line.wait(Some(PollFlags::OUT), None).then_some(())?;
+            }
+            Err(_) => return None,
+        }
+    }
+    Some(())
+}
+
+/// An open connection.
+struct Talk<'a> {
+    inner: &'a Inner,
+    line: &'a Line,
+    script: &'a Script,
+    peer: Peer,
+    transport: Transport,
+    outbox: Outbox,
+    served: Counter,
+}
+
+impl Talk<'_> {
+    fn run(&mut self) -> Option<()> {
+        if let Some(greeting) = &self.script.greeting {
+            self.say(greeting(&self.peer));
+        }
+        self.flush()?;
+        if !self.script.then_raw.is_empty() {
+            self.transport.write_raw(&self.script.then_raw).ok()?;
+        }
+        if let Some(frame) = self.script.then_close.clone() {
+            self.outbox.push_urgent(Outgoing::Close(frame));
+        }
+        if self.script.then_cut {
+            return None;
+        }
+        let mut mute = self.script.then_mute;
+        let mut deaf = self.script.then_deaf;
+        let mut next = self.script.every.as_ref().map(|(interval, _)| Instant::now() + *interval);
+        let mut next_ping = self.script.ping_every.map(|interval| Instant::now() + interval);
+        loop {
+            if self.line.is_cut() {
+                return None;
+            }
+            for command in self.line.commands.1.try_iter() {
+                match command {
+                    Command::Push(message) => self.outbox.push(outbound(message)),
+                    Command::Ping(payload) => self.outbox.push_urgent(Outgoing::Ping(payload)),
+                    Command::Close(frame) => self.outbox.push_urgent(Outgoing::Close(frame)),
+                    Command::Raw(bytes) => self.transport.write_raw(&bytes).ok()?,
+                    Command::Mute => mute = true,
+                    Command::Deafen(yes) => deaf = yes,
+                }
+            }
+            if mute {
+                self.transport.discard().then_some(())?;
+                self.line.wait(Some(PollFlags::IN), None).then_some(())?;
+                continue;
+            }
+            let now = Instant::now();
+            if let (Some(at), Some((interval, messages))) = (next, &self.script.every) {
+                if now >= at {
+                    next = Some(at + *interval);
+                    self.say(messages(&self.peer));
+                }
+            }
+            if let (Some(at), Some(interval)) = (next_ping, self.script.ping_every) {
+                if now >= at {
+                    next_ping = Some(at + interval);
+                    self.outbox.push_urgent(Outgoing::Ping(Bytes::from_static(b"ping")));
+                }
+            }
+            self.flush()?;
+            if !deaf {
+                self.read(now)?;
+            }
+            let interest = match (deaf, self.transport.is_full()) {
+                (true, false) => None,
+                (true, true) => Some(PollFlags::OUT),
+                (false, _) => Some(self.transport.interest()),
+            };
+            let until = [next, next_ping].into_iter().flatten().min();
+            self.line.wait(interest, until).then_some(())?;
+            self.transport.refresh();
+        }
+    }
+
+    fn say(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            self.outbox.push(outbound(message));
+        }
+    }
+
+    fn flush(&mut self) -> Option<()> {
+        let before = self.served.get();
+        let result = self.outbox.drive(&mut self.transport, &self.served);
+        let served = self.served.get();
+        if served != before {
+            self.inner.note(self.peer.index, |record| record.served = served);
+        }
+        result.ok().map(drop)
+    }
+
+    fn read(&mut self, now: Instant) -> Option<()> {
+        let index = self.peer.index;
+        loop {
+            match self.transport.read(now) {
+                Ok(Incoming::Message(message)) => {
+                    self.inner.note(index, |record| record.received.push(message.clone()));
+                    let replies = (self.script.reply)(&self.peer, &message);
+                    if !replies.is_empty() && !self.script.reply_delay.is_zero() {
+                        self.line.pass(self.script.reply_delay).then_some(())?;
+                    }
+                    self.say(replies);
+                    self.flush()?;
+                }
+                Ok(Incoming::Ping) => {
+                    self.flush()?;
+                    self.inner.note(index, |record| record.pings += 1);
+                }
+                Ok(Incoming::Pong(_)) => self.inner.note(index, |record| record.pongs += 1),
+                Ok(Incoming::Close(frame)) => {
+                    self.inner.note(index, |record| record.close_code = frame.map(|frame| frame.code));
+                    let _ = self.flush();
+                    return None;
+                }
+                Ok(Incoming::Nothing) => return Some(()),
+                Ok(Incoming::Ended) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+fn outbound(message: Message) -> Outbound {
+    Outbound { message, epoch: None, receipt: None }
+}

@@ -1,0 +1,416 @@
+//! A scripted WebSocket server for tests, ours and yours (feature `testing`).
+//!
+//! It is a real server on 127.0.0.1 with a port of its own, ws or wss, that does what its [`Script`] says, also what no
+//! decent server does: refuse, hold the handshake, go mute, stop reading, send nonsense. It counts what clients do, and
+//! waits for conditions instead of sleeping.
+//!
+//! ```
+//! use std::time::Duration;
+//! use ws_supervisor::{Client, ClientConfig, Message, testing::{Script, Server}};
+//!
+//! let script = Script::reply(|_peer, message| match message.as_text() {
+//!     Some("ping") => vec![Message::text("pong")],
+//!     _ => vec![],
+//! });
+//! let server = Server::start(script)?;
+//! let client = Client::connect(ClientConfig::new(server.url())?)?;
+//! client.send("ping")?;
+//! assert!(server.wait_until(Duration::from_secs(5), |peers| peers[0].served == 1));
+//! assert_eq!(server.accepts(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod certificates;
+mod connection;
+mod script;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use native_tls::TlsAcceptor;
+use parking_lot::{Condvar, Mutex};
+use rustix::event::PollFlags;
+
+use self::certificates::Certificates;
+use self::connection::Line;
+pub use self::script::{Peer, Script};
+use crate::message::{CloseFrame, Message};
+use crate::supervisor::Supervisor;
+use crate::transport::wait;
+use crate::wake::Wake;
+
+/// How long the server waits for anything before it says that it will not come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the server knows of one TCP connection that it accepted.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Record {
+    /// Its number in the order of the accepts, from 0.
+    pub index: usize,
+    /// The request's target, path and query; empty before the upgrade.
+    pub target: String,
+    /// The request's headers.
+    pub headers: Vec<(String, String)>,
+    /// Whether the upgrade is done.
+    pub opened: bool,
+    /// Whether the connection is over.
+    pub ended: bool,
+    /// Messages received from the client, in order.
+    pub received: Vec<Message>,
+    /// Messages of the server's that the kernel has in full.
+    pub served: u64,
+    /// Pings received from the client.
+    pub pings: u64,
+    /// Pongs received from the client.
+    pub pongs: u64,
+    /// The client's close code, if it sent one.
+    pub close_code: Option<u16>,
+}
+
+/// A scripted server. Dropping it ends all its connections.
+pub struct Server {
+    inner: Arc<Inner>,
+}
+
+type Scripts = dyn Fn(usize) -> Script + Send + Sync;
+
+struct Inner {
+    address: SocketAddr,
+    certificates: Option<Certificates>,
+    scripts: Mutex<Arc<Scripts>>,
+    book: Mutex<Book>,
+    changed: Condvar,
+    wake: Wake,
+    ended: AtomicBool,
+}
+
+#[derive(Default)]
+struct Book {
+    records: Vec<Record>,
+    lines: Vec<Arc<Line>>,
+    /// Threads of connections that have not ended.
+    running: usize,
+    listener: Option<TcpListener>,
+}
+
+impl Server {
+    /// A ws server that sends every message back.
+    ///
+    /// # Errors
+    /// When the operating system gives no port or thread; so for all that start a server.
+    pub fn echo() -> io::Result<Self> {
+        Self::start(Script::echo())
+    }
+
+    /// A ws server that follows one script on every connection.
+    pub fn start(script: Script) -> io::Result<Self> {
+        Self::scripted(move |_| script.clone())
+    }
+
+    /// A wss server that follows one script on every connection. Clients must trust [`ca_pem`](Server::ca_pem).
+    pub fn start_tls(script: Script) -> io::Result<Self> {
+        Self::launch(Arc::new(move |_| script.clone()), Some(Certificates::new("localhost")?))
+    }
+
+    /// A wss server whose certificate is for another host than the one it serves.
+    pub fn start_tls_for(host: &str, script: Script) -> io::Result<Self> {
+        Self::launch(Arc::new(move |_| script.clone()), Some(Certificates::new(host)?))
+    }
+
+    /// A ws server that follows a script of its own on each connection, by the connection's number from 0.
+    ///
+    /// ```
+    /// use ws_supervisor::testing::{Script, Server};
+    /// // The first two attempts are refused.
+    /// let server = Server::scripted(|n| if n < 2 { Script::refuse(503) } else { Script::echo() })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn scripted(scripts: impl Fn(usize) -> Script + Send + Sync + 'static) -> io::Result<Self> {
+        Self::launch(Arc::new(scripts), None)
+    }
+
+    fn launch(scripts: Arc<Scripts>, certificates: Option<Certificates>) -> io::Result<Self> {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
+        let inner = Arc::new(Inner {
+            address: listener.local_addr()?,
+            certificates,
+            scripts: Mutex::new(scripts),
+            book: Mutex::new(Book { listener: Some(listener), ..Book::default() }),
+            changed: Condvar::new(),
+            wake: Wake::new()?,
+            ended: AtomicBool::new(false),
+        });
+        let accepting = inner.clone();
+        std::thread::Builder::new().name("test-server".into()).spawn(move || accepting.accept())?;
+        Ok(Self { inner })
+    }
+
+    /// `ws://127.0.0.1:port/`, or `wss://localhost:port/`.
+    pub fn url(&self) -> String {
+        let port = self.inner.address.port();
+        match self.inner.certificates {
+            None => format!("ws://127.0.0.1:{port}/"),
+            Some(_) => format!("wss://localhost:{port}/"),
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.inner.address
+    }
+
+    /// The certificate of the CA that signed this server's, made at its start. Empty for ws.
+    pub fn ca_pem(&self) -> String {
+        self.inner.certificates.as_ref().map(|certificates| certificates.ca_pem.clone()).unwrap_or_default()
+    }
+
+    /// From now on new connections follow this script.
+    pub fn set_script(&self, script: Script) {
+        *self.inner.scripts.lock() = Arc::new(move |_| script.clone());
+    }
+
+    /// Sends a message on every open connection; returns on how many.
+    pub fn push(&self, message: impl Into<Message>) -> usize {
+        let message = message.into();
+        self.each_open(|line| line.push(message.clone()))
+    }
+
+    /// Sends a message on one connection.
+    pub fn push_to(&self, index: usize, message: impl Into<Message>) {
+        if let Some(line) = self.inner.book.lock().lines.get(index) {
+            line.push(message.into());
+        }
+    }
+
+    /// Sends a ping frame on every open connection.
+    pub fn ping(&self, payload: &[u8]) -> usize {
+        self.each_open(|line| line.ping(payload))
+    }
+
+    /// Closes every open connection with a close frame.
+    pub fn close_all(&self, code: u16, reason: &str) -> usize {
+        self.each_open(|line| line.close(CloseFrame { code, reason: reason.into() }))
+    }
+
+    /// Ends every TCP connection at once, without a close frame (FIN).
+    pub fn cut(&self) -> usize {
+        self.each(|line| line.cut(false))
+    }
+
+    /// Resets every TCP connection at once (RST).
+    pub fn reset(&self) -> usize {
+        self.each(|line| line.cut(true))
+    }
+
+    /// From now on every open connection accepts bytes and answers nothing: no reply, no pong, no close.
+    pub fn mute(&self) -> usize {
+        self.each_open(Line::mute)
+    }
+
+    /// Stops reading on every open connection, or starts again.
+    pub fn deafen(&self, deaf: bool) -> usize {
+        self.each_open(|line| line.deafen(deaf))
+    }
+
+    /// Writes these bytes as they are on every open connection.
+    pub fn push_raw(&self, bytes: &[u8]) -> usize {
+        self.each_open(|line| line.raw(bytes))
+    }
+
+    /// Goes down: nothing listens any more, and every connection is cut.
+    pub fn pause(&self) {
+        self.inner.book.lock().listener = None;
+        self.inner.wake.wake();
+        self.cut();
+    }
+
+    /// Comes back on the same port.
+    ///
+    /// # Errors
+    /// When the port was taken meanwhile.
+    pub fn resume(&self) -> io::Result<()> {
+        let listener = listen(self.inner.address)?;
+        self.inner.book.lock().listener = Some(listener);
+        self.inner.wake.wake();
+        Ok(())
+    }
+
+    /// TCP connections accepted so far.
+    pub fn accepts(&self) -> usize {
+        self.inner.book.lock().records.len()
+    }
+
+    /// What is known of each connection.
+    pub fn records(&self) -> Vec<Record> {
+        self.inner.book.lock().records.clone()
+    }
+
+    /// Waits until `condition` holds for what is known, at most `timeout`; returns whether it does.
+    pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&[Record]) -> bool) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut book = self.inner.book.lock();
+        loop {
+            if condition(&book.records) {
+                return true;
+            }
+            if self.inner.changed.wait_until(&mut book, deadline).timed_out() {
+                return condition(&book.records);
+            }
+        }
+    }
+
+    /// Waits for a message that `wanted` recognises, and returns it.
+    ///
+    /// # Panics
+    /// When none has come after 30 s.
+    pub fn wait_for_message(&self, mut wanted: impl FnMut(&Message) -> bool) -> Message {
+        let mut found = None;
+        self.wait_until(PATIENCE, |records| {
+            let mut all = records.iter().flat_map(|record| &record.received);
+            found = all.find(|message| wanted(message)).cloned();
+            found.is_some()
+        });
+        found.expect("the message did not come within 30 s")
+    }
+
+    fn each(&self, act: impl Fn(&Line)) -> usize {
+        let book = self.inner.book.lock();
+        let lines: Vec<_> = book.records.iter().filter(|record| !record.ended).map(|record| record.index).collect();
+        lines.iter().for_each(|index| act(&book.lines[*index]));
+        lines.len()
+    }
+
+    fn each_open(&self, act: impl Fn(&Line)) -> usize {
+        let book = self.inner.book.lock();
+        let open = book.records.iter().filter(|record| record.opened && !record.ended);
+        open.map(|record| act(&book.lines[record.index])).count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.inner.ended.store(true, Ordering::Release);
+        self.pause();
+        let deadline = Instant::now() + PATIENCE;
+        let mut book = self.inner.book.lock();
+        while book.running > 0 {
+            if self.inner.changed.wait_until(&mut book, deadline).timed_out() {
+                break;
+            }
+        }
+    }
+}
+
+/// Makes the supervisor's own thread panic, to see that your alerts notice and its clients do not.
+///
+/// ```
+/// use ws_supervisor::{Supervisor, SupervisorEvent, testing};
+///
+/// let supervisor = Supervisor::start()?;
+/// let events = supervisor.events();
+/// testing::panic_supervisor(&supervisor);
+/// assert!(matches!(events.recv()?, SupervisorEvent::Recovered { .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn panic_supervisor(supervisor: &Supervisor) {
+    supervisor.panic_for_test();
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    // SO_REUSEADDR is std's default on Unix, so a port with connections in TIME_WAIT can be taken again.
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Inner {
+    fn accept(self: &Arc<Self>) {
+        while !self.ended.load(Ordering::Acquire) {
+            let listener = self.book.lock().listener.as_ref().and_then(|listener| listener.try_clone().ok());
+            let down = listener.is_none();
+            let accepted = listener.as_ref().map(TcpListener::accept);
+            match accepted {
+                Some(Ok((tcp, _))) => self.take_in(tcp),
+                _ => {
+                    let look = || self.ended.load(Ordering::Acquire) || self.book.lock().listener.is_none() != down;
+                    let fd = listener.as_ref().map(|listener| (listener.as_fd(), PollFlags::IN));
+                    // A listener that was closed elsewhere is only held by us: look again soon.
+                    let until = Instant::now() + Duration::from_secs(1);
+                    let _ = wait(fd, &self.wake, Some(until), look);
+                }
+            }
+        }
+    }
+
+    fn take_in(self: &Arc<Self>, tcp: TcpStream) {
+        let Ok(line) = Line::new(tcp) else { return };
+        let line = Arc::new(line);
+        let index = {
+            let mut book = self.book.lock();
+            if book.listener.is_none() {
+                return;
+            }
+            let index = book.records.len();
+            book.records.push(Record {
+                index,
+                target: String::new(),
+                headers: Vec::new(),
+                opened: false,
+                ended: false,
+                received: Vec::new(),
+                served: 0,
+                pings: 0,
+                pongs: 0,
+                close_code: None,
+            });
+            book.lines.push(line.clone());
+            book.running += 1;
+            index
+        };
+        self.changed.notify_all();
+        let script = (self.scripts.lock().clone())(index);
+        let acceptor = self.certificates.as_ref().map(|certificates| certificates.acceptor.clone());
+        let serving = self.clone();
+        let thread = std::thread::Builder::new().name(format!("test-peer-{index}"));
+        let started = thread.spawn(move || {
+            let _ended = EndOf { inner: &serving, index };
+            connection::serve(&serving, index, &line, &script, acceptor);
+        });
+        if started.is_err() {
+            self.end(index);
+        }
+    }
+
+    fn end(&self, index: usize) {
+        {
+            let mut book = self.book.lock();
+            book.records[index].ended = true;
+            book.running -= 1;
+        }
+        self.changed.notify_all();
+    }
+
+    fn note(&self, index: usize, note: impl FnOnce(&mut Record)) {
+        note(&mut self.book.lock().records[index]);
+        self.changed.notify_all();
+    }
+}
+
+/// A reply function that panics ends its connection, not the account of it.
+struct EndOf<'a> {
+    inner: &'a Inner,
+    index: usize,
+}
+
+impl Drop for EndOf<'_> {
+    fn drop(&mut self) {
+        self.inner.end(self.index);
+    }
+}
+
+type Acceptor = Option<TlsAcceptor>;

@@ -1,0 +1,235 @@
+//! How a caller ends the worker's wait: a flag that says "parked", and a file descriptor beside the socket in `poll`.
+//! Sole platform code together with `transport`. The protocol is checked with loom.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+#[cfg(all(loom, test))]
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
+#[cfg(not(all(loom, test)))]
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// The pure half of the protocol. The worker announces that it is about to wait, then looks at its queues once more;
+/// a caller enqueues, then asks whether it must wake. With a full fence between the two steps on either side, at
+/// least one of them sees the other.
+#[derive(Debug)]
+struct Signal {
+    parked: AtomicBool,
+}
+
+impl Signal {
+    fn new() -> Self {
+        Self { parked: AtomicBool::new(false) }
+    }
+
+    fn announce(&self) {
+        self.parked.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    fn retract(&self) {
+        self.parked.store(false, Ordering::Relaxed);
+    }
+
+    /// True for one caller per wait: the others need not pay for the system call.
+    fn must_wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Wakes one waiting thread.
+#[derive(Debug)]
+pub(crate) struct Wake {
+    signal: Signal,
+    bell: Bell,
+}
+
+impl Wake {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { signal: Signal::new(), bell: Bell::new()? })
+    }
+
+    /// Called after something was enqueued: ends the worker's wait if it waits.
+    pub(crate) fn wake(&self) {
+        if self.signal.must_wake() {
+            self.bell.ring();
+        }
+    }
+
+    /// The worker is about to wait on [`as_fd`](AsFd::as_fd). It must look at its queues between this and the wait.
+    pub(crate) fn announce(&self) {
+        self.signal.announce();
+    }
+
+    /// The wait is over, or never began. `rung` says whether the descriptor was readable.
+    pub(crate) fn retract(&self, rung: bool) {
+        self.signal.retract();
+        if rung {
+            self.bell.silence();
+        }
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use event_bell::EventBell as Bell;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use pair_bell::PairBell as Bell;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod event_bell {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::OwnedFd;
+
+    /// One descriptor, one counter.
+    #[derive(Debug)]
+    pub(super) struct EventBell(OwnedFd);
+
+    impl EventBell {
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        }
+
+        pub(super) fn ring(&self) {
+            // A full counter is as loud as a bell can be.
+            let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+        }
+
+        pub(super) fn silence(&self) {
+            let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
+        }
+    }
+
+    impl AsFd for EventBell {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+}
+
+// Compiled for tests on every platform, so that it stays right where it is not the one in use.
+#[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
+mod pair_bell {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// For Unixes without eventfd.
+    #[derive(Debug)]
+    pub(super) struct PairBell {
+        rings: UnixStream,
+        hears: UnixStream,
+    }
+
+    impl PairBell {
+        pub(super) fn new() -> io::Result<Self> {
+            let (rings, hears) = UnixStream::pair()?;
+            rings.set_nonblocking(true)?;
+            hears.set_nonblocking(true)?;
+            Ok(Self { rings, hears })
+        }
+
+        pub(super) fn ring(&self) {
+            let _ = (&self.rings).write(&[1]);
+        }
+
+        pub(super) fn silence(&self) {
+            let mut scratch = [0u8; 64];
+            while matches!((&self.hears).read(&mut scratch), Ok(n) if n == scratch.len()) {}
+        }
+    }
+
+    impl AsFd for PairBell {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.hears.as_fd()
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    fn readable(fd: BorrowedFd<'_>) -> bool {
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
+
+    #[test]
+    fn only_a_parked_worker_costs_a_system_call_and_only_once() {
+        let wake = Wake::new().unwrap();
+        wake.wake();
+        assert!(!readable(wake.as_fd()));
+        wake.announce();
+        wake.wake();
+        assert!(readable(wake.as_fd()));
+        wake.retract(true);
+        assert!(!readable(wake.as_fd()));
+    }
+
+    #[test]
+    fn the_socket_pair_bell_rings_and_falls_silent() {
+        let bell = pair_bell::PairBell::new().unwrap();
+        for _ in 0..200 {
+            bell.ring();
+        }
+        assert!(readable(bell.as_fd()));
+        bell.silence();
+        assert!(!readable(bell.as_fd()));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::{Arc, Condvar, Mutex, atomic::AtomicUsize};
+
+    /// A lost wake-up shows as a deadlock, which loom reports.
+    #[test]
+    fn no_wake_up_is_lost() {
+        loom::model(|| {
+            let signal = Arc::new(Signal::new());
+            let queue = Arc::new(AtomicUsize::new(0));
+            let bell = Arc::new((Mutex::new(false), Condvar::new()));
+            let callers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (signal, queue, bell) = (signal.clone(), queue.clone(), bell.clone());
+                    loom::thread::spawn(move || {
+                        queue.fetch_add(1, Ordering::Relaxed);
+                        if signal.must_wake() {
+                            *bell.0.lock().unwrap() = true;
+                            bell.1.notify_one();
+                        }
+                    })
+                })
+                .collect();
+            let mut taken = 0;
+            while taken < 2 {
+                taken += queue.swap(0, Ordering::Relaxed);
+                if taken == 2 {
+                    break;
+                }
+                signal.announce();
+                if queue.load(Ordering::Relaxed) == 0 {
+                    let mut rung = bell.0.lock().unwrap();
+                    while !*rung {
+                        rung = bell.1.wait(rung).unwrap();
+                    }
+                    *rung = false;
+                }
+                signal.retract();
+            }
+            for caller in callers {
+                caller.join().unwrap();
+            }
+        });
+    }
+}

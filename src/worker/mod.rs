@@ -1,0 +1,263 @@
+//! The worker: the loop on the client's own thread, sole owner of the socket. Connect, serve, close, and say why it
+//! ended. It never spawns anything.
+
+mod context;
+pub(crate) mod outbox;
+mod serve;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use self::context::Context;
+use crate::command::{Order, OrderKind};
+use crate::connect::{Attempt, Halt};
+use crate::delivery::{Handler, Way};
+use crate::error::ConnectError;
+use crate::event::{DisconnectReason, Event, ExitReason, ReadyState};
+use crate::gate::Pass;
+use crate::session::reconnect::Next;
+use crate::shared::{Seat, Shared};
+use crate::supervisor::exit::{Fate, fate};
+use crate::transport::wait;
+
+/// The whole of a worker's thread. A panic is accounted for and then passed on to whoever joins.
+pub(crate) fn thread_main(shared: &Arc<Shared>, restarted: Option<(ExitReason, u64)>) -> ExitReason {
+    shared.set_thread();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut seat = shared.seat.lock();
+        let mut run = Run::new(shared, &mut seat);
+        let exit = run.run(restarted);
+        run.finish(&exit);
+        exit
+    }));
+    result.unwrap_or_else(|payload| {
+        let message = panic_message(payload.as_ref());
+        post_mortem(shared, message);
+        resume_unwind(payload)
+    })
+}
+
+pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> Box<str> {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        return (*text).into();
+    }
+    payload.downcast_ref::<String>().map_or("(no message)", String::as_str).into()
+}
+
+/// The run is gone, its seat is whole: hand back what it held.
+fn post_mortem(shared: &Shared, message: Box<str>) {
+    let mut seat = shared.seat.lock();
+    let seat = &mut *seat;
+    log::error!("client `{}`: its worker panicked: {message}", shared.tag.name);
+    if seat.open {
+        let unsent = shared.collect_unsent(seat, Pass::Queue);
+        let event =
+            Event::Disconnected { epoch: seat.epoch, reason: DisconnectReason::Panicked(message.clone()), unsent };
+        if let Some(queue) = &mut seat.queue {
+            queue.push_event(event);
+        }
+    }
+    seat.reconnect.panicked(Instant::now());
+    let exit = ExitReason::Panicked(message);
+    match fate(shared, &exit) {
+        Fate::Restart => shared.status.set(ReadyState::Connecting),
+        Fate::End(end) => shared.conclude(Some(seat), end),
+    }
+}
+
+/// What ended a connection.
+enum Ended {
+    Lost(DisconnectReason),
+    Ordered(Order),
+}
+
+/// One run of the worker.
+struct Run<'a> {
+    shared: &'a Arc<Shared>,
+    seat: &'a mut Seat,
+    handler: Option<Box<dyn Handler>>,
+}
+
+impl<'a> Run<'a> {
+    fn new(shared: &'a Arc<Shared>, seat: &'a mut Seat) -> Self {
+        let handler = match &shared.config.delivery.0 {
+            Way::Inline(factory) => Some(factory()),
+            _ => None,
+        };
+        Self { shared, seat, handler }
+    }
+
+    fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {
+        self.seat.reconnect.new_run();
+        if let Some((reason, restarts)) = restarted {
+            self.emit(Event::Restarted { reason, restarts });
+        }
+        loop {
+            if let Err(order) = self.await_turn() {
+                return self.obey(order);
+            }
+            let exit = match self.dial() {
+                Ok(transport) => match self.serve(transport) {
+                    Ended::Ordered(order) => return self.obey(order),
+                    Ended::Lost(reason) => self.lost(reason),
+                },
+                Err(Halt::Failed(error)) => self.failed(error),
+                // Whoever cancelled left an order, and the next turn finds it.
+                Err(Halt::Cancelled) => None,
+            };
+            if let Some(exit) = exit {
+                return exit;
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> ExitReason {
+        // What is ordered from now on is for the next run.
+        self.shared.orders.clear();
+        match order.kind {
+            OrderKind::Close | OrderKind::Stop => ExitReason::Closed,
+            OrderKind::Restart => {
+                self.seat.reconnect.reset();
+                ExitReason::RestartRequested
+            }
+        }
+    }
+
+    /// Waits out the backoff; an order ends the wait.
+    fn await_turn(&mut self) -> Result<(), Order> {
+        let mut pacer = Pacer::default();
+        loop {
+            if let Some(order) = self.shared.orders.standing() {
+                return Err(order);
+            }
+            let now = Instant::now();
+            let Some(until) = self.seat.reconnect.not_before().filter(|until| now < *until) else {
+                self.shared.status.set(ReadyState::Connecting);
+                return Ok(());
+            };
+            self.shared.status.set(ReadyState::Backoff);
+            let until = self.pump(&mut pacer, now).map_or(until, |pump| pump.min(until));
+            let _ = wait(None, &self.shared.wake, Some(until), || self.shared.orders.pending());
+        }
+    }
+
+    fn dial(&mut self) -> Result<crate::transport::Transport, Halt> {
+        let shared = self.shared;
+        let cancelled = || shared.orders.pending();
+        let register = |tcp: &Arc<std::net::TcpStream>| shared.register_socket(Some(tcp.clone()));
+        log::debug!("client `{}`: connecting to {}", shared.tag.name, shared.config.target);
+        Attempt::new(&shared.config, &shared.wake, &cancelled, &register).run()
+    }
+
+    fn failed(&mut self, error: ConnectError) -> Option<ExitReason> {
+        self.shared.register_socket(None);
+        self.shared.counters.failed_attempts.add(1);
+        let next = self.seat.reconnect.failed(Instant::now(), error.retry_after(), fastrand::f64());
+        let retry_in = match next {
+            Next::RetryIn(wait) if error.is_retryable() => Some(wait),
+            _ => None,
+        };
+        let name = &self.shared.tag.name;
+        match retry_in {
+            Some(wait) => log::warn!("client `{name}`: {error}; next attempt in {wait:.1?}"),
+            None => log::warn!("client `{name}`: {error}; no further attempt in this run"),
+        }
+        self.emit(Event::ConnectFailed { attempt: self.seat.reconnect.failures(), error: error.clone(), retry_in });
+        if error.is_retryable() {
+            self.shared.status.fail(error.clone());
+            return retry_in.is_none().then(|| ExitReason::RetriesExhausted { last: error.to_string().into() });
+        }
+        self.shared.status.fail(error.clone());
+        Some(ExitReason::Refused(error))
+    }
+
+    fn lost(&mut self, reason: DisconnectReason) -> Option<ExitReason> {
+        let unsent = self.shared.collect_unsent(self.seat, Pass::Queue);
+        let next = self.seat.reconnect.failed(Instant::now(), None, fastrand::f64());
+        self.shared.status.set(ReadyState::Connecting);
+        let (name, epoch) = (&self.shared.tag.name, self.seat.epoch);
+        log::warn!("client `{name}`: connection {epoch} ended: {reason}; {} messages handed back", unsent.len());
+        let exit = match (&reason, next) {
+            (DisconnectReason::HeartbeatLost { missed }, _) if self.shared.supervised => {
+                Some(ExitReason::HeartbeatLost { missed: *missed })
+            }
+            (_, Next::Exhausted) => Some(ExitReason::RetriesExhausted { last: reason.to_string().into() }),
+            _ => None,
+        };
+        self.emit(Event::Disconnected { epoch, reason, unsent });
+        exit
+    }
+
+    /// The last thing a run does: what the handler must still hear, it hears here.
+    fn finish(&mut self, exit: &ExitReason) {
+        let end = match fate(self.shared, exit) {
+            Fate::Restart => {
+                if self.seat.open {
+                    let unsent = self.shared.collect_unsent(self.seat, Pass::Queue);
+                    let (epoch, reason) = (self.seat.epoch, DisconnectReason::RestartRequested);
+                    self.emit(Event::Disconnected { epoch, reason, unsent });
+                }
+                self.shared.status.set(ReadyState::Connecting);
+                return;
+            }
+            Fate::End(end) => end,
+        };
+        match &mut self.handler {
+            None => self.shared.conclude(Some(self.seat), end),
+            Some(handler) => {
+                let unsent = self.shared.collect_unsent(self.seat, Pass::Shut);
+                let mut context = Context { shared: self.shared, outbox: &mut self.seat.outbox, epoch: None };
+                handler.on_event(&mut context, end.event(unsent));
+                self.shared.settle(&end);
+                self.shared.outlet_after(&end);
+            }
+        }
+    }
+
+    fn emit(&mut self, event: Event) {
+        let Some(handler) = &mut self.handler else {
+            if let Some(queue) = &mut self.seat.queue {
+                queue.push_event(event);
+            }
+            return;
+        };
+        let epoch = self.seat.open.then_some(self.seat.epoch);
+        let mut context = Context { shared: self.shared, outbox: &mut self.seat.outbox, epoch };
+        match event {
+            Event::Open { .. } => handler.on_open(&mut context),
+            event => handler.on_event(&mut context, event),
+        }
+    }
+
+    /// Hands over events that wait for room. When some still wait, returns when to try again: the caller's channel
+    /// cannot tell us.
+    fn pump(&mut self, pacer: &mut Pacer, now: Instant) -> Option<Instant> {
+        let waits = self.seat.queue.as_mut().is_some_and(|queue| !queue.pump());
+        if waits {
+            return Some(pacer.next(now));
+        }
+        pacer.reset();
+        None
+    }
+}
+
+/// How often to look whether a consumer has made room: soon, then less and less often.
+#[derive(Default)]
+struct Pacer {
+    last: Duration,
+}
+
+impl Pacer {
+    const FIRST: Duration = Duration::from_micros(50);
+    const LAST: Duration = Duration::from_millis(5);
+
+    fn next(&mut self, now: Instant) -> Instant {
+        self.last = (self.last * 2).clamp(Self::FIRST, Self::LAST);
+        now + self.last
+    }
+
+    fn reset(&mut self) {
+        self.last = Duration::ZERO;
+    }
+}

@@ -1,0 +1,107 @@
+//! What waits to be written and what is being written: the account of every accepted message. A message stays here
+//! until the kernel has its last byte. Touches the transport's write side.
+
+use std::collections::VecDeque;
+
+use crate::command::Outbound;
+use crate::stats::Counter;
+use crate::transport::{Broken, Outgoing, Transport};
+
+/// Bytes handed to the transport in one go.
+const BATCH: u64 = 64 << 10;
+
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Pings and heartbeats: before everything else.
+    urgent: VecDeque<Outgoing>,
+    waiting: VecDeque<Outbound>,
+    /// In the transport's buffer, each with the count of bytes written at which it is out.
+    in_flight: VecDeque<(u64, Outbound)>,
+}
+
+impl Outbox {
+    pub(crate) fn push(&mut self, item: Outbound) {
+        self.waiting.push_back(item);
+    }
+
+    pub(crate) fn push_urgent(&mut self, outgoing: Outgoing) {
+        self.urgent.push_back(outgoing);
+    }
+
+    /// Whether nothing waits: the time to take more from the callers.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty() && self.urgent.is_empty()
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Writes as much as the kernel takes; true when all is out.
+    pub(crate) fn drive(&mut self, transport: &mut Transport, sent: &Counter) -> Result<bool, Broken> {
+        loop {
+            // Nothing is added to the transport's buffer before it is empty: that keeps the count of bytes exact,
+            // since a pong that tungstenite adds on its own then always comes after what is counted here.
+            let result = transport.flush();
+            self.settle(transport.written(), sent);
+            if !result? {
+                return Ok(false);
+            }
+            if self.urgent.is_empty() && self.waiting.is_empty() {
+                return Ok(true);
+            }
+            self.fill(transport, sent)?;
+        }
+    }
+
+    fn fill(&mut self, transport: &mut Transport, sent: &Counter) -> Result<(), Broken> {
+        let base = transport.written();
+        let mut end = base;
+        while end - base < BATCH {
+            let outgoing = if let Some(outgoing) = self.urgent.pop_front() {
+                end += transport.frame_len(&outgoing);
+                outgoing
+            } else if let Some(item) = self.waiting.pop_front() {
+                if item.receipt.as_ref().is_some_and(|receipt| !receipt.begin()) {
+                    continue;
+                }
+                let outgoing = Outgoing::Message(item.message.clone());
+                end += transport.frame_len(&outgoing);
+                self.in_flight.push_back((end, item));
+                outgoing
+            } else {
+                break;
+            };
+            let result = transport.queue(outgoing);
+            self.settle(transport.written(), sent);
+            result?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, written: u64, sent: &Counter) {
+        while self.in_flight.front().is_some_and(|(end, _)| *end <= written) {
+            if let Some((_, item)) = self.in_flight.pop_front() {
+                sent.add(1);
+                if let Some(receipt) = item.receipt {
+                    receipt.settle(true);
+                }
+            }
+        }
+    }
+
+    /// Everything that is not fully written, oldest first; heartbeats of the old connection are forgotten. What the
+    /// caller took back is not among it.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Outbound> + use<> {
+        self.urgent.clear();
+        let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|(_, item)| item);
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let not_begun = waiting.filter(|item| item.receipt.as_ref().is_none_or(|receipt| receipt.begin()));
+        in_flight.chain(not_begun)
+    }
+
+    /// Puts back what waits for the next connection.
+    pub(crate) fn requeue(&mut self, items: Vec<Outbound>) {
+        self.waiting = items.into();
+    }
+}

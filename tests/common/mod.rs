@@ -1,0 +1,68 @@
+//! What the tests share: short settings, and waiting for events with a generous deadline.
+#![allow(dead_code, missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use ws_supervisor::testing::Server;
+use ws_supervisor::{Client, ClientConfig, Event, ReadyState};
+
+/// Far more than anything here takes, also on a busy machine.
+pub const LONG: Duration = Duration::from_secs(30);
+
+pub fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Retries quickly and for ever.
+pub fn config(server: &Server) -> ClientConfig {
+    let config = ClientConfig::new(server.url()).unwrap().backoff(ms(5), ms(20)).max_retries(u32::MAX);
+    match server.ca_pem() {
+        pem if pem.is_empty() => config,
+        pem => config.root_certificate(pem),
+    }
+}
+
+/// The next event for which `pick` gives a result; others are passed over.
+pub fn next<T>(client: &Client, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+    let events = client.events();
+    let deadline = Instant::now() + LONG;
+    let mut passed = vec![];
+    loop {
+        match events.recv_deadline(deadline) {
+            Ok(event) => {
+                passed.push(format!("{event:?}"));
+                if let Some(result) = pick(event) {
+                    return result;
+                }
+            }
+            Err(error) => panic!("{error}: {client:?} gave only {passed:?}"),
+        }
+    }
+}
+
+pub fn next_text(client: &Client) -> String {
+    next(client, |event| match event {
+        Event::Message(message) => message.as_text().map(str::to_owned),
+        _ => None,
+    })
+}
+
+pub fn next_open(client: &Client) -> u64 {
+    next(client, |event| match event {
+        Event::Open { epoch, .. } => Some(epoch),
+        _ => None,
+    })
+}
+
+/// Waits until `condition` holds, looking often; panics when it never does.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::park_timeout(ms(1));
+    }
+}
+
+pub fn wait_for_state(client: &Client, state: ReadyState) {
+    eventually(&format!("{state}"), || client.ready_state() == state);
+}
