@@ -31,9 +31,7 @@ fn fragile(server: &Server) -> ws_supervisor::ClientConfig {
 }
 
 fn wait_epoch(client: &Client, epoch: u64) {
-    eventually(&format!("epoch {epoch}"), || {
-        client.epoch() >= epoch && client.ready_state() == ReadyState::Open
-    });
+    eventually(&format!("epoch {epoch}"), || client.epoch() >= epoch && client.ready_state() == ReadyState::Open);
 }
 
 #[test]

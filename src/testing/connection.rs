@@ -303,8 +303,8 @@ impl Talk<'_> {
                 }
             }
             self.flush()?;
-            if !deaf {
-                self.read(now)?;
+            if !deaf && self.read(now)? {
+                continue;
             }
             let interest = match (deaf, self.transport.is_full()) {
                 (true, false) => None,
@@ -333,9 +333,11 @@ impl Talk<'_> {
         result.ok().map(drop)
     }
 
-    fn read(&mut self, now: Instant) -> Option<()> {
+    /// Reads what came, but not for ever: a client that floods must not keep the script from its turn. True when
+    /// there may be more.
+    fn read(&mut self, now: Instant) -> Option<bool> {
         let index = self.peer.index;
-        loop {
+        for _ in 0..64 {
             match self.transport.read(now) {
                 Ok(Incoming::Message(message)) => {
                     self.inner.note(index, |record| record.received.push(message.clone()));
@@ -356,10 +358,11 @@ impl Talk<'_> {
                     let _ = self.flush();
                     return None;
                 }
-                Ok(Incoming::Nothing) => return Some(()),
+                Ok(Incoming::Nothing) => return Some(false),
                 Ok(Incoming::Ended) | Err(_) => return None,
             }
         }
+        Some(true)
     }
 }
 

@@ -238,7 +238,10 @@ impl Run<'_> {
                 self.take_commands();
             }
             let Ok(written) = self.seat.outbox.drive(transport, &shared.counters.sent) else { break };
-            if written && !asked && shared.outbound.1.is_empty() {
+            if written && !asked {
+                if !shared.outbound.1.is_empty() {
+                    continue;
+                }
                 asked = true;
                 let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
                 let flushed = transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush());
