@@ -15,7 +15,8 @@ use crate::worker::Context;
 #[non_exhaustive]
 pub enum Overflow {
     /// Stop reading the socket until there is room; nothing is lost, and the server feels it through TCP. Sends and
-    /// heartbeats go on; answers to heartbeats that wait unread are not counted as missing. The default.
+    /// heartbeats go on; answers to heartbeats that wait unread are not counted as missing. Until reading goes on, the
+    /// end of the connection is noticed by what is written only. The default.
     #[default]
     Backpressure,
     /// Keep reading and drop the oldest messages not yet handed over. [`Event::Lagged`] takes their place. Half of

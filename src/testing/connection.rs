@@ -207,11 +207,12 @@ fn hold(line: &Line) -> Option<()> {
 
 fn read_request(line: &Line, wire: &mut Wire) -> Option<(String, Vec<(String, String)>)> {
     let mut head = Vec::new();
-    let mut byte = [0; 1];
+    let mut chunk = [0; 2048];
     while !head.ends_with(b"\r\n\r\n") && head.len() < 64 << 10 {
-        match wire.read(&mut byte) {
+        // A client may not speak again before it is answered, so nothing comes after the head.
+        match wire.read(&mut chunk) {
             Ok(0) => return None,
-            Ok(_) => head.push(byte[0]),
+            Ok(read) => head.extend_from_slice(&chunk[..read]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 line.wait(Some(wire.socket().interest()), None).then_some(())?;
                 wire.socket_mut().refresh();

@@ -155,7 +155,10 @@ impl<'a> Run<'a> {
         self.shared.counters.failed_attempts.add(1);
         let next = self.seat.reconnect.failed(Instant::now(), error.retry_after(), fastrand::f64());
         let retry_in = match next {
-            Next::RetryIn(wait) if error.is_retryable() => Some(wait),
+            // Whoever waits in `Client::connect` is told of the first failure and nothing is tried behind their back.
+            Next::RetryIn(wait) if error.is_retryable() && (self.shared.supervised || self.seat.epoch > 0) => {
+                Some(wait)
+            }
             _ => None,
         };
         let name = &self.shared.tag.name;
@@ -164,11 +167,10 @@ impl<'a> Run<'a> {
             None => log::warn!("client `{name}`: {error}; no further attempt in this run"),
         }
         self.emit(Event::ConnectFailed { attempt: self.seat.reconnect.failures(), error: error.clone(), retry_in });
+        self.shared.status.fail(error.clone());
         if error.is_retryable() {
-            self.shared.status.fail(error.clone());
             return retry_in.is_none().then(|| ExitReason::RetriesExhausted { last: error.to_string().into() });
         }
-        self.shared.status.fail(error.clone());
         Some(ExitReason::Refused(error))
     }
 

@@ -217,7 +217,8 @@ impl Run<'_> {
         let look = || shared.orders.pending() || (takes_commands && !shared.outbound.1.is_empty());
         let waited = wait(socket.map(|interest| (transport.tcp().as_fd(), interest)), &shared.wake, deadline, look);
         match waited {
-            Ok(waited) if waited.socket => transport.refresh(),
+            // A worker that callers keep busy never gets to poll: it must still find out what came.
+            Ok(waited) if waited.socket || waited.skipped => transport.refresh(),
             Ok(_) => {}
             Err(error) => return Err(lost(DisconnectReason::Transport(error.to_string().into()))),
         }

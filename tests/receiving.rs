@@ -1,0 +1,261 @@
+//! What comes in reaches the caller in order, within bounds, by the policy that was chosen.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{LONG, config, eventually, ms, next, next_open, next_text};
+use crossbeam_channel::{Sender, unbounded};
+use parking_lot::Mutex;
+use ws_supervisor::testing::{Script, Server};
+use ws_supervisor::{
+    Client, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message, Overflow, ReadyState, Supervisor,
+};
+
+fn burst(n: usize) -> Script {
+    let messages: Vec<_> = (0..n).map(|n| Message::text(n.to_string())).collect();
+    Script::silent().greet(move |_| messages.clone())
+}
+
+fn number(message: &Message) -> usize {
+    message.as_text().unwrap().parse().unwrap()
+}
+
+#[test]
+fn messages_arrive_whole_in_order_and_byte_for_byte() {
+    for tls in [false, true] {
+        let all: Vec<Message> = (0..300usize)
+            .map(|n| {
+                let bytes: Vec<u8> = (0..n * 211).map(|i| (i * 31 + n) as u8).collect();
+                if n % 2 == 0 { Message::binary(bytes) } else { Message::text("é".repeat(n * 100)) }
+            })
+            .collect();
+        let greeting = all.clone();
+        let script = Script::silent().greet(move |_| greeting.clone());
+        let server = if tls { Server::start_tls(script).unwrap() } else { Server::start(script).unwrap() };
+        let client = Client::connect(config(&server)).unwrap();
+        for expected in &all {
+            let message = next(&client, |event| match event {
+                Event::Message(message) => Some(message),
+                _ => None,
+            });
+            assert!(message == *expected, "{message:?} instead of {expected:?}");
+            assert!(message.received_at().is_some());
+        }
+    }
+}
+
+#[test]
+fn backpressure_loses_nothing_and_heartbeats_and_sends_go_on() {
+    let server = Server::start(burst(20_000)).unwrap();
+    let heartbeat = Heartbeat::ping_pong(ms(300)).max_missed(1);
+    let client = Client::connect(config(&server).event_capacity(10).heartbeat(heartbeat)).unwrap();
+    // Nobody reads: the client stops reading the socket, yet it pings and sends, and does not call the line dead.
+    assert!(server.wait_until(LONG, |records| records[0].pings >= 10));
+    client.send("still sending").unwrap();
+    server.wait_for_message(|message| message.as_text() == Some("still sending"));
+    assert!(client.events().len() <= 10);
+    for n in 0..20_000 {
+        assert_eq!(next_text(&client), n.to_string());
+    }
+    assert_eq!((client.epoch(), client.stats().dropped), (1, 0));
+}
+
+fn read_with_gaps(client: &Client, last: usize) -> (Vec<usize>, usize) {
+    let (mut seen, mut position, mut lagged) = (vec![], 0, 0);
+    while position <= last {
+        next(client, |event| {
+            match event {
+                Event::Message(message) => {
+                    assert_eq!(number(&message), position, "the gap is where Lagged says");
+                    seen.push(position);
+                    position += 1;
+                }
+                Event::Lagged { dropped, .. } => {
+                    lagged += dropped as usize;
+                    position += dropped as usize;
+                }
+                _ => return None,
+            }
+            Some(())
+        });
+    }
+    (seen, lagged)
+}
+
+#[test]
+fn drop_newest_keeps_the_first_and_counts_the_rest() {
+    let server = Server::start(burst(1000)).unwrap();
+    let client = Client::connect(config(&server).event_capacity(100).overflow(Overflow::DropNewest)).unwrap();
+    eventually("all read", || client.stats().received == 1000);
+    let (seen, lagged) = read_with_gaps(&client, 999);
+    assert_eq!(seen, (0..99).collect::<Vec<_>>(), "the open event took one place");
+    assert_eq!((lagged, client.stats().dropped), (901, 901));
+}
+
+#[test]
+fn drop_oldest_keeps_the_last() {
+    let server = Server::start(burst(1000)).unwrap();
+    let client = Client::connect(config(&server).event_capacity(100).overflow(Overflow::DropOldest)).unwrap();
+    eventually("all read", || client.stats().received == 1000);
+    let (seen, lagged) = read_with_gaps(&client, 999);
+    assert_eq!(seen[seen.len() - 50..], (950..1000).collect::<Vec<_>>());
+    assert_eq!(seen.len() + lagged, 1000);
+}
+
+#[test]
+fn disconnect_gives_up_the_connection() {
+    let server = Server::scripted(|n| if n == 0 { burst(1000) } else { burst(5) }).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let config = config(&server).event_capacity(100).overflow(Overflow::Disconnect);
+    let client = supervisor.spawn_client(config).unwrap();
+    let mut read = 0;
+    let reason = next(&client, |event| match event {
+        Event::Message(_) => {
+            read += 1;
+            // Slow enough to be overrun.
+            std::thread::park_timeout(ms(5));
+            None
+        }
+        Event::Disconnected { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason, DisconnectReason::Overflow);
+    assert!(read >= 99, "{read}: what was queued before is delivered before");
+    assert_eq!(next_open(&client), 2);
+}
+
+#[test]
+fn many_clients_share_one_channel() {
+    let server = Server::start(Script::silent().greet(|peer| vec![peer.index.to_string().into()])).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let (delivery, events) = Delivery::shared();
+    let clients: Vec<_> = (0..8)
+        .map(|n| {
+            let config = config(&server).name(format!("c{n}")).delivery(delivery.clone());
+            supervisor.spawn_client(config).unwrap()
+        })
+        .collect();
+    assert!(clients[0].events().recv().is_err(), "the client's own channel ends at once");
+    let (mut opened, mut messages) = (vec![], 0);
+    while messages < 8 {
+        let event = events.recv_timeout(LONG).unwrap();
+        assert!(clients.iter().any(|client| client.id() == event.client && *client.name() == *event.name));
+        match event.event {
+            Event::Open { .. } => opened.push(event.client),
+            Event::Message(_) => {
+                assert!(opened.contains(&event.client), "each client's own order is kept");
+                messages += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Tells the test what it saw, and replies on its own thread.
+struct Echo {
+    seen: Sender<String>,
+    built: usize,
+}
+
+impl Handler for Echo {
+    fn on_open(&mut self, context: &mut Context<'_>) {
+        self.seen.send(format!("{}: open {:?} {}", self.built, context.epoch(), context.name())).unwrap();
+        context.send("from on_open").unwrap();
+    }
+
+    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+        if message.as_text() == Some("close") {
+            return context.close();
+        }
+        self.seen.send(format!("{}: {}", self.built, message.as_text().unwrap())).unwrap();
+    }
+
+    fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
+        let sent = context.send("refused").is_ok();
+        let kind = format!("{event:?}");
+        self.seen.send(format!("{}: {} {sent}", self.built, kind.split([' ', '{']).next().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn an_inline_handler_lives_a_whole_life() {
+    let server = Server::echo().unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let (seen, saw) = unbounded();
+    let built = Arc::new(Mutex::new(0));
+    let delivery = Delivery::inline(move || {
+        let mut built = built.lock();
+        *built += 1;
+        Echo { seen: seen.clone(), built: *built }
+    });
+    let client = supervisor.spawn_client(config(&server).name("inline").delivery(delivery)).unwrap();
+    let expect = |line: &str| assert_eq!(saw.recv_timeout(LONG).unwrap(), line);
+    expect("1: open Some(1) inline");
+    expect("1: from on_open");
+    server.cut();
+    expect("1: Disconnected false");
+    expect("1: open Some(2) inline");
+    expect("1: from on_open");
+    supervisor.restart_client(client.id()).unwrap();
+    expect("1: Disconnected false");
+    expect("2: Restarted false");
+    expect("2: open Some(3) inline");
+    expect("2: from on_open");
+    server.push("close");
+    expect("2: Closed false");
+    eventually("closed", || client.ready_state() == ReadyState::Closed);
+    assert!(saw.try_recv().is_err(), "nothing comes after it");
+}
+
+/// A client that nobody reads, connected to a server that accepts and cuts: its memory is bounded, and it tells.
+#[test]
+fn events_that_nobody_reads_are_summed_up() {
+    let server = Server::start(Script::silent().then_cut()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let config = config(&server).event_capacity(4).overflow(Overflow::DropNewest).backoff(ms(1), ms(1));
+    let client = supervisor.spawn_client(config).unwrap();
+    eventually("many connections", || client.epoch() > 700);
+    client.close().unwrap();
+    let all: Vec<_> = client.events().iter().collect();
+    assert!(all.len() <= 4 + 1024 + 2, "{}", all.len());
+    let summed: u64 = all
+        .iter()
+        .map(|event| match event {
+            Event::Collapsed { events, .. } => *events,
+            _ => 1,
+        })
+        .sum();
+    assert!(summed >= 2 * 700, "{summed}");
+    assert_eq!(client.stats().received, 0);
+}
+
+#[test]
+fn the_venues_pings_are_answered_with_their_payload_and_counted() {
+    let server = Server::start(Script::silent().ping_every(ms(10))).unwrap();
+    let client = Client::connect(config(&server).heartbeat(Heartbeat::server_ping(LONG))).unwrap();
+    assert!(server.wait_until(LONG, |records| records[0].pongs >= 5));
+    eventually("counted", || client.stats().heartbeats >= 5);
+    assert!(client.heartbeat_health().last_received.is_some());
+    assert_eq!(client.stats().received, 0);
+}
+
+#[test]
+fn deribits_heartbeat_is_asked_for_and_its_tests_are_answered() {
+    let test = r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}"#;
+    let script = Script::reply(|_, message| match message.as_text() {
+        Some(text) if text.contains("public/set_heartbeat") => {
+            let id = text.split(r#""id":"#).nth(1).unwrap().split(',').next().unwrap();
+            vec![format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"ok"}}"#).into()]
+        }
+        _ => vec![],
+    });
+    let server = Server::start(script.every(ms(10), move |_| vec![test.into()])).unwrap();
+    let client = Client::connect(config(&server).heartbeat(Heartbeat::deribit(LONG))).unwrap();
+    server.wait_for_message(|message| message.as_text().is_some_and(|text| text.contains(r#""interval":30"#)));
+    server.wait_for_message(|message| message.as_text().is_some_and(|text| text.contains("public/test")));
+    eventually("counted", || client.stats().heartbeats >= 5);
+    client.close().unwrap();
+    let delivered = client.events().iter().filter(|event| matches!(event, Event::Message(_))).count();
+    assert_eq!(delivered, 0, "heartbeats are not the caller's business");
+}
