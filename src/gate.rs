@@ -121,7 +121,7 @@ mod loom_tests {
 
     #[test]
     fn nothing_is_accepted_after_what_close_drained() {
-        loom::model(|| {
+        crate::wake::explore(|| {
             let gate = Arc::new(Gate::new());
             gate.set(Pass::Open { epoch: 1 });
             // The channel, as far as the promise goes: how many messages are in it.
