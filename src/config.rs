@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
@@ -79,8 +79,6 @@ pub struct ClientConfig {
     pub(crate) nodelay: bool,
     pub(crate) idle: IdleStrategy,
     pub(crate) resolver: Option<Arc<ResolveFn>>,
-    /// The system's roots are read from disk once a client, not once an attempt.
-    pub(crate) tls: Arc<OnceLock<native_tls::TlsConnector>>,
 }
 
 /// Where to: the URL, taken apart and checked.
@@ -181,7 +179,6 @@ impl ClientConfig {
             nodelay: true,
             idle: IdleStrategy::Park,
             resolver: None,
-            tls: Arc::default(),
         })
     }
 

@@ -46,7 +46,7 @@ impl fmt::Display for ReadyState {
 /// let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
 /// for event in client.events() {
 ///     match event {
-///         Event::Open { epoch } => { assert_eq!(epoch, 1); client.send("hello")?; }
+///         Event::Open { epoch, .. } => { assert_eq!(epoch, 1); client.send("hello")?; }
 ///         Event::Message(message) => { assert_eq!(message.as_text(), Some("hello")); break; }
 ///         other => panic!("{other:?}"),
 ///     }

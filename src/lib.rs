@@ -1,4 +1,98 @@
 //! Supervised WebSocket clients for synchronous, low-latency programs.
+//!
+//! Each client is one OS thread that owns one socket. A supervisor thread joins workers that end and starts them anew
+//! by OTP's rules. You talk to a client over crossbeam channels, or let a handler run on its thread. There is no async
+//! runtime anywhere.
+//!
+//! # The shortest program
+//!
+//! ```
+//! use std::time::Duration;
+//! use ws_supervisor::{ClientConfig, Event, Supervisor};
+//!
+//! # let server = ws_supervisor::testing::Server::echo()?;
+//! # let url = server.url();
+//! let supervisor = Supervisor::start()?;
+//! let client = supervisor.spawn_client(ClientConfig::new(url)?.name("feed"))?; // returns at once
+//! client.wait_until_open(Duration::from_secs(5))?;
+//! client.send("hello")?; // never blocks; hands the message back if it is refused
+//! for event in client.events() {
+//!     match event {
+//!         Event::Open { epoch, .. } => println!("connection {epoch}: subscribe now"),
+//!         Event::Message(message) => {
+//!             println!("{:?}", message.as_text());
+//!             break;
+//!         }
+//!         Event::Disconnected { reason, unsent, .. } => println!("{reason}; {} not sent", unsent.len()),
+//!         other => println!("{other:?}"),
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What happens when something fails
+//!
+//! There are two layers of recovery, and exactly one of them dials.
+//!
+//! 1. **Reconnect**, inside the worker: a lost connection or a failed attempt is followed by another attempt, at once
+//!    the first time, then after 1 s, 2 s, … 30 s, with jitter. Failures are forgotten when a connection has stayed
+//!    open for [`stable_after`](ClientConfig::stable_after), not when it opens.
+//! 2. **Restart**, by the supervisor: when the worker panics, uses up its retries or loses its heartbeat, its thread is
+//!    joined and another starts, at most 10 times in 60 s. One restart too many and the client is *parked*: it stays in
+//!    the list, says why, and waits for [`resume_client`](Supervisor::resume_client).
+//!
+//! What no retry can mend (a certificate that is not trusted, 401, 403, 404, a refused subprotocol) parks at once.
+//!
+//! Handles stay valid through all of it. Every open connection has a number, the *epoch*, that only rises. Your
+//! subscriptions are yours to renew: send them whenever [`Event::Open`] comes.
+//!
+//! # What is promised about a message
+//!
+//! A message that [`Client::send`] accepted ends in one of two ways: the kernel has all of it, or it comes back in the
+//! `unsent` of the event that reports the end of the connection ([`Event::Disconnected`], [`Event::Parked`] or
+//! [`Event::Closed`]). It is never written on a later connection than the one it was accepted for, unless you asked for
+//! a [queue](ClientConfig::queue_while_disconnected): a stale order must not reach the venue.
+//! [`Client::send_confirmed`] waits until the kernel has it.
+//!
+//! What the server sent arrives in order, whole, and within bounds: see [`Overflow`] for what happens when you are
+//! slower than the server.
+//!
+//! # Three ways to receive
+//!
+//! - [`Delivery::channel`], the default: [`Client::events`] is a real [`crossbeam_channel::Receiver`].
+//! - [`Delivery::shared`]: many clients, one channel, each event tagged with its client.
+//! - [`Delivery::inline`]: a [`Handler`] on the worker's thread, whose replies leave without a thread hop.
+//!
+//! # Panics and `panic = "abort"`
+//!
+//! A panic on a worker's thread is caught by joining the thread. With `panic = "abort"` in your profile there is
+//! nothing to join: the process ends. Supervising panics needs `panic = "unwind"`, Rust's default.
+//!
+//! # Logging
+//!
+//! Through [`log`], targets `ws_supervisor::…`: *error* for what a person must look at (parked, a panic, a thread left
+//! behind, events that nobody reads), *warn* for what recovers by itself (a lost connection, a failed attempt, a
+//! restart, a full queue), *info* for open and closed, *debug* for attempts. Never a query, a header's value or a
+//! payload. tungstenite's own target logs payloads at *trace*.
+//!
+//! # Map
+//!
+//! Commands go down, events come up. Whatever decides ([`Heartbeat`], backoff, restart intensity) is pure and is given
+//! the time; whatever does (worker, connect, transport) is thin.
+//!
+//! ```text
+//! caller's threads           worker thread, one a client               the server
+//! Client ---Command--->  worker --> session (decides: heartbeat, backoff)
+//!    ^                     |    --> transport (TCP, TLS, frames) --------->
+//!    +-----Event----------- <-----
+//!                          |
+//!                          +--Exit--> supervisor thread: joins, decides, respawns
+//! ```
+//!
+//! # Features
+//!
+//! - `vendored`: builds OpenSSL from source, for machines without its headers.
+//! - `testing`: the scripted server that this crate is tested with, for your own tests (the module `testing`).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(unix))]
@@ -20,6 +114,7 @@ mod shared;
 mod stats;
 mod supervisor;
 #[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 mod transport;
 mod wake;
@@ -39,3 +134,8 @@ pub use supervisor::{
     SupervisorEvent, SupervisorExit,
 };
 pub use worker::Context;
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,9 @@
 //! The TLS handshake, resumed as often as the socket blocks: native-tls drives it, we hold the clock.
 
+use std::collections::HashMap;
+
 use native_tls::{Certificate, HandshakeError, TlsConnector, TlsStream};
+use parking_lot::Mutex;
 
 use super::{Attempt, Halt};
 use crate::config::ClientConfig;
@@ -21,9 +24,15 @@ pub(super) fn handshake(attempt: &Attempt<'_>, socket: Socket) -> Result<TlsStre
     }
 }
 
-fn connector(config: &ClientConfig) -> native_tls::Result<&TlsConnector> {
-    if let Some(connector) = config.tls.get() {
-        return Ok(connector);
+/// The certificates a connector trusts besides the system's.
+type Roots = Vec<Vec<u8>>;
+
+/// Reading the system's roots takes a tenth of a second and a megabyte: once for all clients with the same roots.
+static CONNECTORS: Mutex<Option<HashMap<Roots, TlsConnector>>> = Mutex::new(None);
+
+fn connector(config: &ClientConfig) -> native_tls::Result<TlsConnector> {
+    if let Some(connector) = CONNECTORS.lock().get_or_insert_default().get(&config.roots) {
+        return Ok(connector.clone());
     }
     let mut builder = TlsConnector::builder();
     for pem in &config.roots {
@@ -32,7 +41,8 @@ fn connector(config: &ClientConfig) -> native_tls::Result<&TlsConnector> {
         }
     }
     let connector = builder.build()?;
-    Ok(config.tls.get_or_init(|| connector))
+    CONNECTORS.lock().get_or_insert_default().insert(config.roots.clone(), connector.clone());
+    Ok(connector)
 }
 
 fn failed(error: native_tls::Error) -> Halt {
