@@ -113,6 +113,23 @@ impl Client {
     /// # Errors
     /// When there is no open connection (and `queue_while_disconnected` has no room), when `send_capacity` messages
     /// wait already, or when the message is larger than `max_message_size`. The error holds the message.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// match client.send("order") {
+    ///     Ok(()) => println!("accepted: it will be written or handed back"),
+    ///     Err(refused) => {
+    ///         println!("{refused}");
+    ///         assert_eq!(refused.into_message().as_text(), Some("order"));
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
         self.accept(message.into(), None)
     }
@@ -164,6 +181,18 @@ impl Client {
     /// [`ConfirmError::Refused`] when it was not accepted (always so on the client's own handler's thread, which would
     /// wait for itself), [`ConfirmError::NotSent`] when the server cannot act on it, [`ConfirmError::OutcomeUnknown`]
     /// when the time ran out in the middle of writing.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// client.send_confirmed("order", Duration::from_secs(1))?;
+    /// assert_eq!(client.stats().sent, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_confirmed(&self, message: impl Into<Message>, timeout: Duration) -> Result<(), ConfirmError> {
         let message = message.into();
         if self.shared.is_own_thread() {
@@ -193,6 +222,21 @@ impl Client {
     /// The client's events: a real crossbeam channel, for `recv`, iteration and `select!`. It ends after
     /// [`Event::Closed`]. Clones share one queue: each event goes to one of them. With shared or inline delivery the
     /// events go there, and this channel ends at once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// let events = client.events();
+    /// crossbeam_channel::select! {
+    ///     recv(events) -> event => assert!(matches!(event?, Event::Open { epoch: 1, .. })),
+    ///     default(Duration::from_secs(10)) => panic!("nothing happened"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn events(&self) -> Receiver<Event> {
         self.shared.events.clone()
     }
@@ -201,6 +245,18 @@ impl Client {
     ///
     /// # Errors
     /// When the time runs out (with the last failure), or the client is parked or closed.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// client.wait_until_open(Duration::from_secs(10))?;
+    /// assert_eq!(client.ready_state(), ReadyState::Open);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_until_open(&self, timeout: Duration) -> Result<(), WaitError> {
         // On its own thread nothing would change while it waits.
         let timeout = if self.shared.is_own_thread() { Duration::ZERO } else { timeout };
@@ -208,32 +264,100 @@ impl Client {
     }
 
     /// What the client is doing now.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// assert_eq!(client.ready_state(), ReadyState::Open);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn ready_state(&self) -> ReadyState {
         self.shared.status.get()
     }
 
     /// The number of the current or last connection: rises by one at every open, across restarts too; 0 before the
     /// first.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// assert_eq!(client.epoch(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn epoch(&self) -> u64 {
         self.shared.counters.epoch.get()
     }
 
     /// How the heartbeat does.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// let health = client.heartbeat_health();
+    /// assert_eq!((health.kind, health.consecutive_failures), (HeartbeatKind::PingPong, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn heartbeat_health(&self) -> HeartbeatHealth {
         self.shared.health.read(&self.shared.config.heartbeat)
     }
 
     /// The client's counters since it was spawned.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// let stats = client.stats();
+    /// assert_eq!((stats.reconnects, stats.restarts, stats.unsent), (0, 0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         self.shared.counters.snapshot()
     }
 
     /// The client's id.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// assert_eq!(supervisor.list_clients()[0].id, client.id());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn id(&self) -> ClientId {
         self.shared.tag.id
     }
 
     /// The client's name.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// assert!(client.name().ends_with("127.0.0.1"), "a number and the host, unless you name it");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.shared.tag.name
     }
@@ -244,6 +368,18 @@ impl Client {
     ///
     /// # Errors
     /// [`StopError::LeftBehind`] when the thread did not end in time.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// client.close()?;
+    /// assert_eq!(client.ready_state(), ReadyState::Closed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&self) -> Result<(), StopError> {
         let shared = &self.shared;
         let own = shared.is_own_thread();

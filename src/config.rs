@@ -24,6 +24,13 @@ pub enum IdleStrategy {
 }
 
 /// When the supervisor starts a client again after its worker has ended (OTP's child types).
+///
+/// ```
+/// use ws_supervisor::{ClientConfig, Restart};
+/// let once = ClientConfig::new("wss://venue.example")?.restart(Restart::Temporary).max_retries(0);
+/// # let _ = once;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Restart {

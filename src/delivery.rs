@@ -11,6 +11,14 @@ use crate::message::Message;
 use crate::worker::Context;
 
 /// What happens to a client's messages when its event queue is full.
+///
+/// ```
+/// use ws_supervisor::{ClientConfig, Overflow};
+/// // For a consumer that wants the latest prices and can live with gaps.
+/// let config = ClientConfig::new("wss://venue.example")?.overflow(Overflow::DropOldest).event_capacity(64);
+/// # let _ = config;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Overflow {

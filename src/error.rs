@@ -328,6 +328,21 @@ impl fmt::Display for SendError {
 impl Error for SendError {}
 
 /// What is known about a message that [`send_confirmed`](crate::Client::send_confirmed) did not confirm.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ws_supervisor::{*, testing::{Script, Server}};
+/// # let server = Server::echo()?;
+/// # let supervisor = Supervisor::start()?;
+/// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+/// # client.wait_until_open(Duration::from_secs(10))?;
+/// match client.send_confirmed("order", Duration::from_secs(1)) {
+///     Ok(()) => println!("the kernel has it"),
+///     Err(ConfirmError::OutcomeUnknown(_)) => println!("ask the venue before sending it again"),
+///     Err(other) => println!("the venue cannot have it: {other}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfirmError {
@@ -359,6 +374,19 @@ impl Error for ConfirmError {
 }
 
 /// Why [`wait_until_open`](crate::Client::wait_until_open) returned without an open connection.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ws_supervisor::{ClientConfig, Supervisor, WaitError};
+/// # let supervisor = Supervisor::start()?;
+/// // Nothing listens on port 9.
+/// let client = supervisor.spawn_client(ClientConfig::new("ws://127.0.0.1:9")?)?;
+/// match client.wait_until_open(Duration::from_millis(100)) {
+///     Err(error @ WaitError::Timeout { .. }) => assert!(error.to_string().contains("refused")),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitError {

@@ -149,6 +149,22 @@ impl fmt::Display for ClientId {
 }
 
 /// Why an open connection ended.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ws_supervisor::{*, testing::{Script, Server}};
+/// # let server = Server::echo()?;
+/// # let supervisor = Supervisor::start()?;
+/// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+/// # client.wait_until_open(Duration::from_secs(10))?;
+/// client.events().recv()?; // open
+/// server.close_all(1001, "maintenance");
+/// match client.events().recv()? {
+///     Event::Disconnected { reason, .. } => assert_eq!(reason.to_string(), "closed by the server: 1001 maintenance"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DisconnectReason {
@@ -231,6 +247,19 @@ impl fmt::Display for ExitReason {
 }
 
 /// Why a client is parked.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ws_supervisor::{*, testing::{Script, Server}};
+/// let server = Server::start(Script::refuse(401))?;
+/// let supervisor = Supervisor::start()?;
+/// let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+/// match client.wait_until_open(Duration::from_secs(10)) {
+///     Err(WaitError::Parked(ParkReason::Refused(error))) => assert!(error.to_string().contains("401")),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParkReason {

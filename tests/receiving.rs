@@ -259,3 +259,38 @@ fn deribits_heartbeat_is_asked_for_and_its_tests_are_answered() {
     let delivered = client.events().iter().filter(|event| matches!(event, Event::Message(_))).count();
     assert_eq!(delivered, 0, "heartbeats are not the caller's business");
 }
+
+#[test]
+fn a_heartbeat_message_is_sent_matched_and_missed() {
+    let answering = Script::reply(|_, message| match message.as_bytes() {
+        b"PING\r\n" => vec![Message::binary("PONG\r\n")],
+        _ => vec![],
+    });
+    let server = Server::scripted(move |n| if n == 0 { answering.clone() } else { Script::silent() }).unwrap();
+    let heartbeat = Heartbeat::message(ms(50), Message::binary("PING\r\n"), |m| m.as_bytes() == b"PONG\r\n");
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&server).heartbeat(heartbeat)).unwrap();
+    eventually("answers are counted", || client.stats().heartbeats >= 3);
+    assert!(client.heartbeat_health().last_round_trip.is_some());
+    server.cut();
+    // The second connection answers none of them.
+    let missed = next(&client, |event| match event {
+        Event::Disconnected { reason: DisconnectReason::HeartbeatLost { missed }, .. } => Some(missed),
+        Event::Message(message) => panic!("{message:?}"),
+        _ => None,
+    });
+    assert_eq!(missed, 2);
+}
+
+#[test]
+fn a_venue_that_stops_its_heartbeat_is_lost() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let heartbeat = Heartbeat::deribit(std::time::Duration::from_secs(1)).max_missed(1);
+    let client = supervisor.spawn_client(config(&server).heartbeat(heartbeat)).unwrap();
+    next(&client, |event| match event {
+        Event::Restarted { reason: ws_supervisor::ExitReason::HeartbeatLost { missed: 1 }, .. } => Some(()),
+        _ => None,
+    });
+    assert_eq!(next_open(&client), 2);
+}

@@ -21,6 +21,13 @@ use crate::error::{ConfigError, StartError, StopError};
 use crate::event::{ClientId, ExitReason, ParkReason};
 
 /// Whose restarts are counted together.
+///
+/// ```
+/// use ws_supervisor::{IntensityScope, Supervisor};
+/// let otp = Supervisor::builder().intensity_scope(IntensityScope::Supervisor).start()?;
+/// # drop(otp);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum IntensityScope {
@@ -238,6 +245,18 @@ impl Supervisor {
     /// # Errors
     /// When the configuration breaks a rule, the name is taken, `max_clients` is reached, the supervisor has shut
     /// down, or the operating system gives no thread. A server that cannot be reached is not an error here.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// let again = ClientConfig::new(server.url())?.name(client.name());
+    /// assert!(matches!(supervisor.spawn_client(again), Err(StartError::DuplicateName(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn spawn_client(&self, config: ClientConfig) -> Result<Client, StartError> {
         let shared = self.tree.spawn(config)?;
         Ok(Client::supervised(shared, Arc::downgrade(&self.tree)))
@@ -249,6 +268,18 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`StopError::NotFound`], or [`StopError::LeftBehind`] when the thread did not come back in time.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// supervisor.stop_client(client.id())?;
+    /// assert_eq!(supervisor.count_clients().total, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stop_client(&self, client: ClientId) -> Result<(), StopError> {
         self.tree.stop(client)
     }
@@ -258,6 +289,17 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`StopError::NotFound`], or [`StopError::Os`] when a parked client gets no thread.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// supervisor.restart_client(client.id())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn restart_client(&self, client: ClientId) -> Result<(), StopError> {
         self.tree.restart(client)
     }
@@ -266,21 +308,68 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`StopError::NotFound`], [`StopError::NotParked`], or [`StopError::Os`] when there is no thread for it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// assert_eq!(supervisor.resume_client(client.id()), Err(StopError::NotParked));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn resume_client(&self, client: ClientId) -> Result<(), StopError> {
         self.tree.resume(client)
     }
 
     /// The clients in the order in which they were spawned: what each is doing at this moment.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// for client in supervisor.list_clients() {
+    ///     println!("{} {:?} {} {}", client.name, client.phase, client.ready_state, client.restarts);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn list_clients(&self) -> Vec<ClientInfo> {
         self.tree.list()
     }
 
     /// How many clients there are, by what they are doing.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// assert_eq!(supervisor.count_clients().open, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn count_clients(&self) -> ClientCount {
         self.tree.count()
     }
 
     /// A handle of the client of this name.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// let found = supervisor.client(client.name()).expect("it is running");
+    /// found.send("through another handle")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn client(&self, name: &str) -> Option<Client> {
         let shared = self.tree.find(name)?;
         Some(Client::supervised(shared, Arc::downgrade(&self.tree)))
@@ -288,6 +377,19 @@ impl Supervisor {
 
     /// What happens to the clients, for alerts. All receivers share one queue of the latest 1,024 events; older ones
     /// that nobody read give way.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// let alerts = supervisor.events();
+    /// supervisor.stop_client(client.id())?;
+    /// assert!(matches!(alerts.recv()?, SupervisorEvent::Closed { .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn events(&self) -> Receiver<SupervisorEvent> {
         self.tree.events()
     }
@@ -295,6 +397,18 @@ impl Supervisor {
     /// Ends all clients in parallel, each within `grace`, then the supervisor. Names those that did not come back.
     /// Calling it again returns the same report. From a client's own handler it returns at once, with that client
     /// counted as not come back.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// let report = supervisor.shutdown(Duration::from_secs(5));
+    /// assert!(report.left_behind.is_empty(), "{report:?}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let report = self.tree.shut_down(SupervisorExit::ShutDown, grace);
         self.reap();
@@ -302,6 +416,20 @@ impl Supervisor {
     }
 
     /// Blocks until the supervisor has ended, and says why.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| supervisor.shutdown(Duration::from_secs(5)));
+    ///     assert_eq!(supervisor.join(), SupervisorExit::ShutDown);
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn join(&self) -> SupervisorExit {
         let exit = self.tree.wait_for_end();
         self.reap();
