@@ -281,7 +281,13 @@ impl Shared {
             }
             (None, _) => {
                 self.gate.close(Pass::Shut);
-                let unsent: Vec<_> = self.outbound.1.try_iter().map(|item| item.message).collect();
+                let mut unsent = Vec::new();
+                for item in self.outbound.1.try_iter() {
+                    match item.receipt {
+                        Some(receipt) => receipt.settle(false),
+                        None => unsent.push(item.message),
+                    }
+                }
                 end.event(unsent)
             }
         };

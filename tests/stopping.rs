@@ -290,3 +290,62 @@ fn a_handler_may_stop_its_own_client_and_even_its_supervisor() {
         supervisor.get().unwrap().join();
     });
 }
+
+#[test]
+fn a_shutdown_shortens_a_close_that_is_under_way() {
+    leaving_nothing_behind(|| {
+        let server = Server::start(Script::silent().then_mute()).unwrap();
+        let supervisor = Supervisor::start().unwrap();
+        let hour = Duration::from_secs(3600);
+        let client = supervisor.spawn_client(config(&server).close_timeout(hour)).unwrap();
+        client.wait_until_open(LONG).unwrap();
+        supervisor.restart_client(client.id()).unwrap();
+        wait_for_state(&client, ReadyState::Closing);
+        assert!(supervisor.shutdown(GRACE).left_behind.is_empty());
+    });
+}
+
+/// How often a thread of this process went to sleep, by its name.
+fn sleeps(name: &str) -> Option<u64> {
+    for task in Path::new("/proc/self/task").read_dir().ok()? {
+        let task = task.ok()?.path();
+        if std::fs::read_to_string(task.join("comm")).ok()?.trim() == name {
+            let status = std::fs::read_to_string(task.join("status")).ok()?;
+            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
+            return line.split_whitespace().last()?.parse().ok();
+        }
+    }
+    None
+}
+
+/// Idle or held up, a worker sleeps: it does not look around all the time.
+#[test]
+fn a_worker_does_not_spin_while_it_waits() {
+    leaving_nothing_behind(|| {
+        let script = Script::silent().greet(|_| vec![Message::text("tick"); 1000]);
+        let (flooding, idle) = (Server::start(script).unwrap(), Server::start(Script::silent()).unwrap());
+        let down = Server::start(Script::refuse(503)).unwrap();
+        let supervisor = Supervisor::start().unwrap();
+        let spawn = |server: &Server, name: &str| {
+            let config = config(server).name(name).event_capacity(10).heartbeat(Heartbeat::disabled());
+            let hour = Duration::from_secs(3600);
+            supervisor.spawn_client(config.backoff(hour, hour)).unwrap()
+        };
+        let paused = spawn(&flooding, "paused");
+        spawn(&idle, "idle").wait_until_open(LONG).unwrap();
+        wait_for_state(&spawn(&down, "backoff"), ReadyState::Backoff);
+        eventually("full", || paused.events().len() >= 10);
+        let names = ["paused", "idle", "backoff"];
+        let before: Vec<_> = names.iter().map(|name| sleeps(name)).collect();
+        // A second by another client's heartbeat.
+        let clock = Server::start(Script::silent()).unwrap();
+        let ticking = config(&clock).name("clock").heartbeat(Heartbeat::ping_pong(ms(100)));
+        let ticking = supervisor.spawn_client(ticking).unwrap();
+        eventually("ten pongs", || ticking.stats().heartbeats >= 10);
+        for (name, before) in names.iter().zip(before) {
+            // Every 5 ms at most, and ten times that for a slow machine.
+            let woken = sleeps(name).zip(before).map_or(0, |(after, before)| after - before);
+            assert!(woken < 2000, "{name} woke {woken} times in about a second");
+        }
+    });
+}

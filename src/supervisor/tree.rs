@@ -346,10 +346,18 @@ impl Tree {
 
     pub(super) fn resume(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
         let mut table = self.table.lock();
-        let child = table.children.get_mut(&client).ok_or(StopError::NotFound)?;
-        if !child.parked {
-            return Err(StopError::NotParked);
-        }
+        let soon = deadline(Duration::from_secs(1));
+        let child = loop {
+            let child = table.children.get(&client).ok_or(StopError::NotFound)?;
+            if child.parked {
+                break table.children.get_mut(&client).ok_or(StopError::NotFound)?;
+            }
+            // A worker that parks itself tells its caller first; its exit is acted upon in a moment.
+            let parking = child.shared.status.get() == ReadyState::Parked;
+            if !parking || child.shared.is_own_thread() || self.changed.wait_until(&mut table, soon).timed_out() {
+                return Err(StopError::NotParked);
+            }
+        };
         let shared = child.shared.clone();
         shared.seat.lock().reconnect.reset();
         shared.status.set(ReadyState::Connecting);

@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
                 return Ok(());
             };
             self.shared.status.set(ReadyState::Backoff);
-            let until = self.pump(&mut pacer, now).map_or(until, |pump| pump.min(until));
+            let until = self.pump(&mut pacer, now, false).map_or(until, |pump| pump.min(until));
             let _ = wait(None, &self.shared.wake, Some(until), || self.shared.orders.pending());
         }
     }
@@ -232,15 +232,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Hands over events that wait for room. When some still wait, returns when to try again: the caller's channel
+    /// Hands over events that wait for room. When some still wait, or reading does, returns when to try again: the caller's channel
     /// cannot tell us.
-    fn pump(&mut self, pacer: &mut Pacer, now: Instant) -> Option<Instant> {
+    fn pump(&mut self, pacer: &mut Pacer, now: Instant, paused: bool) -> Option<Instant> {
         let waits = self.seat.queue.as_mut().is_some_and(|queue| !queue.pump());
-        if waits {
-            return Some(pacer.next(now));
-        }
-        pacer.reset();
-        None
+        pacer.next(now, waits || paused)
     }
 }
 
@@ -254,12 +250,13 @@ impl Pacer {
     const FIRST: Duration = Duration::from_micros(50);
     const LAST: Duration = Duration::from_millis(5);
 
-    fn next(&mut self, now: Instant) -> Instant {
+    /// When to look again; `None` when there is nothing to look for, and the next wait begins anew.
+    fn next(&mut self, now: Instant, waits: bool) -> Option<Instant> {
+        if !waits {
+            self.last = Duration::ZERO;
+            return None;
+        }
         self.last = (self.last * 2).clamp(Self::FIRST, Self::LAST);
-        now + self.last
-    }
-
-    fn reset(&mut self) {
-        self.last = Duration::ZERO;
+        Some(now + self.last)
     }
 }

@@ -28,6 +28,10 @@ impl Outbox {
         self.urgent.push_back(outgoing);
     }
 
+    pub(crate) fn has_urgent(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
     /// Whether nothing waits: the time to take more from the callers.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.in_flight.is_empty() && self.urgent.is_empty()

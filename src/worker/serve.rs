@@ -79,7 +79,7 @@ impl Run<'_> {
             if self.seat.reconnect.stable_at().is_some_and(|at| now >= at) {
                 self.seat.reconnect.settle(now);
             }
-            let pump = self.pump(&mut pacer, now).or((read == Read::Paused).then(|| pacer.next(now)));
+            let pump = self.pump(&mut pacer, now, read == Read::Paused);
             if read == Read::More {
                 continue;
             }
@@ -198,6 +198,8 @@ impl Run<'_> {
     fn act(&mut self, action: Action) -> Result<(), Broken> {
         match action {
             Action::Nothing => {}
+            // A peer that takes nothing gets no heap of pings.
+            Action::Ping(_) if self.seat.outbox.has_urgent() => {}
             Action::Ping(payload) => self.seat.outbox.push_urgent(Outgoing::Ping(payload)),
             Action::Send(message) => self.seat.outbox.push_urgent(Outgoing::Message(message)),
             Action::Lost { missed } => return Err(lost(DisconnectReason::HeartbeatLost { missed })),
@@ -227,14 +229,21 @@ impl Run<'_> {
 
     /// The orderly end: what was accepted is written, then a close frame, then the server has its say; all of it
     /// within three quarters of the order's time, so that whoever waits for us sees us come back.
-    fn close(&mut self, transport: &mut Transport, order: Order) {
+    fn close(&mut self, transport: &mut Transport, mut order: Order) {
         let shared = self.shared;
-        let now = Instant::now();
-        let deadline = now + order.deadline.saturating_duration_since(now).mul_f64(0.75);
+        let share = |order: Order| {
+            let now = Instant::now();
+            now + order.deadline.saturating_duration_since(now).mul_f64(0.75)
+        };
+        let mut deadline = share(order);
         shared.gate.close(Pass::Queue);
         shared.status.set(ReadyState::Closing);
         let mut asked = false;
         while Instant::now() < deadline {
+            // A shutdown may have less patience than what we began with.
+            if let Some(later) = shared.orders.standing().filter(|later| later.deadline < order.deadline) {
+                (order, deadline) = (later, share(later));
+            }
             if !asked {
                 self.take_commands();
             }
