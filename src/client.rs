@@ -101,7 +101,7 @@ impl Client {
             Ok(()) => Ok(client),
             Err(error) => {
                 let _ = client.close();
-                Err(error.map_or(StartError::ShutDown, StartError::Connect))
+                Err(error)
             }
         }
     }

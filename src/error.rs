@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::event::{ParkReason, ReadyState};
+use crate::event::{ExitReason, ParkReason, ReadyState};
 use crate::message::Message;
 
 /// A configuration that cannot be meant: names the option and the rule that it breaks.
@@ -231,6 +231,9 @@ pub enum StartError {
     Os(Box<str>),
     /// [`Client::connect`](crate::Client::connect) only: the first attempt failed.
     Connect(ConnectError),
+    /// [`Client::connect`](crate::Client::connect) only: the client's thread ended before it was open, most likely
+    /// because the factory of its handler panicked.
+    Ended(ExitReason),
 }
 
 impl fmt::Display for StartError {
@@ -244,6 +247,7 @@ impl fmt::Display for StartError {
             Self::ShutDown => f.write_str("the supervisor has shut down"),
             Self::Os(message) => write!(f, "the operating system gave no resources for another client: {message}"),
             Self::Connect(error) => error.fmt(f),
+            Self::Ended(reason) => write!(f, "the client ended before it was open: {reason}"),
         }
     }
 }

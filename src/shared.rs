@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::command::{Order, OrderKind, Orders, Outbound};
 use crate::config::ClientConfig;
 use crate::delivery::{Tag, Way};
-use crate::error::{ConnectError, WaitError};
+use crate::error::{ConnectError, StartError, WaitError};
 use crate::event::{ClientId, Event, ExitReason, ParkReason, ReadyState};
 use crate::gate::{Gate, Pass};
 use crate::health::Health;
@@ -68,11 +68,13 @@ struct Inner {
     state: ReadyState,
     last_error: Option<ConnectError>,
     parked: Option<ParkReason>,
+    ever_open: bool,
+    closed: Option<ExitReason>,
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { state: ReadyState::Connecting, last_error: None, parked: None }
+        Self { state: ReadyState::Connecting, last_error: None, parked: None, ever_open: false, closed: None }
     }
 }
 
@@ -98,12 +100,17 @@ impl Status {
         self.change(|inner| (inner.state, inner.parked) = (ReadyState::Parked, Some(reason)));
     }
 
+    pub(crate) fn close(&self, reason: ExitReason) {
+        self.change(|inner| (inner.state, inner.closed) = (ReadyState::Closed, Some(reason)));
+    }
+
     fn change(&self, change: impl FnOnce(&mut Inner)) {
         let mut inner = self.inner.lock();
         if inner.state != ReadyState::Closed {
             change(&mut inner);
             if inner.state == ReadyState::Open {
                 inner.last_error = None;
+                inner.ever_open = true;
             }
         }
         self.changed.notify_all();
@@ -140,15 +147,15 @@ impl Status {
         })?
     }
 
-    /// For the unsupervised door: open, or why the first attempt failed.
-    pub(crate) fn wait_for_first(&self) -> Result<(), Option<ConnectError>> {
-        let first = self.wait(Duration::MAX, |inner| match (inner.state, &inner.last_error) {
-            (ReadyState::Open, _) => Some(Ok(())),
-            (_, Some(error)) => Some(Err(Some(error.clone()))),
-            (ReadyState::Closed, None) => Some(Err(None)),
+    /// For the unsupervised door: open (if only for a moment), or why the first attempt failed.
+    pub(crate) fn wait_for_first(&self) -> Result<(), StartError> {
+        let first = self.wait(Duration::MAX, |inner| match (&inner.last_error, &inner.closed) {
+            _ if inner.ever_open => Some(Ok(())),
+            (Some(error), _) => Some(Err(StartError::Connect(error.clone()))),
+            (None, Some(reason)) => Some(Err(StartError::Ended(reason.clone()))),
             _ => None,
         });
-        first.unwrap_or(Err(None))
+        first.unwrap_or(Err(StartError::ShutDown))
     }
 
     pub(crate) fn wait_until_closed(&self, timeout: Duration) -> bool {
@@ -304,11 +311,11 @@ impl Shared {
         match end {
             End::Closed(ExitReason::Closed) => {
                 log::info!("client `{name}` ({target}): closed");
-                self.status.set(ReadyState::Closed);
+                self.status.close(ExitReason::Closed);
             }
             End::Closed(reason) => {
                 log::error!("client `{name}` ({target}): ended: {reason}");
-                self.status.set(ReadyState::Closed);
+                self.status.close(reason.clone());
             }
             End::Parked(reason) => {
                 log::error!("client `{name}` ({target}): parked: {reason}");

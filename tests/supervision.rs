@@ -366,6 +366,12 @@ fn an_unsupervised_client_reconnects_closes_and_reports_a_failed_start() {
         other => panic!("{other:?}"),
     }
     let panics = Server::start(Script::silent().greet(|_| vec!["panic".into()])).unwrap();
+    // Open for a moment only, and yet it was open.
     let client = Client::connect(fragile(&panics)).unwrap();
     wait_for_state(&client, ReadyState::Closed);
+    let broken = config(&server).delivery(Delivery::inline(|| -> Fragile { panic!("no handler") }));
+    match Client::connect(broken) {
+        Err(StartError::Ended(ExitReason::Panicked(message))) => assert_eq!(&*message, "no handler"),
+        other => panic!("{other:?}"),
+    }
 }
