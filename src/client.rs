@@ -19,7 +19,7 @@ use crate::message::Message;
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::supervisor::Tree;
-use crate::worker::thread_main;
+use crate::worker;
 
 /// A handle of one WebSocket client. Cheap to clone, usable from any thread, valid across every reconnect and restart
 /// of its client.
@@ -90,11 +90,7 @@ impl Client {
         }
         let os = |error: std::io::Error| StartError::Os(error.to_string().into());
         let shared = Arc::new(Shared::new(config, false).map_err(os)?);
-        let worker = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name(shared.tag.name.to_string())
-            .spawn(move || thread_main(&worker, None))
-            .map_err(os)?;
+        let thread = worker::start(&shared, None, ()).map_err(os)?;
         let keeper = Arc::new(Unsupervised { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
         let client = Self { shared, keeper: Keeper::Handles(keeper) };
         match client.shared.status.wait_for_first() {

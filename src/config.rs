@@ -21,6 +21,39 @@ pub enum IdleStrategy {
     /// Sleep in the kernel until bytes arrive, a deadline passes or a caller sends. The default.
     #[default]
     Park,
+    /// Never sleep while a connection is open: look at the socket and at the callers in turn. Takes a whole core, so
+    /// pin the client to one of its own ([`ClientConfig::pin_to`]). Without a connection it sleeps as `Park` does.
+    BusySpin,
+    /// Spin for so many turns, then yield to other threads for so many, then sleep as `Park` does; begin anew whenever
+    /// there was something to do.
+    Backoff {
+        /// Turns that spin, each about a microsecond.
+        spins: u32,
+        /// Turns after those that yield.
+        yields: u32,
+    },
+}
+
+impl IdleStrategy {
+    /// Whether to sleep after so many turns without work; otherwise rests for one turn.
+    pub(crate) fn may_park(self, idle_turns: u32) -> bool {
+        match self {
+            Self::Park => true,
+            Self::BusySpin => {
+                std::hint::spin_loop();
+                false
+            }
+            Self::Backoff { spins, .. } if idle_turns < spins => {
+                std::hint::spin_loop();
+                false
+            }
+            Self::Backoff { spins, yields } if idle_turns - spins < yields => {
+                std::thread::yield_now();
+                false
+            }
+            Self::Backoff { .. } => true,
+        }
+    }
 }
 
 /// When the supervisor starts a client again after its worker has ended (OTP's child types).
@@ -85,6 +118,7 @@ pub struct ClientConfig {
     pub(crate) read_buffer: usize,
     pub(crate) nodelay: bool,
     pub(crate) idle: IdleStrategy,
+    pub(crate) core: Option<usize>,
     pub(crate) resolver: Option<Arc<ResolveFn>>,
 }
 
@@ -185,6 +219,7 @@ impl ClientConfig {
             read_buffer: 16 << 10,
             nodelay: true,
             idle: IdleStrategy::Park,
+            core: None,
             resolver: None,
         })
     }
@@ -324,6 +359,41 @@ impl ClientConfig {
     pub fn idle_strategy(mut self, idle: IdleStrategy) -> Self {
         self.idle = idle;
         self
+    }
+
+    /// Runs the client's thread on this core only, counted from 0. Refused at the start if this process may not use it.
+    /// Defaults to wherever the operating system puts it.
+    pub fn pin_to(mut self, core: usize) -> Self {
+        self.core = Some(core);
+        self
+    }
+
+    /// For the one client that must be fast: [`IdleStrategy::BusySpin`] on a core of its own.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.low_latency(3);
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn low_latency(self, core: usize) -> Self {
+        self.idle_strategy(IdleStrategy::BusySpin).pin_to(core)
+    }
+
+    /// For thousands of quiet clients: small buffers and queues (reads of 4 KiB, 256 events, 64 messages to send) and
+    /// a ping every 30 s.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.many_clients();
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn many_clients(self) -> Self {
+        self.read_buffer(4 << 10)
+            .event_capacity(256)
+            .send_capacity(64)
+            .heartbeat(Heartbeat::ping_pong(Duration::from_secs(30)))
     }
 
     /// Resolves names by this function instead of the system's resolver. It may block: it runs on a thread of its

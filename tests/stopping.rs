@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{LONG, config, eventually, ms, wait_for_state};
+use common::{LONG, config, eventually, ms, thread_status, wait_for_state};
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
@@ -306,16 +306,8 @@ fn a_shutdown_shortens_a_close_that_is_under_way() {
 }
 
 /// How often a thread of this process went to sleep, by its name.
-fn sleeps(name: &str) -> Option<u64> {
-    for task in Path::new("/proc/self/task").read_dir().ok()? {
-        let task = task.ok()?.path();
-        if std::fs::read_to_string(task.join("comm")).ok()?.trim() == name {
-            let status = std::fs::read_to_string(task.join("status")).ok()?;
-            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
-            return line.split_whitespace().last()?.parse().ok();
-        }
-    }
-    None
+fn sleeps(thread: &str) -> Option<u64> {
+    thread_status(thread, "voluntary_ctxt_switches")?.parse().ok()
 }
 
 /// Idle or held up, a worker sleeps: it does not look around all the time.

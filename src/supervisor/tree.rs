@@ -19,7 +19,7 @@ use crate::config::ClientConfig;
 use crate::error::{StartError, StopError};
 use crate::event::{ClientId, ExitReason, ParkReason, ReadyState};
 use crate::shared::{End, Shared};
-use crate::worker::{panic_message, thread_main};
+use crate::worker::{self, panic_message};
 
 const EVENTS: usize = 1024;
 
@@ -299,12 +299,7 @@ impl Tree {
         shared: &Arc<Shared>,
         restarted: Option<(ExitReason, u64)>,
     ) -> io::Result<JoinHandle<ExitReason>> {
-        let shared = shared.clone();
-        let notice = ExitNotice { notices: self.notices.0.clone(), client: shared.tag.id };
-        std::thread::Builder::new().name(shared.tag.name.to_string()).spawn(move || {
-            let _notice = notice;
-            thread_main(&shared, restarted)
-        })
+        worker::start(shared, restarted, ExitNotice { notices: self.notices.0.clone(), client: shared.tag.id })
     }
 
     pub(crate) fn stop(&self, client: ClientId) -> Result<(), StopError> {

@@ -5,8 +5,10 @@ mod context;
 pub(crate) mod outbox;
 mod serve;
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use self::context::Context;
@@ -21,8 +23,47 @@ use crate::shared::{Seat, Shared};
 use crate::supervisor::exit::{Fate, fate};
 use crate::transport::wait;
 
+/// Starts a worker's thread, on its core if it has one. `last` is dropped as the last thing the thread does.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    restarted: Option<(ExitReason, u64)>,
+    last: impl Send + 'static,
+) -> io::Result<JoinHandle<ExitReason>> {
+    let (pinned, is_pinned) = crossbeam_channel::bounded(1);
+    let core = shared.config.core;
+    let worker = shared.clone();
+    let run = move || {
+        if core.is_some_and(|core| !pin(core)) {
+            drop(pinned);
+            return ExitReason::Closed;
+        }
+        let _ = pinned.send(());
+        let _last = last;
+        thread_main(&worker, restarted)
+    };
+    let thread = std::thread::Builder::new().name(shared.tag.name.to_string()).spawn(run)?;
+    match (is_pinned.recv(), core) {
+        (Err(_), Some(core)) => {
+            let message = format!("option `pin_to`: this process may not use core {core}; it may use {:?}", cores());
+            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+        }
+        _ => Ok(thread),
+    }
+}
+
+/// The kernel's set of cores has room for this many.
+const MAX_CORES: usize = 1024;
+
+fn pin(core: usize) -> bool {
+    core < MAX_CORES && core_affinity::set_for_current(core_affinity::CoreId { id: core })
+}
+
+fn cores() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
+}
+
 /// The whole of a worker's thread. A panic is accounted for and then passed on to whoever joins.
-pub(crate) fn thread_main(shared: &Arc<Shared>, restarted: Option<(ExitReason, u64)>) -> ExitReason {
+fn thread_main(shared: &Arc<Shared>, restarted: Option<(ExitReason, u64)>) -> ExitReason {
     shared.set_thread();
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut seat = shared.seat.lock();
@@ -77,6 +118,8 @@ struct Run<'a> {
     shared: &'a Arc<Shared>,
     seat: &'a mut Seat,
     handler: Option<Box<dyn Handler>>,
+    /// Turns in a row that found nothing to do.
+    idle_turns: u32,
 }
 
 impl<'a> Run<'a> {
@@ -85,7 +128,7 @@ impl<'a> Run<'a> {
             Way::Inline(factory) => Some(factory()),
             _ => None,
         };
-        Self { shared, seat, handler }
+        Self { shared, seat, handler, idle_turns: 0 }
     }
 
     fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {

@@ -118,6 +118,7 @@ impl Run<'_> {
                 Some(epoch) => debug_assert_eq!(epoch, self.seat.epoch),
             }
             self.seat.outbox.push(item);
+            self.idle_turns = 0;
         }
     }
 
@@ -127,7 +128,10 @@ impl Run<'_> {
                 return Ok(Read::Paused);
             }
             match transport.read(now)? {
-                Incoming::Message(message) => self.received(transport, monitor, message, now)?,
+                Incoming::Message(message) => {
+                    self.idle_turns = 0;
+                    self.received(transport, monitor, message, now)?;
+                }
                 Incoming::Ping => {
                     // The pong is queued behind whatever is being written; do not let it wait for a next turn.
                     self.seat.outbox.drive(transport, &self.shared.counters.sent)?;
@@ -209,6 +213,11 @@ impl Run<'_> {
 
     fn wait(&mut self, transport: &mut Transport, read: Read, deadline: Option<Instant>) -> Result<(), Broken> {
         let shared = self.shared;
+        if !shared.config.idle.may_park(self.idle_turns) {
+            self.idle_turns = self.idle_turns.saturating_add(1);
+            transport.refresh();
+            return Ok(());
+        }
         let takes_commands = self.seat.outbox.is_empty();
         // A paused socket is not polled for reading: it would be readable all the time.
         let socket = match read {

@@ -1,6 +1,8 @@
 //! What the tests share: short settings, and waiting for events with a generous deadline.
 #![allow(dead_code, missing_docs)]
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ws_supervisor::testing::Server;
@@ -65,4 +67,17 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 pub fn wait_for_state(client: &Client, state: ReadyState) {
     eventually(&format!("{state}"), || client.ready_state() == state);
+}
+
+/// What Linux says of a thread of this process, by its name: the value of a field of its status.
+pub fn thread_status(thread: &str, field: &str) -> Option<String> {
+    for task in Path::new("/proc/self/task").read_dir().ok()? {
+        let task = task.ok()?.path();
+        if fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread) {
+            let status = fs::read_to_string(task.join("status")).ok()?;
+            let line = status.lines().find(|line| line.split(':').next() == Some(field))?;
+            return line.split_whitespace().last().map(str::to_owned);
+        }
+    }
+    None
 }
