@@ -13,6 +13,8 @@ pub(crate) struct Child {
     pub(crate) shared: Arc<Shared>,
     /// The running worker; taken out to be joined.
     pub(crate) thread: Option<JoinHandle<ExitReason>>,
+    /// Which run of the worker that is: a notice of an earlier one is old news.
+    pub(crate) run: u64,
     /// An exit that was joined and not yet acted upon: a supervisor thread that panics in between leaves it here.
     pub(crate) exit: Option<ExitReason>,
     pub(crate) intensity: RestartIntensity,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ const EVENTS: usize = 1024;
 
 pub(crate) struct Tree {
     settings: SupervisorBuilder,
+    runs: AtomicU64,
     table: Mutex<Table>,
     /// A client left the table, or the supervisor ended.
     changed: Condvar,
@@ -46,7 +48,10 @@ enum Phase {
 }
 
 enum Notice {
-    Exited(ClientId),
+    Exited {
+        client: ClientId,
+        run: u64,
+    },
     ShutDown,
     #[cfg(feature = "testing")]
     Panic,
@@ -56,11 +61,12 @@ enum Notice {
 struct ExitNotice {
     notices: Sender<Notice>,
     client: ClientId,
+    run: u64,
 }
 
 impl Drop for ExitNotice {
     fn drop(&mut self) {
-        let _ = self.notices.send(Notice::Exited(self.client));
+        let _ = self.notices.send(Notice::Exited { client: self.client, run: self.run });
     }
 }
 
@@ -92,6 +98,7 @@ impl Tree {
         let intensity = RestartIntensity::new(settings.max_restarts, settings.window);
         Self {
             settings,
+            runs: AtomicU64::new(0),
             table: Mutex::new(Table {
                 children: BTreeMap::new(),
                 intensity,
@@ -119,7 +126,7 @@ impl Tree {
                 Some(deadline) => self.notices.1.recv_deadline(deadline).ok(),
             };
             match notice {
-                Some(Notice::Exited(client)) => self.exited(client),
+                Some(Notice::Exited { client, run }) => self.exited(client, run),
                 #[cfg(feature = "testing")]
                 Some(Notice::Panic) => panic!("a panic that a test asked for"),
                 Some(Notice::ShutDown) | None => {}
@@ -133,20 +140,30 @@ impl Tree {
         let ended: Vec<_> = {
             let table = self.table.lock();
             let ended = |child: &Child| child.thread.as_ref().is_none_or(JoinHandle::is_finished) && !child.parked;
-            table.children.iter().filter(|(_, child)| ended(child)).map(|(client, _)| *client).collect()
+            table
+                .children
+                .iter()
+                .filter(|(_, child)| ended(child))
+                .map(|(client, child)| (*client, child.run))
+                .collect()
         };
-        for client in ended {
-            self.exited(client);
+        for (client, run) in ended {
+            self.exited(client, run);
         }
     }
 
     /// A worker has ended: join it, then decide.
-    fn exited(self: &Arc<Self>, client: ClientId) {
-        let thread = self.table.lock().children.get_mut(&client).and_then(|child| child.thread.take());
+    fn exited(self: &Arc<Self>, client: ClientId, run: u64) {
+        let of_this_run = |child: &&mut Child| child.run == run;
+        let thread = {
+            let mut table = self.table.lock();
+            let child = table.children.get_mut(&client).filter(of_this_run);
+            child.and_then(|child| child.thread.take())
+        };
         // The thread has said that it is done, so this does not wait.
         let joined = thread.map(JoinHandle::join);
         let mut table = self.table.lock();
-        let Some(child) = table.children.get_mut(&client) else { return };
+        let Some(child) = table.children.get_mut(&client).filter(of_this_run) else { return };
         if let Some(result) = joined {
             child.exit = Some(result.unwrap_or_else(|payload| ExitReason::Panicked(panic_message(payload.as_ref()))));
         } else if child.parked || child.thread.is_some() {
@@ -220,8 +237,8 @@ impl Tree {
             }
             let restarts = shared.counters.restarts.get();
             match self.start_worker(&shared, Some((exit.clone(), restarts))) {
-                Ok(thread) => {
-                    (child.thread, child.exit) = (Some(thread), None);
+                Ok((thread, run)) => {
+                    (child.thread, child.run, child.exit) = (Some(thread), run, None);
                     log::warn!("client `{name}`: restarted ({exit}), {restarts} times now");
                     if counted {
                         self.tell(SupervisorEvent::Restarted { client, name, reason: exit, restarts });
@@ -281,10 +298,11 @@ impl Tree {
         if table.children.values().any(|child| child.shared.tag.name == shared.tag.name) {
             return Err(StartError::DuplicateName((&*shared.tag.name).into()));
         }
-        let thread = self.start_worker(&shared, None).map_err(os)?;
+        let (thread, run) = self.start_worker(&shared, None).map_err(os)?;
         let child = Child {
             shared: shared.clone(),
             thread: Some(thread),
+            run,
             exit: None,
             intensity: RestartIntensity::new(self.settings.max_restarts, self.settings.window),
             parked: false,
@@ -294,12 +312,15 @@ impl Tree {
         Ok(shared)
     }
 
+    /// Starts a run of a client's worker; returns its thread and its number.
     fn start_worker(
         &self,
         shared: &Arc<Shared>,
         restarted: Option<(ExitReason, u64)>,
-    ) -> io::Result<JoinHandle<ExitReason>> {
-        worker::start(shared, restarted, ExitNotice { notices: self.notices.0.clone(), client: shared.tag.id })
+    ) -> io::Result<(JoinHandle<ExitReason>, u64)> {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
+        let notice = ExitNotice { notices: self.notices.0.clone(), client: shared.tag.id, run };
+        Ok((worker::start(shared, restarted, notice)?, run))
     }
 
     pub(crate) fn stop(&self, client: ClientId) -> Result<(), StopError> {
@@ -355,12 +376,14 @@ impl Tree {
         };
         let shared = child.shared.clone();
         shared.seat.lock().reconnect.reset();
+        // What was asked of the run that parked itself is done by starting another.
+        shared.orders.clear();
         shared.status.set(ReadyState::Connecting);
         shared.gate.set(crate::gate::Pass::Queue);
         match self.start_worker(&shared, None) {
-            Ok(thread) => {
+            Ok((thread, run)) => {
                 child.intensity.forgive();
-                (child.thread, child.parked) = (Some(thread), false);
+                (child.thread, child.run, child.parked) = (Some(thread), run, false);
                 log::info!("client `{}`: resumed", shared.tag.name);
                 Ok(())
             }
