@@ -42,8 +42,9 @@ pub(crate) fn start(
         thread_main(&worker, restarted)
     };
     let thread = std::thread::Builder::new().name(shared.tag.name.to_string()).spawn(run)?;
-    match (is_pinned.recv(), core) {
-        (Err(_), Some(core)) => {
+    match core {
+        // The thread's first act is to pin itself, so this does not wait for long.
+        Some(core) if is_pinned.recv().is_err() => {
             let message = format!("option `pin_to`: this process may not use core {core}; it may use {:?}", cores());
             Err(io::Error::new(io::ErrorKind::InvalidInput, message))
         }

@@ -1,8 +1,4 @@
-//! How long a message takes from the caller to the server while the line is silent and the worker sleeps: ours beside
-//! a bare tungstenite write on the caller's own thread, interleaved in one run, as a ratio.
-//!
-//! `cargo bench --bench latency` prints a table; with `-- --json` the last line is one JSON object. The exit status
-//! is 1 when the median ratio is above 4.
+//! From the caller to the server, while the line is silent: a caller's thread sends, the server's notes the age.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -11,12 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use ws_supervisor::{Client, ClientConfig, Heartbeat};
+use ws_supervisor::{Client, ClientConfig, Heartbeat, IdleStrategy};
 
-const ROUNDS: usize = 5;
+use crate::median;
+
 const MESSAGES: u64 = 2000;
-const BOUND: f64 = 4.0;
 
 /// A blocking tungstenite server that notes how old each message is when it has it.
 struct Sink {
@@ -60,15 +55,14 @@ impl Sink {
                 std::hint::spin_loop();
             }
         }
-        let mut ages = std::mem::take(&mut *self.ages.lock().unwrap());
+        let ages = std::mem::take(&mut *self.ages.lock().unwrap());
         drop(send);
         self.thread.join().expect("the server's thread");
-        ages.sort_unstable();
-        ages[ages.len() / 2] as f64 / 1e3
+        median(ages.into_iter().map(|age| age as f64 / 1e3).collect())
     }
 }
 
-fn bare() -> f64 {
+pub fn bare() -> f64 {
     let epoch = Instant::now();
     let sink = Sink::start(epoch).expect("a server");
     let tcp = TcpStream::connect(sink.url.trim_start_matches("ws://").trim_end_matches('/')).expect("a connection");
@@ -77,30 +71,10 @@ fn bare() -> f64 {
     sink.measure(epoch, move |text| socket.send(tungstenite::Message::text(text)).expect("a write"))
 }
 
-fn ours() -> f64 {
+pub fn ours(idle: IdleStrategy) -> f64 {
     let epoch = Instant::now();
     let sink = Sink::start(epoch).expect("a server");
-    let config = ClientConfig::new(&sink.url).expect("a URL").heartbeat(Heartbeat::disabled());
+    let config = ClientConfig::new(&sink.url).expect("a URL").heartbeat(Heartbeat::disabled()).idle_strategy(idle);
     let client = Client::connect(config).expect("a connection");
     sink.measure(epoch, move |text| client.send(text).expect("accepted"))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn main() {
-    let rounds: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (bare(), ours())).collect();
-    for (bare, ours) in &rounds {
-        println!("caller to server, Park: bare {bare:6.1} µs   ours {ours:6.1} µs   ratio {:.2}", ours / bare);
-    }
-    let ratio = median(rounds.iter().map(|(bare, ours)| ours / bare).collect());
-    println!("median ratio of {ROUNDS} rounds of {MESSAGES} messages: {ratio:.2} (bound {BOUND})");
-    if std::env::args().any(|arg| arg == "--json") {
-        let (bare, ours) = rounds.into_iter().unzip();
-        let row = json!({ "bare_us": median(bare), "ours_us": median(ours), "ratio": ratio });
-        println!("{}", json!({ "caller_to_server_park": row }));
-    }
-    std::process::exit(i32::from(ratio > BOUND));
 }
