@@ -430,7 +430,8 @@ pub enum StopError {
     /// The supervisor has no client of this id; it may have ended before.
     NotFound,
     /// The thread of this client did not come back within the grace time, most likely because a handler of yours does
-    /// not return. Its socket is shut, its thread is left behind.
+    /// not return. Its socket is shut, its thread is left behind, and with it the messages it had taken and not
+    /// written: they are in no event.
     LeftBehind(Box<str>),
     /// The client is not in a state for this: for example, only a parked client can be resumed.
     NotParked,

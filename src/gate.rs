@@ -32,23 +32,30 @@ const EPOCH_SHIFT: u32 = 24;
 #[derive(Debug)]
 pub(crate) struct Gate {
     word: AtomicU64,
+    /// Whether anyone may pass in `Pass::Queue`.
+    queues: bool,
 }
 
-/// A sender on its way through; the worker waits for it to drop.
+/// A sender on its way through; the worker waits for it to drop. Who is turned away is not on its way.
 pub(crate) struct Passage<'a> {
-    gate: &'a Gate,
+    gate: Option<&'a Gate>,
     pub(crate) pass: Pass,
 }
 
 impl Gate {
-    pub(crate) fn new() -> Self {
-        Self { word: AtomicU64::new(encode(Pass::Queue)) }
+    pub(crate) fn new(queues: bool) -> Self {
+        Self { word: AtomicU64::new(encode(Pass::Queue)), queues }
     }
 
     /// Enters. While the passage lives, a worker that closes the gate waits: enqueue and let go, nothing else.
     pub(crate) fn enter(&self) -> Passage<'_> {
+        // A look first: however many senders knock at a closed gate, none of them keeps the worker that closed it.
+        let pass = decode(self.word.load(Ordering::Acquire));
+        if pass == Pass::Shut || (pass == Pass::Queue && !self.queues) {
+            return Passage { gate: None, pass };
+        }
         let word = self.word.fetch_add(1, Ordering::AcqRel);
-        Passage { gate: self, pass: decode(word) }
+        Passage { gate: Some(self), pass: decode(word) }
     }
 
     /// Lets `pass` through from now on. Called by the one that owns the client's worker state.
@@ -75,7 +82,9 @@ impl Gate {
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        self.gate.word.fetch_sub(1, Ordering::Release);
+        if let Some(gate) = self.gate {
+            gate.word.fetch_sub(1, Ordering::Release);
+        }
     }
 }
 
@@ -101,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_passage_keeps_the_epoch_it_entered_with() {
-        let gate = Gate::new();
+        let gate = Gate::new(false);
         gate.set(Pass::Open { epoch: 7 });
         let passage = gate.enter();
         gate.set(Pass::Shut);
@@ -122,7 +131,7 @@ mod loom_tests {
     #[test]
     fn nothing_is_accepted_after_what_close_drained() {
         crate::wake::explore(|| {
-            let gate = Arc::new(Gate::new());
+            let gate = Arc::new(Gate::new(false));
             gate.set(Pass::Open { epoch: 1 });
             // The channel, as far as the promise goes: how many messages are in it.
             let channel = Arc::new(AtomicUsize::new(0));

@@ -180,7 +180,7 @@ impl Shared {
             Queue::new(outlet, tag.clone(), config.overflow, config.event_capacity, config.send_capacity)
         });
         Ok(Self {
-            gate: Gate::new(),
+            gate: Gate::new(config.queue_while_disconnected > 0),
             wake: Arc::new(Wake::new()?),
             outbound: crossbeam_channel::bounded(config.send_capacity.max(config.queue_while_disconnected)),
             queued: AtomicUsize::new(0),
@@ -294,6 +294,7 @@ impl Shared {
                         Some(receipt) => receipt.settle(false),
                         None => unsent.push(item.message),
                     }
+                    self.counters.unsent.add(1);
                 }
                 end.event(unsent)
             }
