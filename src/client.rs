@@ -1,7 +1,6 @@
 //! The handle: what callers hold. Touches the shared state, the channels and the wake; never the socket.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -137,16 +136,19 @@ impl Client {
             return Err(SendError::TooLarge { message, limit });
         }
         let passage = shared.gate.enter();
-        let epoch = match passage.pass {
-            Pass::Open { epoch } => Some(epoch),
-            Pass::Queue if self.claim_queue_place() => None,
-            Pass::Queue if shared.config.queue_while_disconnected > 0 => return Err(SendError::Full { message }),
+        let max_queued = shared.config.queue_while_disconnected;
+        let (epoch, place) = match passage.pass {
+            Pass::Open { epoch } => (Some(epoch), None),
+            Pass::Queue if max_queued > 0 => match shared.places.take(max_queued) {
+                None => return Err(SendError::Full { message }),
+                place => (None, place),
+            },
             Pass::Queue | Pass::Shut => {
                 drop(passage);
                 return Err(SendError::NotOpen { message, state: self.ready_state() });
             }
         };
-        let outbound = Outbound { message, epoch, receipt };
+        let outbound = Outbound { message, epoch, receipt, place };
         let result = shared.outbound.0.try_send(outbound);
         drop(passage);
         match result {
@@ -155,18 +157,9 @@ impl Client {
                 Ok(())
             }
             Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
-                if epoch.is_none() {
-                    shared.queued.fetch_sub(1, Ordering::Relaxed);
-                }
                 Err(SendError::Full { message: item.message })
             }
         }
-    }
-
-    fn claim_queue_place(&self) -> bool {
-        let max = self.shared.config.queue_while_disconnected;
-        let claim = |queued: usize| (queued < max).then_some(queued + 1);
-        self.shared.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok()
     }
 
     /// As [`send`](Client::send), and returns once the kernel has all of the message, or says what is known instead.

@@ -1,6 +1,7 @@
 //! All that crosses down: messages to write, and orders. Touches `message` and atomics.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
@@ -14,7 +15,37 @@ pub(crate) struct Outbound {
     pub(crate) message: Message,
     /// The connection it was accepted for; `None`: whichever comes next.
     pub(crate) epoch: Option<u64>,
-    pub(crate) receipt: Option<std::sync::Arc<Receipt>>,
+    pub(crate) receipt: Option<Arc<Receipt>>,
+    /// Its place among those that wait for the next connection, until it is written or handed back.
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(crate) place: Option<Place>,
+}
+
+/// The places of `queue_while_disconnected`.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Arc<AtomicUsize>);
+
+/// A place that is taken; dropping it frees it.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Places {
+    /// Takes one of `max` places, if one is free.
+    pub(crate) fn take(&self, max: usize) -> Option<Place> {
+        let claim = |taken: usize| (taken < max).then_some(taken + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).ok()?;
+        Some(Place(self.0.clone()))
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How a `send_confirmed` learns what became of its message, and takes it back while it still can.
@@ -41,6 +72,11 @@ impl Receipt {
     /// The caller wants it back. False: too late.
     pub(crate) fn take_back(&self) -> bool {
         self.claim(TAKEN_BACK)
+    }
+
+    /// It was not written after all, and waits for the next connection.
+    pub(crate) fn wait_again(&self) {
+        let _ = self.state.compare_exchange(WRITING, WAITING, Ordering::AcqRel, Ordering::Acquire);
     }
 
     fn claim(&self, state: u8) -> bool {

@@ -3,14 +3,14 @@
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
 
-use crate::command::{Order, OrderKind, Orders, Outbound};
+use crate::command::{Order, OrderKind, Orders, Outbound, Places};
 use crate::config::ClientConfig;
 use crate::delivery::{Tag, Way};
 use crate::error::{ConnectError, StartError, WaitError};
@@ -32,8 +32,8 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(crate) wake: Arc<Wake>,
     pub(crate) outbound: (Sender<Outbound>, Receiver<Outbound>),
-    /// Messages accepted for the next connection and not yet taken by one.
-    pub(crate) queued: AtomicUsize,
+    /// For messages that wait for the next connection.
+    pub(crate) places: Places,
     pub(crate) orders: Orders,
     pub(crate) status: Status,
     pub(crate) counters: Counters,
@@ -183,7 +183,7 @@ impl Shared {
             gate: Gate::new(config.queue_while_disconnected > 0),
             wake: Arc::new(Wake::new()?),
             outbound: crossbeam_channel::bounded(config.send_capacity.max(config.queue_while_disconnected)),
-            queued: AtomicUsize::new(0),
+            places: Places::default(),
             orders: Orders::default(),
             status: Status::default(),
             counters: Counters::default(),
@@ -242,15 +242,10 @@ impl Shared {
         let mut kept = Vec::new();
         let accepted: Vec<Outbound> = seat.outbox.take_all().chain(self.outbound.1.try_iter()).collect();
         for item in accepted {
-            match (item.epoch, &item.receipt) {
-                (None, _) if keep_queued => {
-                    kept.push(item);
-                    continue;
-                }
-                (None, _) => {
-                    self.queued.fetch_sub(1, Ordering::Relaxed);
-                }
-                _ => {}
+            if keep_queued && item.epoch.is_none() {
+                item.receipt.iter().for_each(|receipt| receipt.wait_again());
+                kept.push(item);
+                continue;
             }
             self.counters.unsent.add(1);
             match &item.receipt {

@@ -346,3 +346,67 @@ fn a_worker_that_is_kept_busy_by_callers_still_reads() {
         done.store(true, Ordering::Relaxed);
     });
 }
+
+/// Every place of the queue is free again, whatever became of the messages in it.
+#[test]
+fn the_queue_while_disconnected_can_be_filled_again_and_again() {
+    let server = Server::start(Script::refuse(401)).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&server).queue_while_disconnected(4)).unwrap();
+    let park = || {
+        next(&client, |event| match event {
+            Event::Parked { unsent, .. } => Some(unsent.len()),
+            _ => None,
+        })
+    };
+    park();
+    for _ in 0..3 {
+        // Held up in the upgrade, so that there is time to fill the queue; then refused for good.
+        server.set_script(Script::refuse(401).delay_upgrade(ms(200)));
+        supervisor.resume_client(client.id()).unwrap();
+        let queued = (0..9).filter(|n| client.send(n.to_string()).is_ok()).count();
+        assert_eq!(queued, 4);
+        assert_eq!(park(), 4, "handed back");
+    }
+    // Taken by a connection that takes nothing, lost with it, and kept for the next.
+    server.set_script(Script::silent().then_deaf().delay_upgrade(ms(200)));
+    supervisor.resume_client(client.id()).unwrap();
+    let big = "x".repeat(8 << 20);
+    for _ in 0..4 {
+        client.send(big.as_str()).unwrap();
+    }
+    assert_eq!(next_open(&client), 1);
+    server.set_script(Script::silent());
+    server.reset();
+    assert_eq!(next_open(&client), 2);
+    assert!(server.wait_until(LONG, |records| records.last().unwrap().received.len() >= 3));
+    eventually("all written", || client.stats().sent == 4);
+    assert_eq!(client.stats().unsent, 12);
+}
+
+#[test]
+fn a_confirmed_send_may_wait_for_the_next_connection() {
+    let server = Server::start(Script::silent().then_deaf().delay_upgrade(ms(100))).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&server).queue_while_disconnected(2)).unwrap();
+    let waiting: Vec<_> = [12 << 20, 1]
+        .map(|size| {
+            let client = client.clone();
+            std::thread::spawn(move || client.send_confirmed("x".repeat(size), LONG))
+        })
+        .into();
+    // The first connection takes a part of the large one, if it comes first, and is lost.
+    assert_eq!(next_open(&client), 1);
+    server.set_script(Script::silent());
+    server.reset();
+    for waiting in waiting {
+        match waiting.join().unwrap() {
+            Ok(()) => {}
+            // Accepted only after the connection was open, and lost with it.
+            Err(ConfirmError::NotSent(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let stats = client.stats();
+    assert_eq!(stats.sent + stats.unsent, 2);
+}

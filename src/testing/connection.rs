@@ -368,5 +368,5 @@ impl Talk<'_> {
 }
 
 fn outbound(message: Message) -> Outbound {
-    Outbound { message, epoch: None, receipt: None }
+    Outbound { message, epoch: None, receipt: None, place: None }
 }

@@ -1,7 +1,5 @@
 //! What a [`Handler`](crate::Handler) may do with its client: the [`Context`].
 
-use std::sync::atomic::Ordering;
-
 use crate::command::{OrderKind, Outbound};
 use crate::error::SendError;
 use crate::event::ClientId;
@@ -49,7 +47,7 @@ impl Context<'_> {
         if self.outbox.waiting() >= config.send_capacity {
             return Err(SendError::Full { message });
         }
-        self.outbox.push(Outbound { message, epoch: self.epoch, receipt: None });
+        self.outbox.push(Outbound { message, epoch: self.epoch, receipt: None, place: None });
         Ok(())
     }
 
@@ -76,6 +74,6 @@ impl Context<'_> {
 
     /// Messages that wait for the next connection.
     pub fn queued(&self) -> usize {
-        self.shared.queued.load(Ordering::Relaxed)
+        self.shared.places.taken()
     }
 }

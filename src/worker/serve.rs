@@ -1,7 +1,6 @@
 //! One open connection: read, feed the heartbeat, act, deliver, write, wait; and the orderly close.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Ended, Pacer, Run};
@@ -110,13 +109,8 @@ impl Run<'_> {
             return;
         }
         for item in self.shared.outbound.1.try_iter().take(READ_BATCH) {
-            match item.epoch {
-                None => {
-                    self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-                }
-                // The gate sees to it that none is stale.
-                Some(epoch) => debug_assert_eq!(epoch, self.seat.epoch),
-            }
+            // The gate sees to it that none is stale.
+            debug_assert!(item.epoch.is_none_or(|epoch| epoch == self.seat.epoch));
             self.seat.outbox.push(item);
             self.idle_turns = 0;
         }
