@@ -294,3 +294,55 @@ fn a_venue_that_stops_its_heartbeat_is_lost() {
     });
     assert_eq!(next_open(&client), 2);
 }
+
+/// Answers every message, and is held up in the first.
+struct Slow {
+    seen: Sender<String>,
+    entered: Sender<()>,
+    held: crossbeam_channel::Receiver<()>,
+}
+
+impl Handler for Slow {
+    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+        if message.as_text() == Some("first") {
+            self.entered.send(()).unwrap();
+            let _ = self.held.recv();
+        }
+        let answered = context.send("answer").is_ok();
+        self.seen.send(format!("{} {answered}", message.as_text().unwrap())).unwrap();
+    }
+
+    fn on_event(&mut self, _: &mut Context<'_>, event: Event) {
+        if let Event::Disconnected { reason, unsent, .. } = event {
+            self.seen.send(format!("{reason}; {} unsent", unsent.len())).unwrap();
+        }
+    }
+}
+
+/// A write finds the connection broken while fills wait unread in the kernel: they are delivered.
+#[test]
+fn what_the_server_said_before_the_line_broke_is_still_delivered() {
+    let server = Server::scripted(|n| {
+        if n == 0 { Script::silent().greet(|_| vec!["first".into()]) } else { Script::hold_upgrade() }
+    })
+    .unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let (seen, saw) = unbounded();
+    let (entered, was_entered) = unbounded();
+    let (release, held) = crossbeam_channel::bounded(0);
+    let delivery = Delivery::inline(move || Slow { seen: seen.clone(), entered: entered.clone(), held: held.clone() });
+    supervisor.spawn_client(config(&server).delivery(delivery)).unwrap();
+    was_entered.recv_timeout(LONG).unwrap();
+    server.push("fill 1");
+    server.push("fill 2");
+    assert!(server.wait_until(LONG, |records| records[0].served == 3));
+    server.reset();
+    assert!(server.wait_until(LONG, |records| records[0].ended));
+    release.send(()).unwrap();
+    let mut expect = vec![];
+    while expect.len() < 4 {
+        expect.push(saw.recv_timeout(LONG).unwrap());
+    }
+    assert_eq!(expect[..3], ["first true", "fill 1 true", "fill 2 true"]);
+    assert!(expect[3].starts_with("connection lost") && expect[3].ends_with("unsent"), "{}", expect[3]);
+}

@@ -119,10 +119,6 @@ pub(super) fn serve(inner: &Inner, index: usize, line: &Arc<Line>, script: &Scri
     if !line.is_cut() {
         let _ = line.tcp.shutdown(Shutdown::Both);
     }
-    // The descriptor closes with the last of the `Line`; a reset must not wait for that.
-    if let Ok(None) = line.tcp.take_error() {
-        let _ = line.tcp.shutdown(Shutdown::Both);
-    }
 }
 
 fn serve_on(

@@ -92,7 +92,8 @@ struct Inner {
 #[derive(Default)]
 struct Book {
     records: Vec<Record>,
-    lines: Vec<Arc<Line>>,
+    /// `None` once the connection is over: the last to let go closes the descriptor, and only that sends a reset.
+    lines: Vec<Option<Arc<Line>>>,
     /// Threads of connections that have not ended.
     running: usize,
     listener: Option<TcpListener>,
@@ -182,7 +183,7 @@ impl Server {
 
     /// Sends a message on one connection.
     pub fn push_to(&self, index: usize, message: impl Into<Message>) {
-        if let Some(line) = self.inner.book.lock().lines.get(index) {
+        if let Some(Some(line)) = self.inner.book.lock().lines.get(index) {
             line.push(message.into());
         }
     }
@@ -280,15 +281,13 @@ impl Server {
 
     fn each(&self, act: impl Fn(&Line)) -> usize {
         let book = self.inner.book.lock();
-        let lines: Vec<_> = book.records.iter().filter(|record| !record.ended).map(|record| record.index).collect();
-        lines.iter().for_each(|index| act(&book.lines[*index]));
-        lines.len()
+        book.lines.iter().flatten().map(|line| act(line)).count()
     }
 
     fn each_open(&self, act: impl Fn(&Line)) -> usize {
         let book = self.inner.book.lock();
-        let open = book.records.iter().filter(|record| record.opened && !record.ended);
-        open.map(|record| act(&book.lines[record.index])).count()
+        let open = book.records.iter().zip(&book.lines).filter(|(record, _)| record.opened);
+        open.filter_map(|(_, line)| line.as_ref()).map(|line| act(line)).count()
     }
 }
 
@@ -368,7 +367,7 @@ impl Inner {
                 pongs: 0,
                 close_code: None,
             });
-            book.lines.push(line.clone());
+            book.lines.push(Some(line.clone()));
             book.running += 1;
             index
         };
@@ -390,6 +389,7 @@ impl Inner {
         {
             let mut book = self.book.lock();
             book.records[index].ended = true;
+            book.lines[index] = None;
             book.running -= 1;
         }
         self.changed.notify_all();

@@ -121,6 +121,10 @@ struct Run<'a> {
     handler: Option<Box<dyn Handler>>,
     /// Turns in a row that found nothing to do.
     idle_turns: u32,
+    /// The connection has nothing more to say.
+    reads_broken: bool,
+    /// The connection is lost and only read to its end.
+    writes_broken: bool,
 }
 
 impl<'a> Run<'a> {
@@ -129,7 +133,7 @@ impl<'a> Run<'a> {
             Way::Inline(factory) => Some(factory()),
             _ => None,
         };
-        Self { shared, seat, handler, idle_turns: 0 }
+        Self { shared, seat, handler, idle_turns: 0, reads_broken: false, writes_broken: false }
     }
 
     fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {

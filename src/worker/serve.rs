@@ -17,6 +17,9 @@ use crate::worker::Context;
 /// Messages read before commands and deadlines get their turn.
 const READ_BATCH: usize = 256;
 
+/// Batches read from a connection that can no longer be written to.
+const LAST_BATCHES: usize = 1024;
+
 /// What one turn of reading found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Read {
@@ -50,6 +53,7 @@ impl Run<'_> {
 
     fn serve_until_broken(&mut self, transport: &mut Transport) -> Result<Order, Broken> {
         let shared = self.shared;
+        (self.reads_broken, self.writes_broken) = (false, false);
         let opened = Instant::now();
         let (mut monitor, first) = Monitor::open(shared.config.heartbeat.clone(), fastrand::u64(..), opened);
         self.act(first)?;
@@ -62,9 +66,13 @@ impl Run<'_> {
                 return Ok(order);
             }
             self.take_commands();
-            self.seat.outbox.drive(transport, &shared.counters.sent)?;
+            let driven = self.drive(transport);
             let now = Instant::now();
-            let read = self.read_batch(transport, &mut monitor, now)?;
+            let read = match driven {
+                Ok(_) => self.read_batch(transport, &mut monitor, now),
+                Err(broken) => Err(broken),
+            };
+            let read = read.map_err(|broken| self.last_words(transport, &mut monitor, broken))?;
             if was_paused && read != Read::Paused {
                 monitor.excuse(now);
             }
@@ -121,14 +129,15 @@ impl Run<'_> {
             if self.seat.queue.as_mut().is_some_and(|queue| !queue.ready()) {
                 return Ok(Read::Paused);
             }
-            match transport.read(now)? {
+            let incoming = transport.read(now).inspect_err(|_| self.reads_broken = true)?;
+            match incoming {
                 Incoming::Message(message) => {
                     self.idle_turns = 0;
                     self.received(transport, monitor, message, now)?;
                 }
                 Incoming::Ping => {
                     // The pong is queued behind whatever is being written; do not let it wait for a next turn.
-                    self.seat.outbox.drive(transport, &self.shared.counters.sent)?;
+                    self.drive(transport)?;
                     if monitor.ping(now) {
                         self.heartbeat(monitor);
                     }
@@ -139,7 +148,7 @@ impl Run<'_> {
                     }
                 }
                 Incoming::Close(frame) => {
-                    let _ = self.seat.outbox.drive(transport, &self.shared.counters.sent);
+                    let _ = self.drive(transport);
                     return Err(lost(DisconnectReason::ClosedByServer(frame)));
                 }
                 Incoming::Nothing => return Ok(Read::CaughtUp),
@@ -147,6 +156,38 @@ impl Run<'_> {
             }
         }
         Ok(Read::More)
+    }
+
+    /// The connection is broken, most likely found by a write. What the server said before that may still be in the
+    /// kernel, fills of orders among it: it is read first, and a close frame in it is the better reason.
+    fn last_words(&mut self, transport: &mut Transport, monitor: &mut Monitor, broken: Broken) -> Broken {
+        if self.reads_broken || !matches!(broken.reason, DisconnectReason::Transport(_)) {
+            return broken;
+        }
+        self.writes_broken = true;
+        let mut last = broken;
+        for _ in 0..LAST_BATCHES {
+            transport.refresh();
+            match self.read_batch(transport, monitor, Instant::now()) {
+                Ok(Read::More) => {}
+                Ok(_) => break,
+                Err(found) => {
+                    if !matches!(found.reason, DisconnectReason::Transport(_)) {
+                        last = found;
+                    }
+                    break;
+                }
+            }
+        }
+        last
+    }
+
+    /// Writes what waits, as far as the kernel takes it.
+    fn drive(&mut self, transport: &mut Transport) -> Result<bool, Broken> {
+        if self.writes_broken {
+            return Ok(false);
+        }
+        self.seat.outbox.drive(transport, &self.shared.counters.sent)
     }
 
     fn heartbeat(&mut self, monitor: &Monitor) {
@@ -171,14 +212,14 @@ impl Run<'_> {
                 self.heartbeat(monitor);
             }
             self.act(verdict.action)?;
-            self.seat.outbox.drive(transport, &counters.sent)?;
+            self.drive(transport)?;
             return Ok(());
         }
         if let Some(handler) = &mut self.handler {
             let epoch = Some(self.seat.epoch);
             handler.on_message(&mut Context { shared: self.shared, outbox: &mut self.seat.outbox, epoch }, message);
             if !self.seat.outbox.is_empty() {
-                self.seat.outbox.drive(transport, &counters.sent)?;
+                self.drive(transport)?;
             }
         } else if let Some(queue) = &mut self.seat.queue {
             match queue.push_message(message) {
