@@ -256,7 +256,8 @@ impl ClientConfig {
         self
     }
 
-    /// How the client finds out that the line is dead. Defaults to a ping every 20 s, two of which may go unanswered.
+    /// How the client finds out that the line is dead. Defaults to a ping every 20 s; two in a row that go unanswered
+    /// end the connection.
     pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
         self.heartbeat = heartbeat;
         self
