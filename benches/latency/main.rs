@@ -1,89 +1,128 @@
 //! What the library costs on the way: ours beside raw TCP and bare tungstenite, interleaved in one run, as ratios.
 //!
-//! `cargo bench --bench latency` prints a table; with `-- --json` the last line is one JSON object. The exit status is 1
-//! when the median ratio of a caller's send to a sleeping worker is above 4.
+//! `cargo bench --bench latency` prints a table; with `-- --json` the last line is one JSON object with a key for each
+//! row. `--only TEXT` measures the rows whose key contains the text, `--rounds N` takes the medians of so many rounds
+//! (default 5). The exit status is 1 when a caller's send to a sleeping worker costs more than 4 times a bare write.
 
+mod flood;
+mod one_way;
+mod rig;
 mod round_trip;
-mod to_server;
+mod table;
 
-use serde_json::{Map, Value, json};
+use rig::{Contender, Times, Wire};
+use table::Table;
 use ws_supervisor::IdleStrategy;
 
-const ROUNDS: usize = 5;
+use crate::flood::Counts;
+
+const SAMPLES: usize = 3000;
+const MESSAGES: usize = 400_000;
 const SEND_BOUND: f64 = 4.0;
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
+const PARK: Contender = Contender::Ours(IdleStrategy::Park);
+const SPIN: Contender = Contender::Ours(IdleStrategy::BusySpin);
 
-/// One row: ours and what it is measured against, in µs, of each round.
-struct Row {
-    name: &'static str,
-    against: &'static str,
-    rounds: Vec<(f64, f64)>,
-}
-
-impl Row {
-    fn new(name: &'static str, against: &'static str) -> Self {
-        Self { name, against, rounds: vec![] }
-    }
-
-    fn ratio(&self) -> f64 {
-        median(self.rounds.iter().map(|(other, ours)| ours / other).collect())
-    }
-
-    fn medians(&self) -> (f64, f64) {
-        let (other, ours) = self.rounds.iter().copied().unzip();
-        (median(other), median(ours))
-    }
-
-    fn print(&self) {
-        let (other, ours) = self.medians();
-        let (name, against, ratio) = (self.name, self.against, self.ratio());
-        println!("{name:<42} {ours:7.1} µs   {against:<18} {other:7.1} µs   ratio {ratio:.2}");
-    }
-
-    fn json(&self) -> Value {
-        let (other, ours) = self.medians();
-        json!({ "ours_us": ours, "against": self.against, "against_us": other, "ratio": self.ratio() })
-    }
-}
+type OneWay = fn(&Wire, Contender, usize) -> Times;
 
 fn main() {
-    let mut send_park = Row::new("caller to server, Park, p50", "tungstenite write");
-    let mut send_spin = Row::new("caller to server, BusySpin, p50", "tungstenite write");
-    let mut trade_park = Row::new("tick to trade, inline, Park, p50", "raw blocking TCP");
-    let mut trade_park_99 = Row::new("tick to trade, inline, Park, p99", "raw blocking TCP");
-    let mut trade_bare = Row::new("tick to trade, bare tungstenite, p50", "raw blocking TCP");
-    let mut trade_spin = Row::new("tick to trade, inline, BusySpin, p50", "raw spinning TCP");
-    let mut trade_spin_99 = Row::new("tick to trade, inline, BusySpin, p99", "raw spinning TCP");
-    for _ in 0..ROUNDS {
-        let bare = to_server::bare();
-        send_park.rounds.push((bare, to_server::ours(IdleStrategy::Park)));
-        send_spin.rounds.push((bare, to_server::ours(IdleStrategy::BusySpin)));
-        let (raw, ours) = (round_trip::raw(false), round_trip::ours(IdleStrategy::Park));
-        trade_park.rounds.push((raw.percentile(50), ours.percentile(50)));
-        trade_park_99.rounds.push((raw.percentile(99), ours.percentile(99)));
-        trade_bare.rounds.push((raw.percentile(50), round_trip::bare().percentile(50)));
-        let (raw, ours) = (round_trip::raw(true), round_trip::ours(IdleStrategy::BusySpin));
-        trade_spin.rounds.push((raw.percentile(50), ours.percentile(50)));
-        trade_spin_99.rounds.push((raw.percentile(99), ours.percentile(99)));
+    let (mut json, mut only, mut rounds) = (false, String::new(), 5);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--json" => json = true,
+            "--only" => only = args.next().expect("`--only` needs a text"),
+            "--rounds" => rounds = args.next().and_then(|n| n.parse().ok()).expect("`--rounds` needs a number"),
+            // What cargo passes to every benchmark.
+            "--bench" => {}
+            other => panic!("`{other}` is not an option: try --json, --only TEXT, --rounds N"),
+        }
     }
-    let rows = [
-        ("caller_to_server_park", &send_park),
-        ("caller_to_server_busy_spin", &send_spin),
-        ("tick_to_trade_park", &trade_park),
-        ("tick_to_trade_park_p99", &trade_park_99),
-        ("tick_to_trade_tungstenite", &trade_bare),
-        ("tick_to_trade_busy_spin", &trade_spin),
-        ("tick_to_trade_busy_spin_p99", &trade_spin_99),
+    rig::pin(rig::first_core());
+    let mut table = Table::new(only);
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        measure(&mut table);
+    }
+    println!("medians of {rounds} interleaved rounds; 64 bytes of text on loopback where no size is given");
+    table.print();
+    if json {
+        println!("{}", table.json());
+    }
+    let send = table.ratio("caller_to_server_park");
+    std::process::exit(i32::from(send.is_some_and(|ratio| ratio > SEND_BOUND)));
+}
+
+fn measure(table: &mut Table) {
+    let plain = Wire::plain();
+    let raw = |spin| (Contender::Raw { spin }, "raw TCP");
+    let bare = |spin| (Contender::Bare { spin }, "tungstenite");
+    let latencies: [(&str, OneWay, Contender, (Contender, &str)); 9] = [
+        ("tick_to_trade_park", round_trip::tick_to_trade, PARK, raw(false)),
+        ("tick_to_trade_busy_spin", round_trip::tick_to_trade, SPIN, raw(true)),
+        ("tick_to_trade_tungstenite", round_trip::tick_to_trade, bare(false).0, raw(false)),
+        ("server_to_handler_park", one_way::to_handler, PARK, raw(false)),
+        ("server_to_handler_busy_spin", one_way::to_handler, SPIN, raw(true)),
+        ("server_to_caller_park", one_way::to_caller, PARK, raw(false)),
+        ("server_to_caller_busy_spin", one_way::to_caller, SPIN, raw(true)),
+        ("caller_to_server_park", one_way::to_server, PARK, bare(false)),
+        ("caller_to_server_busy_spin", one_way::to_server, SPIN, bare(false)),
     ];
-    println!("medians of {ROUNDS} interleaved rounds, 64 bytes of text on loopback");
-    rows.iter().for_each(|(_, row)| row.print());
-    if std::env::args().any(|arg| arg == "--json") {
-        let all: Map<String, Value> = rows.iter().map(|(key, row)| ((*key).to_owned(), row.json())).collect();
-        println!("{}", Value::Object(all));
+    for (key, way, ours, against) in latencies {
+        latency(table, key, &plain, way, ours, against);
     }
-    std::process::exit(i32::from(send_park.ratio() > SEND_BOUND));
+    for (key, counts, size) in [
+        ("flood_128_inline", Counts::Handler, 128),
+        ("flood_1024_inline", Counts::Handler, 1024),
+        ("flood_128_channel", Counts::Caller, 128),
+    ] {
+        rate(table, key, &plain, counts, size);
+    }
+    let tls = Wire::tls();
+    let latencies: [(&str, OneWay, Contender, (Contender, &str)); 8] = [
+        ("tls_tick_to_trade_park", round_trip::tick_to_trade, PARK, bare(false)),
+        ("tls_tick_to_trade_busy_spin", round_trip::tick_to_trade, SPIN, bare(true)),
+        ("tls_server_to_handler_park", one_way::to_handler, PARK, bare(false)),
+        ("tls_server_to_handler_busy_spin", one_way::to_handler, SPIN, bare(true)),
+        ("tls_server_to_caller_park", one_way::to_caller, PARK, bare(false)),
+        ("tls_server_to_caller_busy_spin", one_way::to_caller, SPIN, bare(true)),
+        ("tls_caller_to_server_park", one_way::to_server, PARK, bare(false)),
+        ("tls_caller_to_server_busy_spin", one_way::to_server, SPIN, bare(false)),
+    ];
+    for (key, way, ours, against) in latencies {
+        latency(table, key, &tls, way, ours, against);
+    }
+    for (key, counts, size) in [
+        ("tls_flood_128_inline", Counts::Handler, 128),
+        ("tls_flood_1024_inline", Counts::Handler, 1024),
+        ("tls_flood_128_channel", Counts::Caller, 128),
+    ] {
+        rate(table, key, &tls, counts, size);
+    }
+}
+
+/// The two contenders in slices of one another's time, so that what the machine does meanwhile hits both.
+fn latency(
+    table: &mut Table,
+    key: &'static str,
+    wire: &Wire,
+    way: OneWay,
+    ours: Contender,
+    against: (Contender, &'static str),
+) {
+    if table.wants(key) {
+        eprintln!("  {key}");
+        let other = way(wire, against.0, SAMPLES);
+        let ours = way(wire, ours, SAMPLES);
+        table.latency(key, against.1, &other, &ours);
+    }
+}
+
+fn rate(table: &mut Table, key: &'static str, wire: &Wire, counts: Counts, size: usize) {
+    if table.wants(key) {
+        eprintln!("  {key}");
+        let bare = flood::flood(wire, Contender::Bare { spin: false }, counts, size, MESSAGES);
+        let ours = flood::flood(wire, PARK, counts, size, MESSAGES);
+        table.rate(key, "tungstenite", bare, ours);
+    }
 }

@@ -1,0 +1,91 @@
+//! Floods: the server writes as fast as the kernel takes it, and the client counts. Messages a second.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use ws_supervisor::{Client, ClientConfig, Context, Delivery, Event, Handler, Message};
+
+use crate::rig::{Contender, Wire, server_frame};
+
+/// Who counts the messages of ours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Counts {
+    Handler,
+    Caller,
+}
+
+struct Counter {
+    left: usize,
+    done: Sender<()>,
+}
+
+impl Handler for Counter {
+    fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
+        self.left -= usize::from(message.is_text());
+        if self.left == 0 {
+            let _ = self.done.send(());
+        }
+    }
+}
+
+pub fn flood(wire: &Wire, contender: Contender, counts: Counts, size: usize, messages: usize) -> f64 {
+    let chunk = server_frame(size).repeat((256 << 10) / size);
+    let frames = (256 << 10) / size;
+    let messages = messages.div_ceil(frames) * frames;
+    let run = |server: &mut dyn Write, done: Receiver<()>| {
+        let begun = Instant::now();
+        for _ in 0..messages / frames {
+            server.write_all(&chunk).expect("a flood");
+        }
+        done.recv().expect("all of it");
+        messages as f64 / begun.elapsed().as_secs_f64()
+    };
+    let (sender, done) = channel();
+    let Contender::Ours(idle) = contender else {
+        let (mut server, client) = wire.served(contender, move |mut peer| {
+            for _ in 0..messages {
+                peer.receive(&mut []).expect("the flood");
+            }
+            let _ = sender.send(());
+        });
+        let rate = run(&mut *server, done);
+        client.join().expect("the client's thread");
+        return rate;
+    };
+    let connect = |url: String, config: &dyn Fn(ClientConfig) -> ClientConfig| {
+        let config = config(wire.config(&url, idle));
+        std::thread::spawn(move || Arc::new(Client::connect(config).expect("a connection")))
+    };
+    match counts {
+        Counts::Handler => {
+            let handler = move || Counter { left: messages, done: sender.clone() };
+            let (mut server, client) =
+                wire.upgraded(|url| connect(url, &|config| config.delivery(Delivery::inline(handler.clone()))));
+            let client = client.join().expect("the connecting thread");
+            let rate = run(&mut *server, done);
+            drop(client);
+            rate
+        }
+        Counts::Caller => {
+            let (mut server, client) = wire.upgraded(|url| connect(url, &|config| config.event_capacity(65_536)));
+            let client = client.join().expect("the connecting thread");
+            let consumer = std::thread::spawn({
+                let client = client.clone();
+                move || {
+                    let events = client.events();
+                    let mut left = messages;
+                    while left > 0 {
+                        left -= usize::from(matches!(events.recv(), Ok(Event::Message(_))));
+                    }
+                    let _ = sender.send(());
+                }
+            });
+            let rate = run(&mut *server, done);
+            consumer.join().expect("the consumer");
+            rate
+        }
+    }
+}
+
