@@ -18,7 +18,7 @@ use crate::message::Message;
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::supervisor::Tree;
-use crate::worker;
+use crate::worker::{self, link};
 
 /// A handle of one WebSocket client. Cheap to clone, usable from any thread, valid across every reconnect and restart
 /// of its client.
@@ -153,7 +153,7 @@ impl Client {
         drop(passage);
         match result {
             Ok(()) => {
-                shared.wake.wake();
+                link::pass_on(shared);
                 Ok(())
             }
             Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {

@@ -119,6 +119,8 @@ pub struct ClientConfig {
     pub(crate) nodelay: bool,
     pub(crate) idle: IdleStrategy,
     pub(crate) core: Option<usize>,
+    pub(crate) stack_size: Option<usize>,
+    pub(crate) stall_threshold: Duration,
     pub(crate) resolver: Option<Arc<ResolveFn>>,
 }
 
@@ -220,6 +222,8 @@ impl ClientConfig {
             nodelay: true,
             idle: IdleStrategy::Park,
             core: None,
+            stack_size: None,
+            stall_threshold: Duration::from_secs(1),
             resolver: None,
         })
     }
@@ -369,6 +373,22 @@ impl ClientConfig {
         self
     }
 
+    /// Bytes of the client's thread's stack, all of which your handler and TLS share. Defaults to the standard
+    /// library's 2 MiB, of which only what is used takes memory.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = Some(bytes);
+        self
+    }
+
+    /// How long one turn of the worker's loop, most of it your handler, may take: a longer one is counted in
+    /// [`Stats::stalls`](crate::Stats) and, while it lasts, reported as
+    /// [`SupervisorEvent::Stalled`](crate::SupervisorEvent). Nothing is read and no heartbeat answered meanwhile.
+    /// Defaults to 1 s.
+    pub fn stall_threshold(mut self, time: Duration) -> Self {
+        self.stall_threshold = time;
+        self
+    }
+
     /// For the one client that must be fast: [`IdleStrategy::BusySpin`] on a core of its own.
     ///
     /// ```
@@ -443,6 +463,9 @@ impl ClientConfig {
         rule(!self.close_timeout.is_zero(), "close_timeout", positive)?;
         self.reconnect.validate()?;
         self.heartbeat.validate()?;
+        let enough = self.stack_size.is_none_or(|bytes| bytes >= 64 << 10);
+        rule(enough, "stack_size", "must be at least 64 KiB")?;
+        rule(!self.stall_threshold.is_zero(), "stall_threshold", positive)?;
         rule(self.event_capacity > 0, "event_capacity", positive)?;
         rule(self.send_capacity > 0, "send_capacity", positive)?;
         rule(self.max_message_size > 0, "max_message_size", positive)?;
@@ -559,6 +582,8 @@ mod tests {
             ("heartbeat", ok().heartbeat(Heartbeat::ping_pong(zero))),
             ("heartbeat", ok().heartbeat(Heartbeat::ping_pong(second).max_missed(0))),
             ("heartbeat", ok().heartbeat(Heartbeat::deribit(Duration::from_millis(1500)))),
+            ("stack_size", ok().stack_size(1)),
+            ("stall_threshold", ok().stall_threshold(zero)),
             ("event_capacity", ok().event_capacity(0)),
             ("send_capacity", ok().send_capacity(0)),
             ("max_message_size", ok().max_message_size(0)),

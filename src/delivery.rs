@@ -130,6 +130,11 @@ pub trait Handler {
     /// A message came. What you send through the context is written when this returns.
     fn on_message(&mut self, context: &mut Context<'_>, message: Message);
 
+    /// A timer of [`Context::schedule`] is due.
+    fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
+        let _ = (context, token);
+    }
+
     /// Anything else that happened. Events of a run that has ended (`Parked` after too many restarts) are not seen
     /// here, since the handler is gone: read them from [`Supervisor::events`](crate::Supervisor::events).
     fn on_event(&mut self, context: &mut Context<'_>, event: Event) {

@@ -22,7 +22,8 @@ use crate::queue::{Outlet, Queue};
 use crate::session::reconnect::Reconnect;
 use crate::stats::Counters;
 use crate::wake::Wake;
-use crate::worker::outbox::Outbox;
+use crate::worker::duty::Duty;
+use crate::worker::link::Link;
 
 pub(crate) struct Shared {
     pub(crate) tag: Tag,
@@ -40,6 +41,9 @@ pub(crate) struct Shared {
     pub(crate) health: Health,
     /// Locked by the worker for the whole of its run, and by others only when there is none.
     pub(crate) seat: Mutex<Seat>,
+    /// Locked by the worker while it runs and does not sleep, after the seat; by a caller only if it is free.
+    pub(crate) link: Mutex<Link>,
+    pub(crate) duty: Duty,
     pub(crate) events: Receiver<Event>,
     outlet: Mutex<Option<Outlet>>,
     socket: Mutex<Option<Arc<TcpStream>>>,
@@ -51,7 +55,6 @@ pub(crate) struct Seat {
     /// `None` when a handler takes the events inline.
     pub(crate) queue: Option<Queue>,
     pub(crate) reconnect: Reconnect,
-    pub(crate) outbox: Outbox,
     pub(crate) epoch: u64,
     pub(crate) open: bool,
 }
@@ -191,10 +194,11 @@ impl Shared {
             seat: Mutex::new(Seat {
                 queue,
                 reconnect: Reconnect::new(config.reconnect.clone()),
-                outbox: Outbox::default(),
                 epoch: 0,
                 open: false,
             }),
+            link: Mutex::default(),
+            duty: Duty::new(Instant::now(), config.stall_threshold),
             events,
             outlet: Mutex::new(outlet),
             socket: Mutex::new(None),
@@ -235,12 +239,13 @@ impl Shared {
 
     /// Closes the gate to `pass` and collects all that was accepted and not written. Messages for whatever connection
     /// comes next stay when the gate still lets such pass.
-    pub(crate) fn collect_unsent(&self, seat: &mut Seat, pass: Pass) -> Vec<Message> {
+    pub(crate) fn collect_unsent(&self, seat: &mut Seat, link: &mut Link, pass: Pass) -> Vec<Message> {
         self.gate.close(pass);
+        link.transport = None;
         let keep_queued = pass == Pass::Queue;
         let mut unsent = Vec::new();
         let mut kept = Vec::new();
-        let accepted: Vec<Outbound> = seat.outbox.take_all().chain(self.outbound.1.try_iter()).collect();
+        let accepted: Vec<Outbound> = link.outbox.take_all().chain(self.outbound.1.try_iter()).collect();
         for item in accepted {
             if keep_queued && item.epoch.is_none() {
                 item.receipt.iter().for_each(|receipt| receipt.wait_again());
@@ -253,22 +258,28 @@ impl Shared {
                 None => unsent.push(item.message),
             }
         }
-        seat.outbox.requeue(kept);
+        link.outbox.requeue(kept);
         seat.open = false;
         self.register_socket(None);
         unsent
     }
 
-    /// The client has ended for good, or is given up on. `seat` is `None` when a worker that does not come back holds
+    /// As `conclude`, for a client without a worker.
+    pub(crate) fn conclude_idle(&self, end: End) {
+        let mut seat = self.seat.lock();
+        self.conclude(Some((&mut seat, &mut self.link.lock())), end);
+    }
+
+    /// The client has ended for good, or is given up on. `hold` is `None` when a worker that does not come back has
     /// it; then the messages in its hands are lost to us.
-    pub(crate) fn conclude(&self, seat: Option<&mut Seat>, end: End) {
+    pub(crate) fn conclude(&self, hold: Option<(&mut Seat, &mut Link)>, end: End) {
         match (self.status.get(), &end) {
             (ReadyState::Closed, _) | (ReadyState::Parked, End::Parked(_)) => return,
             _ => {}
         }
-        let event = match (seat, &end) {
-            (Some(seat), _) => {
-                let unsent = self.collect_unsent(seat, Pass::Shut);
+        let event = match hold {
+            Some((seat, link)) => {
+                let unsent = self.collect_unsent(seat, link, Pass::Shut);
                 let event = end.event(unsent);
                 self.settle(&end);
                 if let Some(queue) = &mut seat.queue {
@@ -281,7 +292,7 @@ impl Shared {
                 self.outlet_after(&end);
                 return;
             }
-            (None, _) => {
+            None => {
                 self.gate.close(Pass::Shut);
                 let mut unsent = Vec::new();
                 for item in self.outbound.1.try_iter() {

@@ -33,10 +33,15 @@ impl Signal {
         self.parked.store(false, Ordering::Relaxed);
     }
 
-    /// True for one caller per wait: the others need not pay for the system call.
-    fn must_wake(&self) -> bool {
+    /// Whether the worker is about to wait, waits, or has not yet noticed that it need not.
+    fn is_parked(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::Relaxed)
+        self.parked.load(Ordering::Relaxed)
+    }
+
+    /// True for one caller per wait: the others need not pay for the system call.
+    fn claim(&self) -> bool {
+        self.parked.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -54,7 +59,19 @@ impl Wake {
 
     /// Called after something was enqueued: ends the worker's wait if it waits.
     pub(crate) fn wake(&self) {
-        if self.signal.must_wake() {
+        if self.is_parked() {
+            self.ring();
+        }
+    }
+
+    /// Called after something was enqueued. False: the worker is awake and will find it.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.signal.is_parked()
+    }
+
+    /// Ends the worker's wait.
+    pub(crate) fn ring(&self) {
+        if self.signal.claim() {
             self.bell.ring();
         }
     }
@@ -215,7 +232,7 @@ mod loom_tests {
                     let (signal, queue, bell) = (signal.clone(), queue.clone(), bell.clone());
                     loom::thread::spawn(move || {
                         queue.fetch_add(1, Ordering::Relaxed);
-                        if signal.must_wake() {
+                        if signal.is_parked() && signal.claim() {
                             *bell.0.lock().unwrap() = true;
                             bell.1.notify_one();
                         }

@@ -63,7 +63,7 @@ impl<'a> Attempt<'a> {
         self.phase.set(Phase::Tcp);
         let tcp = tcp::connect(self, &addresses)?;
         (self.register)(&tcp);
-        let socket = Socket::new(tcp);
+        let socket = Socket::new(tcp, self.config.read_buffer);
         let mut wire = if target.tls {
             self.phase.set(Phase::Tls);
             Wire::tls(tls::handshake(self, socket)?)
@@ -72,8 +72,7 @@ impl<'a> Attempt<'a> {
         };
         self.phase.set(Phase::Handshake);
         let tail = handshake::upgrade(self, &mut wire)?;
-        let (buffer, limit) = (self.config.read_buffer, self.config.max_message_size);
-        Ok(Transport::new(wire, tail, Role::Client, buffer, limit))
+        Ok(Transport::new(wire, tail, Role::Client, self.config.max_message_size))
     }
 
     fn timeout(&self) -> Halt {

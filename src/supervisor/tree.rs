@@ -185,7 +185,7 @@ impl Tree {
         match fate {
             Fate::End(end) => {
                 // The worker did this itself, unless it was on its way to a restart when the stop came.
-                shared.conclude(Some(&mut shared.seat.lock()), end.clone());
+                shared.conclude_idle(end.clone());
                 match end {
                     End::Closed(reason) => {
                         table.children.remove(&client);
@@ -216,14 +216,14 @@ impl Tree {
                 match self.settings.scope {
                     IntensityScope::Client => {
                         let reason = ParkReason::IntensityExceeded { last: exit };
-                        shared.conclude(Some(&mut shared.seat.lock()), End::Parked(reason.clone()));
+                        shared.conclude_idle(End::Parked(reason.clone()));
                         (child.parked, child.exit) = (true, None);
                         self.tell(SupervisorEvent::Parked { client, name, reason });
                         self.changed.notify_all();
                     }
                     IntensityScope::Supervisor => {
                         log::error!("client `{name}`: one restart too many: the supervisor ends ({exit})");
-                        shared.conclude(Some(&mut shared.seat.lock()), End::Closed(exit.clone()));
+                        shared.conclude_idle(End::Closed(exit.clone()));
                         table.children.remove(&client);
                         self.tell(SupervisorEvent::Closed { client, name: name.clone(), reason: exit.clone() });
                         let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
@@ -250,7 +250,7 @@ impl Tree {
                 Err(error) => {
                     log::error!("client `{name}`: no thread for it: {error}");
                     let reason = ParkReason::IntensityExceeded { last: exit };
-                    shared.conclude(Some(&mut shared.seat.lock()), End::Parked(reason.clone()));
+                    shared.conclude_idle(End::Parked(reason.clone()));
                     (child.parked, child.exit) = (true, None);
                     self.tell(SupervisorEvent::Parked { client, name, reason });
                     return;
@@ -330,7 +330,7 @@ impl Tree {
         let shared = child.shared.clone();
         let until = shared.order(OrderKind::Stop, shared.config.close_timeout).deadline;
         if child.parked {
-            shared.conclude(Some(&mut shared.seat.lock()), End::Closed(ExitReason::Closed));
+            shared.conclude_idle(End::Closed(ExitReason::Closed));
             table.children.remove(&client);
             let (name, reason) = (shared.tag.name.clone(), ExitReason::Closed);
             self.tell(SupervisorEvent::Closed { client, name, reason });
@@ -437,7 +437,7 @@ impl Tree {
             child.stopping = true;
             child.shared.order(OrderKind::Stop, grace);
             if child.parked {
-                child.shared.conclude(Some(&mut child.shared.seat.lock()), End::Closed(ExitReason::Closed));
+                child.shared.conclude_idle(End::Closed(ExitReason::Closed));
             }
         }
         table.children.retain(|_, child| !child.parked);

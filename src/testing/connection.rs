@@ -113,7 +113,7 @@ impl Line {
 }
 
 pub(super) fn serve(inner: &Inner, index: usize, line: &Arc<Line>, script: &Script, acceptor: Acceptor) {
-    let socket = Socket::new(line.tcp.clone());
+    let socket = Socket::new(line.tcp.clone(), 16 << 10);
     // Whatever the result: the record says how far it came.
     let _ = serve_on(inner, index, line, script, acceptor, socket);
     if !line.is_cut() {
@@ -184,7 +184,7 @@ fn serve_on(
     // Open from the server's point of view before the client can know it: what is pushed then is not lost.
     inner.note(index, |record| record.opened = true);
     write_all(line, &mut wire, answer.as_bytes())?;
-    let transport = Transport::new(wire, Vec::new(), Role::Server, 16 << 10, 64 << 20);
+    let transport = Transport::new(wire, Vec::new(), Role::Server, 64 << 20);
     let peer = Peer { index, target };
     Talk { inner, line, script, peer, transport, outbox: Outbox::default(), served: Counter::default() }.run()
 }
@@ -300,7 +300,7 @@ impl Talk<'_> {
                 }
             }
             self.flush()?;
-            if !deaf && self.read(now)? {
+            if !deaf && self.read()? {
                 continue;
             }
             let interest = match (deaf, self.transport.is_full()) {
@@ -332,10 +332,10 @@ impl Talk<'_> {
 
     /// Reads what came, but not for ever: a client that floods must not keep the script from its turn. True when
     /// there may be more.
-    fn read(&mut self, now: Instant) -> Option<bool> {
+    fn read(&mut self) -> Option<bool> {
         let index = self.peer.index;
         for _ in 0..64 {
-            match self.transport.read(now) {
+            match self.transport.read() {
                 Ok(Incoming::Message(message)) => {
                     self.inner.note(index, |record| record.received.push(message.clone()));
                     let replies = (self.script.reply)(&self.peer, &message);

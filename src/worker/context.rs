@@ -1,11 +1,14 @@
 //! What a [`Handler`](crate::Handler) may do with its client: the [`Context`].
 
+use std::time::Instant;
+
 use crate::command::{OrderKind, Outbound};
 use crate::error::SendError;
 use crate::event::ClientId;
 use crate::message::Message;
 use crate::shared::Shared;
 use crate::worker::outbox::Outbox;
+use crate::worker::timers::Timers;
 
 /// A handler's access to its own client, on the worker's thread.
 ///
@@ -24,8 +27,10 @@ use crate::worker::outbox::Outbox;
 pub struct Context<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) outbox: &'a mut Outbox,
+    pub(crate) timers: &'a mut Timers,
     /// The open connection, if there is one.
     pub(crate) epoch: Option<u64>,
+    pub(crate) now: Instant,
 }
 
 impl Context<'_> {
@@ -60,6 +65,45 @@ impl Context<'_> {
     /// The open connection's number; `None` while there is none.
     pub fn epoch(&self) -> Option<u64> {
         self.epoch
+    }
+
+    /// The time of what is being handled: when the message's bytes were read, when the timer was found due. Costs
+    /// nothing, where `Instant::now()` reads the clock.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Calls [`Handler::on_timer`](crate::Handler::on_timer) with `token` once `at` has come: never before, after it
+    /// as soon as the worker's thread is free, which under `IdleStrategy::Park` is when the kernel wakes it. Timers
+    /// live as long as the handler: across reconnects, not across a restart. While an attempt to connect is under
+    /// way they wait for its end.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::{Context, Handler, Message};
+    ///
+    /// const REQUOTE: u64 = 1;
+    ///
+    /// struct Quoter;
+    /// impl Handler for Quoter {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, _tick: Message) {
+    ///         context.cancel(REQUOTE);
+    ///         context.schedule(context.now() + Duration::from_millis(250), REQUOTE);
+    ///     }
+    ///     fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
+    ///         if token == REQUOTE && context.epoch().is_some() {
+    ///             let _ = context.send("quote");
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn schedule(&mut self, at: Instant, token: u64) {
+        self.timers.schedule(at, token);
+    }
+
+    /// Forgets every timer with this token that has not fired; false when there was none.
+    pub fn cancel(&mut self, token: u64) -> bool {
+        self.timers.cancel(token)
     }
 
     /// The client's id.

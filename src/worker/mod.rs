@@ -2,8 +2,11 @@
 //! ended. It never spawns anything.
 
 mod context;
+pub(crate) mod duty;
+pub(crate) mod link;
 pub(crate) mod outbox;
 mod serve;
+mod timers;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -11,7 +14,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
+
 pub use self::context::Context;
+use self::link::Link;
+use self::timers::Timers;
 use crate::command::{Order, OrderKind};
 use crate::connect::{Attempt, Halt};
 use crate::delivery::{Handler, Way};
@@ -68,7 +75,7 @@ fn thread_main(shared: &Arc<Shared>, restarted: Option<(ExitReason, u64)>) -> Ex
     shared.set_thread();
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut seat = shared.seat.lock();
-        let mut run = Run::new(shared, &mut seat);
+        let mut run = Run::new(shared, &mut seat, shared.link.lock());
         let exit = run.run(restarted);
         run.finish(&exit);
         exit
@@ -91,9 +98,11 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> Box<str> {
 fn post_mortem(shared: &Shared, message: Box<str>) {
     let mut seat = shared.seat.lock();
     let seat = &mut *seat;
+    let link = &mut *shared.link.lock();
+    let _ = shared.duty.end(Instant::now());
     log::error!("client `{}`: its worker panicked: {message}", shared.tag.name);
     if seat.open {
-        let unsent = shared.collect_unsent(seat, Pass::Queue);
+        let unsent = shared.collect_unsent(seat, link, Pass::Queue);
         let event =
             Event::Disconnected { epoch: seat.epoch, reason: DisconnectReason::Panicked(message.clone()), unsent };
         if let Some(queue) = &mut seat.queue {
@@ -104,7 +113,7 @@ fn post_mortem(shared: &Shared, message: Box<str>) {
     let exit = ExitReason::Panicked(message);
     match fate(shared, &exit) {
         Fate::Restart => shared.status.set(ReadyState::Connecting),
-        Fate::End(end) => shared.conclude(Some(seat), end),
+        Fate::End(end) => shared.conclude(Some((seat, link)), end),
     }
 }
 
@@ -118,22 +127,24 @@ enum Ended {
 struct Run<'a> {
     shared: &'a Arc<Shared>,
     seat: &'a mut Seat,
+    link: MutexGuard<'a, Link>,
     handler: Option<Box<dyn Handler>>,
+    timers: Timers,
     /// Turns in a row that found nothing to do.
     idle_turns: u32,
     /// The connection has nothing more to say.
     reads_broken: bool,
-    /// The connection is lost and only read to its end.
-    writes_broken: bool,
+    /// The client is being closed: what its handler sends now is refused.
+    closing: bool,
 }
 
 impl<'a> Run<'a> {
-    fn new(shared: &'a Arc<Shared>, seat: &'a mut Seat) -> Self {
+    fn new(shared: &'a Arc<Shared>, seat: &'a mut Seat, link: MutexGuard<'a, Link>) -> Self {
         let handler = match &shared.config.delivery.0 {
             Way::Inline(factory) => Some(factory()),
             _ => None,
         };
-        Self { shared, seat, handler, idle_turns: 0, reads_broken: false, writes_broken: false }
+        Self { shared, seat, link, handler, timers: Timers::default(), idle_turns: 0, reads_broken: false, closing: false }
     }
 
     fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {
@@ -185,7 +196,10 @@ impl<'a> Run<'a> {
                 return Ok(());
             };
             self.shared.status.set(ReadyState::Backoff);
-            let until = self.pump(&mut pacer, now, false).map_or(until, |pump| pump.min(until));
+            self.fire_timers(now);
+            self.end_turn(Instant::now());
+            let others = [self.pump(&mut pacer, now, false), self.timers.next()];
+            let until = others.into_iter().flatten().fold(until, Instant::min);
             let _ = wait(None, &self.shared.wake, Some(until), || self.shared.orders.pending());
         }
     }
@@ -223,7 +237,7 @@ impl<'a> Run<'a> {
     }
 
     fn lost(&mut self, reason: DisconnectReason) -> Option<ExitReason> {
-        let unsent = self.shared.collect_unsent(self.seat, Pass::Queue);
+        let unsent = self.shared.collect_unsent(self.seat, &mut self.link, Pass::Queue);
         let next = self.seat.reconnect.failed(Instant::now(), None, fastrand::f64());
         self.shared.status.set(ReadyState::Connecting);
         let (name, epoch) = (&self.shared.tag.name, self.seat.epoch);
@@ -244,7 +258,7 @@ impl<'a> Run<'a> {
         let end = match fate(self.shared, exit) {
             Fate::Restart => {
                 if self.seat.open {
-                    let unsent = self.shared.collect_unsent(self.seat, Pass::Queue);
+                    let unsent = self.shared.collect_unsent(self.seat, &mut self.link, Pass::Queue);
                     let (epoch, reason) = (self.seat.epoch, DisconnectReason::RestartRequested);
                     self.emit(Event::Disconnected { epoch, reason, unsent });
                 }
@@ -254,11 +268,10 @@ impl<'a> Run<'a> {
             Fate::End(end) => end,
         };
         match &mut self.handler {
-            None => self.shared.conclude(Some(self.seat), end),
-            Some(handler) => {
-                let unsent = self.shared.collect_unsent(self.seat, Pass::Shut);
-                let mut context = Context { shared: self.shared, outbox: &mut self.seat.outbox, epoch: None };
-                handler.on_event(&mut context, end.event(unsent));
+            None => self.shared.conclude(Some((self.seat, &mut self.link)), end),
+            Some(_) => {
+                let unsent = self.shared.collect_unsent(self.seat, &mut self.link, Pass::Shut);
+                self.with_handler(|handler, context| handler.on_event(context, end.event(unsent)));
                 self.shared.settle(&end);
                 self.shared.outlet_after(&end);
             }
@@ -266,17 +279,41 @@ impl<'a> Run<'a> {
     }
 
     fn emit(&mut self, event: Event) {
-        let Some(handler) = &mut self.handler else {
+        if self.handler.is_none() {
             if let Some(queue) = &mut self.seat.queue {
                 queue.push_event(event);
             }
             return;
-        };
-        let epoch = self.seat.open.then_some(self.seat.epoch);
-        let mut context = Context { shared: self.shared, outbox: &mut self.seat.outbox, epoch };
-        match event {
-            Event::Open { .. } => handler.on_open(&mut context),
-            event => handler.on_event(&mut context, event),
+        }
+        self.with_handler(|handler, context| match event {
+            Event::Open { .. } => handler.on_open(context),
+            event => handler.on_event(context, event),
+        });
+    }
+
+    /// Calls the handler, if there is one, and watches how long it takes.
+    fn with_handler(&mut self, call: impl FnOnce(&mut dyn Handler, &mut Context<'_>)) {
+        let Some(handler) = &mut self.handler else { return };
+        let now = Instant::now();
+        self.shared.duty.begin(now);
+        let epoch = (self.seat.open && !self.closing).then_some(self.seat.epoch);
+        let (outbox, timers) = (&mut self.link.outbox, &mut self.timers);
+        call(&mut **handler, &mut Context { shared: self.shared, outbox, timers, epoch, now });
+    }
+
+    /// Calls the handler for every timer that is due.
+    fn fire_timers(&mut self, now: Instant) {
+        let mark = self.timers.mark();
+        while let Some(token) = self.timers.due(now, mark) {
+            self.with_handler(|handler, context| handler.on_timer(context, token));
+        }
+    }
+
+    /// A turn of the loop is over.
+    fn end_turn(&self, now: Instant) {
+        if let Some(took) = self.shared.duty.end(now) {
+            let (name, threshold) = (&self.shared.tag.name, self.shared.duty.threshold());
+            log::warn!("client `{name}`: a turn of its loop took {took:.1?}, longer than {threshold:?}");
         }
     }
 

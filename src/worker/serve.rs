@@ -1,7 +1,11 @@
 //! One open connection: read, feed the heartbeat, act, deliver, write, wait; and the orderly close.
 
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Instant;
+
+use parking_lot::MutexGuard;
+use rustix::event::PollFlags;
 
 use super::{Ended, Pacer, Run};
 use crate::command::Order;
@@ -31,29 +35,35 @@ enum Read {
     Paused,
 }
 
+/// While a worker spins, the clock is read, and deadlines looked at, once in so many turns that find nothing.
+const TURNS_A_CLOCK: u32 = 16;
+
 impl Run<'_> {
-    pub(super) fn serve(&mut self, mut transport: Transport) -> Ended {
-        let result = self.serve_until_broken(&mut transport);
-        match result {
+    pub(super) fn serve(&mut self, transport: Transport) -> Ended {
+        let tcp = transport.tcp().clone();
+        self.link.open(transport);
+        let ended = match self.serve_until_broken(&tcp) {
             Ok(order) => {
-                self.close(&mut transport, order);
+                self.close(&tcp, order);
                 Ended::Ordered(order)
             }
             Err(broken) => {
-                if let Some(code) = broken.code {
+                if let (Some(code), Some(transport)) = (broken.code, &mut self.link.transport) {
                     let reason = "".into();
                     let _ = transport.queue(Outgoing::Close(CloseFrame { code, reason }));
                     let _ = transport.flush();
                 }
-                transport.shut();
                 Ended::Lost(broken.reason)
             }
-        }
+        };
+        let _ = tcp.shutdown(Shutdown::Both);
+        self.link.transport = None;
+        ended
     }
 
-    fn serve_until_broken(&mut self, transport: &mut Transport) -> Result<Order, Broken> {
+    fn serve_until_broken(&mut self, tcp: &TcpStream) -> Result<Order, Broken> {
         let shared = self.shared;
-        (self.reads_broken, self.writes_broken) = (false, false);
+        (self.reads_broken, self.closing) = (false, false);
         let opened = Instant::now();
         let (mut monitor, first) = Monitor::open(shared.config.heartbeat.clone(), fastrand::u64(..), opened);
         self.act(first)?;
@@ -61,18 +71,31 @@ impl Run<'_> {
         shared.health.publish(&monitor);
         let mut pacer = Pacer::default();
         let mut was_paused = false;
+        let mut only_read = false;
         loop {
-            if let Some(order) = shared.orders.standing() {
-                return Ok(order);
-            }
-            self.take_commands();
-            let driven = self.drive(transport);
-            let now = Instant::now();
-            let read = match driven {
-                Ok(_) => self.read_batch(transport, &mut monitor, now),
-                Err(broken) => Err(broken),
+            let driven = if std::mem::take(&mut only_read) {
+                Ok(true)
+            } else {
+                if let Some(order) = shared.orders.standing() {
+                    return Ok(order);
+                }
+                if self.link.take(&shared.outbound.1) {
+                    self.idle_turns = 0;
+                }
+                self.drive()
             };
-            let read = read.map_err(|broken| self.last_words(transport, &mut monitor, broken))?;
+            let read = driven.and_then(|_| self.read_batch(&mut monitor));
+            let read = read.map_err(|broken| self.last_words(&mut monitor, broken))?;
+            let spins = read != Read::More && !shared.config.idle.may_park(self.idle_turns);
+            if spins {
+                self.idle_turns = self.idle_turns.saturating_add(1);
+                self.refresh();
+                if self.idle_turns % TURNS_A_CLOCK != 0 {
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            self.end_turn(now);
             if was_paused && read != Read::Paused {
                 monitor.excuse(now);
             }
@@ -83,16 +106,23 @@ impl Run<'_> {
                 self.act(action)?;
                 continue;
             }
+            if self.timers.next().is_some_and(|at| now >= at) {
+                self.fire_timers(now);
+                continue;
+            }
             if self.seat.reconnect.stable_at().is_some_and(|at| now >= at) {
                 self.seat.reconnect.settle(now);
             }
             let pump = self.pump(&mut pacer, now, read == Read::Paused);
-            if read == Read::More {
+            if spins {
+                shared.duty.begin(now);
+            }
+            if spins || read == Read::More {
                 continue;
             }
-            let deadlines = [monitor.due(), self.seat.reconnect.stable_at(), pump];
+            let deadlines = [monitor.due(), self.seat.reconnect.stable_at(), self.timers.next(), pump];
             let deadline = deadlines.into_iter().flatten().min();
-            self.wait(transport, read, deadline)?;
+            only_read = self.wait(tcp, read, deadline)?;
         }
     }
 
@@ -110,34 +140,22 @@ impl Run<'_> {
         self.emit(Event::Open { epoch });
     }
 
-    /// Takes what callers sent, but no more than the transport can carry away: the bounded channel is what holds a
-    /// caller back.
-    fn take_commands(&mut self) {
-        if !self.seat.outbox.is_empty() {
-            return;
-        }
-        for item in self.shared.outbound.1.try_iter().take(READ_BATCH) {
-            // The gate sees to it that none is stale.
-            debug_assert!(item.epoch.is_none_or(|epoch| epoch == self.seat.epoch));
-            self.seat.outbox.push(item);
-            self.idle_turns = 0;
-        }
-    }
-
-    fn read_batch(&mut self, transport: &mut Transport, monitor: &mut Monitor, now: Instant) -> Result<Read, Broken> {
+    fn read_batch(&mut self, monitor: &mut Monitor) -> Result<Read, Broken> {
         for _ in 0..READ_BATCH {
             if self.seat.queue.as_mut().is_some_and(|queue| !queue.ready()) {
                 return Ok(Read::Paused);
             }
-            let incoming = transport.read(now).inspect_err(|_| self.reads_broken = true)?;
+            let Some(transport) = &mut self.link.transport else { return Ok(Read::CaughtUp) };
+            let incoming = transport.read().inspect_err(|_| self.reads_broken = true)?;
+            let now = transport.read_at();
             match incoming {
                 Incoming::Message(message) => {
                     self.idle_turns = 0;
-                    self.received(transport, monitor, message, now)?;
+                    self.received(monitor, message, now)?;
                 }
                 Incoming::Ping => {
                     // The pong is queued behind whatever is being written; do not let it wait for a next turn.
-                    self.drive(transport)?;
+                    self.drive()?;
                     if monitor.ping(now) {
                         self.heartbeat(monitor);
                     }
@@ -148,7 +166,7 @@ impl Run<'_> {
                     }
                 }
                 Incoming::Close(frame) => {
-                    let _ = self.drive(transport);
+                    let _ = self.drive();
                     return Err(lost(DisconnectReason::ClosedByServer(frame)));
                 }
                 Incoming::Nothing => return Ok(Read::CaughtUp),
@@ -160,15 +178,15 @@ impl Run<'_> {
 
     /// The connection is broken, most likely found by a write. What the server said before that may still be in the
     /// kernel, fills of orders among it: it is read first, and a close frame in it is the better reason.
-    fn last_words(&mut self, transport: &mut Transport, monitor: &mut Monitor, broken: Broken) -> Broken {
+    fn last_words(&mut self, monitor: &mut Monitor, broken: Broken) -> Broken {
         if self.reads_broken || !matches!(broken.reason, DisconnectReason::Transport(_)) {
             return broken;
         }
-        self.writes_broken = true;
+        self.link.writes_broken = true;
         let mut last = broken;
         for _ in 0..LAST_BATCHES {
-            transport.refresh();
-            match self.read_batch(transport, monitor, Instant::now()) {
+            self.refresh();
+            match self.read_batch(monitor) {
                 Ok(Read::More) => {}
                 Ok(_) => break,
                 Err(found) => {
@@ -183,11 +201,14 @@ impl Run<'_> {
     }
 
     /// Writes what waits, as far as the kernel takes it.
-    fn drive(&mut self, transport: &mut Transport) -> Result<bool, Broken> {
-        if self.writes_broken {
-            return Ok(false);
+    fn drive(&mut self) -> Result<bool, Broken> {
+        self.link.drive(&self.shared.counters.sent)
+    }
+
+    fn refresh(&mut self) {
+        if let Some(transport) = &mut self.link.transport {
+            transport.refresh();
         }
-        self.seat.outbox.drive(transport, &self.shared.counters.sent)
     }
 
     fn heartbeat(&mut self, monitor: &Monitor) {
@@ -195,13 +216,7 @@ impl Run<'_> {
         self.shared.health.publish(monitor);
     }
 
-    fn received(
-        &mut self,
-        transport: &mut Transport,
-        monitor: &mut Monitor,
-        message: Message,
-        now: Instant,
-    ) -> Result<(), Broken> {
+    fn received(&mut self, monitor: &mut Monitor, message: Message, now: Instant) -> Result<(), Broken> {
         let counters = &self.shared.counters;
         counters.received.add(1);
         counters.received_this_epoch.add(1);
@@ -212,14 +227,16 @@ impl Run<'_> {
                 self.heartbeat(monitor);
             }
             self.act(verdict.action)?;
-            self.drive(transport)?;
+            self.drive()?;
             return Ok(());
         }
         if let Some(handler) = &mut self.handler {
+            self.shared.duty.begin(now);
             let epoch = Some(self.seat.epoch);
-            handler.on_message(&mut Context { shared: self.shared, outbox: &mut self.seat.outbox, epoch }, message);
-            if !self.seat.outbox.is_empty() {
-                self.drive(transport)?;
+            let (outbox, timers) = (&mut self.link.outbox, &mut self.timers);
+            handler.on_message(&mut Context { shared: self.shared, outbox, timers, epoch, now }, message);
+            if !self.link.outbox.is_empty() {
+                self.drive()?;
             }
         } else if let Some(queue) = &mut self.seat.queue {
             match queue.push_message(message) {
@@ -238,42 +255,43 @@ impl Run<'_> {
         match action {
             Action::Nothing => {}
             // A peer that takes nothing gets no heap of pings.
-            Action::Ping(_) if self.seat.outbox.has_urgent() => {}
-            Action::Ping(payload) => self.seat.outbox.push_urgent(Outgoing::Ping(payload)),
-            Action::Send(message) => self.seat.outbox.push_urgent(Outgoing::Message(message)),
+            Action::Ping(_) if self.link.outbox.has_urgent() => {}
+            Action::Ping(payload) => self.link.outbox.push_urgent(Outgoing::Ping(payload)),
+            Action::Send(message) => self.link.outbox.push_urgent(Outgoing::Message(message)),
             Action::Lost { missed } => return Err(lost(DisconnectReason::HeartbeatLost { missed })),
         }
         Ok(())
     }
 
-    fn wait(&mut self, transport: &mut Transport, read: Read, deadline: Option<Instant>) -> Result<(), Broken> {
+    /// Sleeps. True when the socket alone ended the sleep: then there is nothing else to look after first.
+    fn wait(&mut self, tcp: &TcpStream, read: Read, deadline: Option<Instant>) -> Result<bool, Broken> {
         let shared = self.shared;
-        if !shared.config.idle.may_park(self.idle_turns) {
-            self.idle_turns = self.idle_turns.saturating_add(1);
-            transport.refresh();
-            return Ok(());
-        }
-        let takes_commands = self.seat.outbox.is_empty();
+        let Some(transport) = &self.link.transport else { return Ok(false) };
+        let takes_commands = self.link.outbox.is_empty();
         // A paused socket is not polled for reading: it would be readable all the time.
-        let socket = match read {
-            Read::Paused if transport.is_full() => Some(rustix::event::PollFlags::OUT),
+        let interest = match read {
+            Read::Paused if transport.is_full() => Some(PollFlags::OUT),
             Read::Paused => None,
             _ => Some(transport.interest()),
         };
         let look = || shared.orders.pending() || (takes_commands && !shared.outbound.1.is_empty());
-        let waited = wait(socket.map(|interest| (transport.tcp().as_fd(), interest)), &shared.wake, deadline, look);
+        let waited = MutexGuard::unlocked(&mut self.link, || {
+            wait(interest.map(|interest| (tcp.as_fd(), interest)), &shared.wake, deadline, look)
+        });
         match waited {
             // A worker that callers keep busy never gets to poll: it must still find out what came.
-            Ok(waited) if waited.socket || waited.skipped => transport.refresh(),
-            Ok(_) => {}
-            Err(error) => return Err(lost(DisconnectReason::Transport(error.to_string().into()))),
+            Ok(waited) if waited.socket || waited.skipped => {
+                self.refresh();
+                Ok(waited.socket && !waited.rung && takes_commands)
+            }
+            Ok(_) => Ok(false),
+            Err(error) => Err(lost(DisconnectReason::Transport(error.to_string().into()))),
         }
-        Ok(())
     }
 
     /// The orderly end: what was accepted is written, then a close frame, then the server has its say; all of it
     /// within three quarters of the order's time, so that whoever waits for us sees us come back.
-    fn close(&mut self, transport: &mut Transport, mut order: Order) {
+    fn close(&mut self, tcp: &TcpStream, mut order: Order) {
         let shared = self.shared;
         let share = |order: Order| {
             let now = Instant::now();
@@ -282,6 +300,7 @@ impl Run<'_> {
         let mut deadline = share(order);
         shared.gate.close(Pass::Queue);
         shared.status.set(ReadyState::Closing);
+        self.closing = true;
         let mut asked = false;
         while Instant::now() < deadline {
             // A shutdown may have less patience than what we began with.
@@ -289,9 +308,10 @@ impl Run<'_> {
                 (order, deadline) = (later, share(later));
             }
             if !asked {
-                self.take_commands();
+                self.link.take(&shared.outbound.1);
             }
-            let Ok(written) = self.seat.outbox.drive(transport, &shared.counters.sent) else { break };
+            let Ok(written) = self.drive() else { break };
+            let Some(transport) = &mut self.link.transport else { break };
             if written && !asked {
                 if !shared.outbound.1.is_empty() {
                     continue;
@@ -303,9 +323,9 @@ impl Run<'_> {
                     break;
                 }
             }
-            match transport.read(Instant::now()) {
+            match transport.read() {
                 Ok(Incoming::Nothing) => {
-                    let interest = (transport.tcp().as_fd(), transport.interest());
+                    let interest = (tcp.as_fd(), transport.interest());
                     match wait(Some(interest), &shared.wake, Some(deadline), || false) {
                         Ok(waited) if waited.socket => transport.refresh(),
                         Ok(_) => {}
@@ -321,7 +341,6 @@ impl Run<'_> {
                 Ok(Incoming::Ping | Incoming::Pong(_)) => {}
             }
         }
-        transport.shut();
     }
 
     /// Delivered if there is room. The caller asked for the end, so a full queue no longer holds it up.
@@ -335,9 +354,8 @@ impl Run<'_> {
                 _ => queue.push_or_drop(message),
             };
             counters.dropped.add(dropped);
-        } else if let Some(handler) = &mut self.handler {
-            let outbox = &mut self.seat.outbox;
-            handler.on_message(&mut Context { shared: self.shared, outbox, epoch: None }, message);
+        } else {
+            self.with_handler(|handler, context| handler.on_message(context, message));
         }
     }
 }

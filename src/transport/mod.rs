@@ -1,0 +1,234 @@
+//! Bytes and frames: one socket that never blocks (`socket`), TLS over it, tungstenite's framing over that, and the
+//! one wait that a readable socket, a deadline or a caller can end (`wait`). Sole platform code together with `wake`.
+
+mod socket;
+mod wait;
+
+use std::io::ErrorKind;
+#[cfg(feature = "testing")]
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use rustix::event::PollFlags;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+
+pub(crate) use self::socket::{Socket, Wire};
+pub(crate) use self::wait::wait;
+use crate::event::DisconnectReason;
+use crate::message::{CloseFrame, Message};
+
+/// What one read brought.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Message(Message),
+    Ping,
+    Pong(Bytes),
+    /// The peer's close frame; the answer to it is queued.
+    Close(Option<CloseFrame>),
+    /// Nothing more for now.
+    Nothing,
+    /// The close handshake is over and the peer has closed the connection.
+    Ended,
+}
+
+/// The connection is of no more use. `code` is what the peer is owed in a close frame, if it broke a rule.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) reason: DisconnectReason,
+    pub(crate) code: Option<u16>,
+}
+
+/// What is written.
+#[derive(Clone, Debug)]
+pub(crate) enum Outgoing {
+    Message(Message),
+    Ping(Bytes),
+    Close(CloseFrame),
+}
+
+/// One open WebSocket connection.
+pub(crate) struct Transport {
+    ws: WebSocket<Wire>,
+    role: Role,
+    write_limit: usize,
+    /// All that came is taken apart: without new bytes from the socket there is nothing to read.
+    hungry: bool,
+    /// Something may not have left yet: a frame, or the answer to a ping or a close.
+    unflushed: bool,
+}
+
+/// What tungstenite takes at a time. It clears so much memory before every read, while a tick waits; the socket's own
+/// buffer, which is never cleared, is what makes the system calls few.
+const CHUNK: usize = 4 << 10;
+
+const WRITE_BUFFER: usize = 64 << 10;
+
+impl Transport {
+    /// Over a wire on which the upgrade is done; `tail` is what came after it.
+    pub(crate) fn new(wire: Wire, tail: Vec<u8>, role: Role, max_message: usize) -> Self {
+        let write_limit = 4 * WRITE_BUFFER;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(CHUNK)
+            .write_buffer_size(WRITE_BUFFER)
+            .max_write_buffer_size(write_limit)
+            .max_message_size(Some(max_message))
+            .max_frame_size(Some(max_message));
+        let ws = WebSocket::from_partially_read(wire, tail, role, Some(config));
+        Self { ws, role, write_limit, hungry: false, unflushed: false }
+    }
+
+    pub(crate) fn tcp(&self) -> &Arc<TcpStream> {
+        self.ws.get_ref().socket().tcp()
+    }
+
+    /// What to wait for before the next turn.
+    pub(crate) fn interest(&self) -> PollFlags {
+        self.ws.get_ref().socket().interest()
+    }
+
+    /// Whether a write waits for room in the kernel.
+    pub(crate) fn is_full(&self) -> bool {
+        self.ws.get_ref().socket().full
+    }
+
+    /// `poll` says that the socket has something to say.
+    pub(crate) fn refresh(&mut self) {
+        self.ws.get_mut().socket_mut().refresh();
+    }
+
+    /// Bytes of the WebSocket layer that the kernel has.
+    pub(crate) fn written(&self) -> u64 {
+        self.ws.get_ref().written
+    }
+
+    /// When bytes were last taken from the socket.
+    pub(crate) fn read_at(&self) -> Instant {
+        self.ws.get_ref().socket().read_at()
+    }
+
+    /// Reads the next message or frame without blocking.
+    pub(crate) fn read(&mut self) -> Result<Incoming, Broken> {
+        use tungstenite::Message as Wire;
+        if self.hungry && !self.ws.get_mut().socket_mut().fill() {
+            return Ok(Incoming::Nothing);
+        }
+        self.hungry = false;
+        match self.ws.read() {
+            Ok(Wire::Ping(_)) => {
+                self.unflushed = true;
+                Ok(Incoming::Ping)
+            }
+            Ok(Wire::Pong(payload)) => Ok(Incoming::Pong(payload)),
+            Ok(Wire::Close(frame)) => {
+                self.unflushed = true;
+                Ok(Incoming::Close(frame.map(CloseFrame::from_wire)))
+            }
+            Ok(message) => {
+                let at = self.read_at();
+                Ok(Message::received(message, at).map_or(Incoming::Nothing, Incoming::Message))
+            }
+            Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                self.hungry = true;
+                Ok(Incoming::Nothing)
+            }
+            Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(Incoming::Ended),
+            Err(error) => Err(broken(error)),
+        }
+    }
+
+    /// Bytes that `outgoing` takes on the wire (RFC 6455 section 5.2).
+    pub(crate) fn frame_len(&self, outgoing: &Outgoing) -> u64 {
+        let payload = match outgoing {
+            Outgoing::Message(message) => message.len(),
+            Outgoing::Ping(payload) => payload.len(),
+            Outgoing::Close(frame) => 2 + frame.reason.len(),
+        };
+        let length = match payload {
+            0..126 => 0,
+            126..65536 => 2,
+            _ => 8,
+        };
+        let mask = if self.role == Role::Client { 4 } else { 0 };
+        (2 + length + mask + payload) as u64
+    }
+
+    /// Puts a frame into the write buffer. Whether it has left, `written` tells after a `flush`.
+    pub(crate) fn queue(&mut self, outgoing: Outgoing) -> Result<(), Broken> {
+        let needed = WRITE_BUFFER * 2 + self.frame_len(&outgoing) as usize;
+        if needed > self.write_limit {
+            self.write_limit = needed;
+            self.ws.set_config(|config| config.max_write_buffer_size = needed);
+        }
+        self.unflushed = true;
+        let result = match outgoing {
+            Outgoing::Message(message) => {
+                let kind = if message.is_text() { Data::Text } else { Data::Binary };
+                let frame = Frame::message(message.into_bytes(), OpCode::Data(kind), true);
+                self.ws.write(tungstenite::Message::Frame(frame))
+            }
+            Outgoing::Ping(payload) => self.ws.write(tungstenite::Message::Ping(payload)),
+            Outgoing::Close(frame) => self.ws.close(Some(frame.into_wire())),
+        };
+        blocked_is_fine(result).map(drop)
+    }
+
+    /// Writes what is in the buffer as far as the kernel takes it; true when nothing is left.
+    pub(crate) fn flush(&mut self) -> Result<bool, Broken> {
+        if self.unflushed {
+            self.unflushed = !blocked_is_fine(self.ws.flush())?;
+        }
+        Ok(!self.unflushed)
+    }
+
+    /// Writes bytes beneath the framing, as a server that breaks the rules does.
+    #[cfg(feature = "testing")]
+    pub(crate) fn write_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.ws.get_mut().write(bytes).map(drop)
+    }
+
+    /// Takes what came and forgets it; false when the connection is over.
+    #[cfg(feature = "testing")]
+    pub(crate) fn discard(&mut self) -> bool {
+        let mut scratch = [0; 4096];
+        let wire = self.ws.get_mut();
+        loop {
+            wire.socket_mut().refresh();
+            match wire.read(&mut scratch) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+    }
+}
+
+fn blocked_is_fine(result: tungstenite::Result<()>) -> Result<bool, Broken> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(broken(error)),
+    }
+}
+
+fn broken(error: tungstenite::Error) -> Broken {
+    use tungstenite::Error as E;
+    use tungstenite::error::ProtocolError as P;
+    let text = || error.to_string().into_boxed_str();
+    let (reason, code) = match &error {
+        E::Io(io) => (DisconnectReason::Transport(io.to_string().into()), None),
+        E::Protocol(P::ResetWithoutClosingHandshake) => {
+            (DisconnectReason::Transport("ended by the server without a close frame".into()), None)
+        }
+        E::Capacity(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::TOO_LARGE)),
+        E::Utf8(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::INVALID_PAYLOAD)),
+        E::Protocol(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::PROTOCOL_ERROR)),
+        _ => (DisconnectReason::Transport(text()), None),
+    };
+    Broken { reason, code }
+}
+

@@ -1,0 +1,242 @@
+//! The bottom: a TCP socket that never blocks, and the wire, plain or encrypted, on it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use native_tls::TlsStream;
+use rustix::event::PollFlags;
+
+/// A TCP socket that never blocks, and remembers what the kernel last said about it. It reads ahead, beneath TLS and
+/// framing alike: one system call brings what they take in small pieces.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    tcp: Arc<TcpStream>,
+    /// Never cleared: only `ahead[next..end]` means anything.
+    ahead: Box<[u8]>,
+    next: usize,
+    end: usize,
+    /// What the last read ahead found instead of bytes: the end, or an error.
+    last: Option<io::Result<usize>>,
+    /// The last read took all there was: another would only learn `WouldBlock`. `poll` clears it.
+    drained: bool,
+    /// The last write was refused: wait for room.
+    pub(super) full: bool,
+    read_at: Instant,
+}
+
+impl Socket {
+    /// `tcp` must be non-blocking. `ahead` is how many bytes one read may bring.
+    pub(crate) fn new(tcp: Arc<TcpStream>, ahead: usize) -> Self {
+        let ahead = vec![0; ahead].into_boxed_slice();
+        let read_at = Instant::now();
+        Self { tcp, ahead, next: 0, end: 0, last: None, drained: false, full: false, read_at }
+    }
+
+    /// What the peer of a blocked step waits for.
+    pub(crate) fn interest(&self) -> PollFlags {
+        if self.full { PollFlags::OUT | PollFlags::IN } else { PollFlags::IN }
+    }
+
+    pub(crate) fn tcp(&self) -> &Arc<TcpStream> {
+        &self.tcp
+    }
+
+    pub(crate) fn refresh(&mut self) {
+        self.drained = false;
+    }
+
+    /// When bytes were last taken from the kernel.
+    pub(crate) fn read_at(&self) -> Instant {
+        self.read_at
+    }
+
+    /// Reads ahead, unless there is something left from before. False when there is nothing to read for now.
+    pub(crate) fn fill(&mut self) -> bool {
+        if self.next < self.end || self.last.is_some() {
+            return true;
+        }
+        if self.drained {
+            return false;
+        }
+        match read_once(&self.tcp, &mut self.ahead) {
+            Ok(read) if read > 0 => {
+                self.read_at = Instant::now();
+                (self.next, self.end) = (0, read);
+                self.drained = read < self.ahead.len();
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.drained = true;
+                false
+            }
+            other => {
+                self.last = Some(other);
+                true
+            }
+        }
+    }
+}
+
+fn read_once(mut tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match tcp.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.fill() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if let Some(last) = self.last.take() {
+            return last;
+        }
+        let read = buffer.len().min(self.end - self.next);
+        buffer[..read].copy_from_slice(&self.ahead[self.next..self.next + read]);
+        self.next += read;
+        Ok(read)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        loop {
+            match (&*self.tcp).write(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => {
+                    self.full = matches!(&result, Err(error) if error.kind() == ErrorKind::WouldBlock);
+                    return result;
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Plain or TLS, and how many bytes of the WebSocket layer have left: what decides whether a message was written.
+/// Under TLS a byte counts when its whole record is in the kernel; a part of a record is of no use to the peer.
+pub(crate) struct Wire {
+    stream: Stream,
+    pub(super) written: u64,
+}
+
+enum Stream {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Wire {
+    pub(crate) fn plain(socket: Socket) -> Self {
+        Self { stream: Stream::Plain(socket), written: 0 }
+    }
+
+    pub(crate) fn tls(stream: TlsStream<Socket>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream)), written: 0 }
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        match &self.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => tls.get_ref(),
+        }
+    }
+
+    pub(crate) fn socket_mut(&mut self) -> &mut Socket {
+        match &mut self.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => tls.get_mut(),
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.stream {
+            Stream::Plain(socket) => socket.read(buffer),
+            Stream::Tls(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = match &mut self.stream {
+            Stream::Plain(socket) => socket.write(buffer),
+            Stream::Tls(tls) => tls.write(buffer),
+        }?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::wait;
+    use crate::wake::Wake;
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_nonblocking(true).unwrap();
+        (Socket::new(Arc::new(near), 8), listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_short_read_goes_straight_to_poll() {
+        let (mut near, mut far) = pair();
+        far.write_all(b"abc").unwrap();
+        let wake = Wake::new().unwrap();
+        let ready = |near: &Socket| {
+            let deadline = Some(Instant::now() + Duration::from_secs(30));
+            wait(Some((near.tcp().as_fd(), PollFlags::IN)), &wake, deadline, || false).unwrap()
+        };
+        assert!(ready(&near).socket);
+        let mut buffer = [0; 8];
+        assert_eq!(near.read(&mut buffer).unwrap(), 3);
+        far.write_all(b"d").unwrap();
+        assert!(ready(&near).socket);
+        assert_eq!(near.read(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock, "no system call");
+        near.refresh();
+        assert_eq!(near.read(&mut buffer).unwrap(), 1);
+        drop(far);
+        assert!(ready(&near).socket);
+        near.refresh();
+        assert_eq!(near.read(&mut buffer).unwrap(), 0, "the end is not hidden");
+    }
+
+    #[test]
+    fn what_was_read_ahead_comes_before_the_end() {
+        let (mut near, mut far) = pair();
+        far.write_all(b"abcdefghij").unwrap();
+        drop(far);
+        let mut all = vec![];
+        let mut buffer = [0; 3];
+        loop {
+            match near.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => all.extend_from_slice(&buffer[..read]),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    near.refresh();
+                }
+            }
+        }
+        assert_eq!(all, b"abcdefghij");
+    }
+}

@@ -1,0 +1,83 @@
+//! The one wait of a worker.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::wake::Wake;
+
+/// What ended a wait. More than one may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waited {
+    pub(crate) socket: bool,
+    pub(crate) rung: bool,
+    /// There was something to do, so the socket was not looked at.
+    pub(crate) skipped: bool,
+}
+
+/// Sleeps until `socket` is ready for what is asked, `wake` rings, or `deadline` passes; or not at all when
+/// `last_look`, called after callers can see that we are about to sleep, finds something to do.
+pub(crate) fn wait(
+    socket: Option<(BorrowedFd<'_>, PollFlags)>,
+    wake: &Wake,
+    deadline: Option<Instant>,
+    last_look: impl FnOnce() -> bool,
+) -> io::Result<Waited> {
+    wake.announce();
+    if last_look() {
+        wake.retract(false);
+        return Ok(Waited { skipped: true, ..Waited::default() });
+    }
+    let timeout = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+    let bell = wake.as_fd();
+    let result = match socket {
+        Some((socket, interest)) => {
+            let mut fds = [PollFd::new(&bell, PollFlags::IN), PollFd::new(&socket, interest)];
+            poll(&mut fds, timeout.as_ref()).map(|_| Waited {
+                rung: !fds[0].revents().is_empty(),
+                socket: !fds[1].revents().is_empty(),
+                skipped: false,
+            })
+        }
+        None => {
+            let mut fds = [PollFd::new(&bell, PollFlags::IN)];
+            poll(&mut fds, timeout.as_ref()).map(|_| Waited { rung: !fds[0].revents().is_empty(), ..Waited::default() })
+        }
+    };
+    let waited = match result {
+        Err(rustix::io::Errno::INTR) => Ok(Waited::default()),
+        other => other.map_err(io::Error::from),
+    };
+    wake.retract(waited.as_ref().is_ok_and(|waited| waited.rung));
+    waited
+}
+
+fn timespec(duration: std::time::Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_caller_ends_the_wait_and_work_prevents_it() {
+        let wake = Arc::new(Wake::new().unwrap());
+        assert!(wait(None, &wake, None, || true).unwrap().skipped);
+        let caller = std::thread::spawn({
+            let wake = wake.clone();
+            move || {
+                while Arc::strong_count(&wake) > 1 {
+                    wake.wake();
+                    std::thread::yield_now();
+                }
+            }
+        });
+        assert!(wait(None, &wake, None, || false).unwrap().rung);
+        drop(wake);
+        caller.join().unwrap();
+    }
+}
