@@ -218,7 +218,7 @@ impl ClientConfig {
             send_capacity: 1024,
             queue_while_disconnected: 0,
             max_message_size: 16 << 20,
-            read_buffer: 16 << 10,
+            read_buffer: 128 << 10,
             nodelay: true,
             idle: IdleStrategy::Park,
             core: None,

@@ -55,6 +55,7 @@ impl Message {
         Self { body: Body::Binary(bytes.into()), received_at: None }
     }
 
+    #[inline]
     pub(crate) fn received(message: tungstenite::Message, at: Instant) -> Option<Self> {
         let body = match message {
             tungstenite::Message::Text(text) => Body::Text(text),

@@ -51,7 +51,8 @@ impl Counter {
 pub(crate) struct Counters {
     pub(crate) epoch: Counter,
     pub(crate) received: Counter,
-    pub(crate) received_this_epoch: Counter,
+    /// Of these, received on earlier connections.
+    pub(crate) received_before: Counter,
     pub(crate) sent: Counter,
     pub(crate) unsent: Counter,
     pub(crate) dropped: Counter,
@@ -63,10 +64,11 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn snapshot(&self) -> Stats {
         let epoch = self.epoch.get();
+        let (before, received) = (self.received_before.get(), self.received.get());
         Stats {
             epoch,
-            received: self.received.get(),
-            received_this_epoch: self.received_this_epoch.get(),
+            received,
+            received_this_epoch: received.saturating_sub(before),
             sent: self.sent.get(),
             unsent: self.unsent.get(),
             dropped: self.dropped.get(),

@@ -1,7 +1,7 @@
 //! What the library costs on the way: ours beside raw TCP and bare tungstenite, interleaved in one run, as ratios.
 //!
 //! `cargo bench --bench latency` prints a table; with `-- --json` the last line is one JSON object with a key for each
-//! row. `--only TEXT` measures the rows whose key contains the text, `--rounds N` takes the medians of so many rounds
+//! row. `--only TEXT` measures the rows whose key begins so, `--rounds N` takes the medians of so many rounds
 //! (default 5). The exit status is 1 when a caller's send to a sleeping worker costs more than 4 times a bare write.
 
 mod flood;

@@ -39,7 +39,7 @@ impl Table {
     }
 
     pub fn wants(&self, key: &str) -> bool {
-        key.contains(&self.only)
+        key.starts_with(&self.only)
     }
 
     pub fn latency(&mut self, key: &str, against: &'static str, other: &Times, ours: &Times) {

@@ -302,6 +302,11 @@ impl Monitor {
         counts
     }
 
+    /// Whether messages may belong to the heartbeat. Else none need be shown to it.
+    pub(crate) fn reads_messages(&self) -> bool {
+        matches!(self.rules.kind, Kind::Message { .. } | Kind::Deribit { .. })
+    }
+
     /// A message came.
     pub(crate) fn message(&mut self, message: &Message, now: Instant) -> Verdict {
         match &self.rules.kind {

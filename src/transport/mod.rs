@@ -64,7 +64,7 @@ pub(crate) struct Transport {
 
 /// What tungstenite takes at a time. It clears so much memory before every read, while a tick waits; the socket's own
 /// buffer, which is never cleared, is what makes the system calls few.
-const CHUNK: usize = 4 << 10;
+const CHUNK: usize = 8 << 10;
 
 const WRITE_BUFFER: usize = 64 << 10;
 
@@ -112,6 +112,7 @@ impl Transport {
     }
 
     /// Reads the next message or frame without blocking.
+    #[inline]
     pub(crate) fn read(&mut self) -> Result<Incoming, Broken> {
         use tungstenite::Message as Wire;
         if self.hungry && !self.ws.get_mut().socket_mut().fill() {

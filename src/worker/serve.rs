@@ -132,7 +132,7 @@ impl Run<'_> {
         self.seat.open = true;
         self.seat.reconnect.opened(now);
         let epoch = self.seat.epoch;
-        shared.counters.received_this_epoch.set(0);
+        shared.counters.received_before.set(shared.counters.received.get());
         shared.counters.epoch.set(epoch);
         shared.gate.set(Pass::Open { epoch });
         shared.status.set(ReadyState::Open);
@@ -216,19 +216,21 @@ impl Run<'_> {
         self.shared.health.publish(monitor);
     }
 
+    #[inline]
     fn received(&mut self, monitor: &mut Monitor, message: Message, now: Instant) -> Result<(), Broken> {
         let counters = &self.shared.counters;
         counters.received.add(1);
-        counters.received_this_epoch.add(1);
-        let before = monitor.last_received();
-        let verdict = monitor.message(&message, now);
-        if verdict.ours {
-            if monitor.last_received() != before {
-                self.heartbeat(monitor);
+        if monitor.reads_messages() {
+            let before = monitor.last_received();
+            let verdict = monitor.message(&message, now);
+            if verdict.ours {
+                if monitor.last_received() != before {
+                    self.heartbeat(monitor);
+                }
+                self.act(verdict.action)?;
+                self.drive()?;
+                return Ok(());
             }
-            self.act(verdict.action)?;
-            self.drive()?;
-            return Ok(());
         }
         if let Some(handler) = &mut self.handler {
             self.shared.duty.begin(now);
@@ -347,7 +349,6 @@ impl Run<'_> {
     fn received_while_closing(&mut self, message: Message) {
         let counters = &self.shared.counters;
         counters.received.add(1);
-        counters.received_this_epoch.add(1);
         if let Some(queue) = &mut self.seat.queue {
             let dropped = match self.shared.config.overflow {
                 Overflow::DropOldest | Overflow::DropNewest => queue.push_message(message).unwrap_or(1),
