@@ -12,6 +12,9 @@ use crate::message::Message;
 /// Lifecycle events that wait behind a full queue before they are summed up.
 const LIFECYCLE_LIMIT: usize = 1024;
 
+/// Messages that cross the channel in one go: as many as are taken apart in some ten microseconds.
+const BURST: usize = 64;
+
 /// Where a queue ends: the client's own channel, or one shared by many.
 #[derive(Clone, Debug)]
 pub(crate) enum Outlet {
@@ -52,6 +55,8 @@ pub(crate) struct Queue {
     room: usize,
     /// A shared channel has other writers: its room must be looked up each time.
     room_is_ours: bool,
+    /// Read in one go and about to cross the channel in one go: a consumer that waits is woken once for all of them.
+    burst: Vec<Event>,
     backlog: VecDeque<Event>,
     backlog_messages: usize,
     unsent_limit: usize,
@@ -74,6 +79,7 @@ impl Queue {
             backlog_limit: backlog_limit.max(1),
             room: 0,
             room_is_ours,
+            burst: Vec::new(),
             backlog: VecDeque::new(),
             backlog_messages: 0,
             unsent_limit,
@@ -83,7 +89,7 @@ impl Queue {
 
     fn has_room(&mut self) -> bool {
         if self.room == 0 || !self.room_is_ours {
-            let used = self.outlet.as_ref().map_or(0, Outlet::len);
+            let used = self.outlet.as_ref().map_or(0, Outlet::len) + self.burst.len();
             self.room = self.channel_limit.saturating_sub(used);
             if self.room > self.channel_limit / 2 {
                 self.warned = false;
@@ -94,14 +100,23 @@ impl Queue {
 
     fn hand_over(&mut self, event: Event) {
         self.room = self.room.saturating_sub(1);
-        if let Some(outlet) = &self.outlet {
-            outlet.push(event);
+        self.burst.push(event);
+        if self.burst.len() >= BURST {
+            self.flush();
+        }
+    }
+
+    /// Lets the consumer see what was handed over. Called when all that was read in one go is taken apart.
+    pub(crate) fn flush(&mut self) {
+        match &self.outlet {
+            Some(outlet) => self.burst.drain(..).for_each(|event| outlet.push(event)),
+            None => self.burst.clear(),
         }
     }
 
     /// Whether another message can be taken from the socket. Only `Backpressure` ever says no.
     pub(crate) fn ready(&mut self) -> bool {
-        self.overflow != Overflow::Backpressure || (self.pump() && self.has_room()) || {
+        self.overflow != Overflow::Backpressure || (self.refill() && self.has_room()) || {
             self.warn();
             false
         }
@@ -109,6 +124,12 @@ impl Queue {
 
     /// Moves what waits into the channel as far as there is room; true when nothing waits any more.
     pub(crate) fn pump(&mut self) -> bool {
+        let empty = self.refill();
+        self.flush();
+        empty
+    }
+
+    fn refill(&mut self) -> bool {
         while !self.backlog.is_empty() && self.has_room() {
             if let Some(event) = self.backlog.pop_front() {
                 self.backlog_messages -= usize::from(matches!(event, Event::Message(_)));
@@ -120,7 +141,7 @@ impl Queue {
 
     /// A message; returns how many messages were dropped for it.
     pub(crate) fn push_message(&mut self, message: Message) -> Result<u64, Overrun> {
-        if self.pump() && self.has_room() {
+        if self.refill() && self.has_room() {
             self.hand_over(Event::Message(message));
             return Ok(0);
         }
@@ -156,7 +177,7 @@ impl Queue {
 
     /// A message that may be dropped if there is no room: the client is being closed.
     pub(crate) fn push_or_drop(&mut self, message: Message) -> u64 {
-        if self.pump() && self.has_room() {
+        if self.refill() && self.has_room() {
             self.hand_over(Event::Message(message));
             return 0;
         }
@@ -176,9 +197,11 @@ impl Queue {
 
     /// Any other event: kept whatever the policy.
     pub(crate) fn push_event(&mut self, event: Event) {
-        if self.pump() && self.has_room() {
-            return self.hand_over(event);
+        if self.refill() && self.has_room() {
+            self.hand_over(event);
+            return self.flush();
         }
+        self.flush();
         self.warn();
         if self.backlog.len() - self.backlog_messages < LIFECYCLE_LIMIT {
             self.backlog.push_back(event);
@@ -219,6 +242,7 @@ impl Queue {
         while let Some(event) = self.backlog.pop_front() {
             self.hand_over(event);
         }
+        self.flush();
         self.backlog_messages = 0;
         self.room = 0;
     }

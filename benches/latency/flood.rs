@@ -71,21 +71,23 @@ pub fn flood(wire: &Wire, contender: Contender, counts: Counts, size: usize, mes
         Counts::Caller => {
             let (mut server, client) = wire.upgraded(|url| connect(url, &|config| config.event_capacity(65_536)));
             let client = client.join().expect("the connecting thread");
-            let consumer = std::thread::spawn({
-                let client = client.clone();
-                move || {
-                    let events = client.events();
-                    let mut left = messages;
-                    while left > 0 {
-                        left -= usize::from(matches!(events.recv(), Ok(Event::Message(_))));
+            let consumer = std::thread::Builder::new()
+                .name("consumer".into())
+                .spawn({
+                    let client = client.clone();
+                    move || {
+                        let events = client.events();
+                        let mut left = messages;
+                        while left > 0 {
+                            left -= usize::from(matches!(events.recv(), Ok(Event::Message(_))));
+                        }
+                        let _ = sender.send(());
                     }
-                    let _ = sender.send(());
-                }
-            });
+                })
+                .expect("a thread");
             let rate = run(&mut *server, done);
             consumer.join().expect("the consumer");
             rate
         }
     }
 }
-

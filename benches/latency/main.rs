@@ -38,7 +38,7 @@ fn main() {
             other => panic!("`{other}` is not an option: try --json, --only TEXT, --rounds N"),
         }
     }
-    rig::pin(rig::first_core());
+    rig::remember_cores();
     let mut table = Table::new(only);
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
@@ -112,8 +112,16 @@ fn latency(
 ) {
     if table.wants(key) {
         eprintln!("  {key}");
-        let other = way(wire, against.0, SAMPLES);
-        let ours = way(wire, ours, SAMPLES);
+        let on_first_core = |contender| {
+            std::thread::scope(|scope| {
+                let measured = scope.spawn(|| {
+                    rig::pin(rig::first_core());
+                    way(wire, contender, SAMPLES)
+                });
+                measured.join().expect("a measurement")
+            })
+        };
+        let (other, ours) = (on_first_core(against.0), on_first_core(ours));
         table.latency(key, against.1, &other, &ours);
     }
 }

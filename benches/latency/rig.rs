@@ -3,8 +3,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,13 @@ use ws_supervisor::{ClientConfig, Heartbeat, IdleStrategy};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     /// A socket without any protocol.
-    Raw { spin: bool },
+    Raw {
+        spin: bool,
+    },
     /// tungstenite on a socket of its own, in a loop of its own.
-    Bare { spin: bool },
+    Bare {
+        spin: bool,
+    },
     Ours(IdleStrategy),
 }
 
@@ -199,6 +203,10 @@ fn cores() -> (usize, usize) {
         let all = core_affinity::get_core_ids().unwrap_or_default();
         (all.first().map_or(0, |core| core.id), all.last().map_or(0, |core| core.id))
     })
+}
+
+pub fn remember_cores() {
+    cores();
 }
 
 pub fn first_core() -> usize {

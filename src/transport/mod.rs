@@ -106,6 +106,10 @@ impl Transport {
         self.ws.get_ref().written
     }
 
+    pub(crate) fn acknowledge(&mut self) {
+        self.ws.get_mut().socket_mut().acknowledge();
+    }
+
     /// When bytes were last taken from the socket.
     pub(crate) fn read_at(&self) -> Instant {
         self.ws.get_ref().socket().read_at()
@@ -232,4 +236,3 @@ fn broken(error: tungstenite::Error) -> Broken {
     };
     Broken { reason, code }
 }
-

@@ -24,6 +24,8 @@ pub(crate) struct Socket {
     /// The last write was refused: wait for room.
     pub(super) full: bool,
     read_at: Instant,
+    /// Something was read and nothing written since.
+    owes_ack: bool,
 }
 
 impl Socket {
@@ -31,7 +33,7 @@ impl Socket {
     pub(crate) fn new(tcp: Arc<TcpStream>, ahead: usize) -> Self {
         let ahead = vec![0; ahead].into_boxed_slice();
         let read_at = Instant::now();
-        Self { tcp, ahead, next: 0, end: 0, last: None, drained: false, full: false, read_at }
+        Self { tcp, ahead, next: 0, end: 0, last: None, drained: false, full: false, read_at, owes_ack: false }
     }
 
     /// What the peer of a blocked step waits for.
@@ -45,6 +47,15 @@ impl Socket {
 
     pub(crate) fn refresh(&mut self) {
         self.drained = false;
+    }
+
+    /// Acknowledges what was read, unless something written meanwhile did.
+    pub(crate) fn acknowledge(&mut self) {
+        if std::mem::take(&mut self.owes_ack) {
+            let socket = socket2::SockRef::from(&*self.tcp);
+            let _ = socket.set_tcp_quickack(true);
+            let _ = socket.set_tcp_quickack(false);
+        }
     }
 
     /// When bytes were last taken from the kernel.
@@ -65,6 +76,7 @@ impl Socket {
                 self.read_at = Instant::now();
                 (self.next, self.end) = (0, read);
                 self.drained = read < self.ahead.len();
+                self.owes_ack = true;
                 true
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -109,6 +121,7 @@ impl Write for Socket {
             match (&*self.tcp).write(buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => {
+                    self.owes_ack &= result.is_err();
                     self.full = matches!(&result, Err(error) if error.kind() == ErrorKind::WouldBlock);
                     return result;
                 }

@@ -144,7 +144,16 @@ impl<'a> Run<'a> {
             Way::Inline(factory) => Some(factory()),
             _ => None,
         };
-        Self { shared, seat, link, handler, timers: Timers::default(), idle_turns: 0, reads_broken: false, closing: false }
+        Self {
+            shared,
+            seat,
+            link,
+            handler,
+            timers: Timers::default(),
+            idle_turns: 0,
+            reads_broken: false,
+            closing: false,
+        }
     }
 
     fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {

@@ -141,6 +141,17 @@ impl Run<'_> {
     }
 
     fn read_batch(&mut self, monitor: &mut Monitor) -> Result<Read, Broken> {
+        let read = self.read_some(monitor);
+        if let Some(queue) = &mut self.seat.queue {
+            queue.flush();
+        }
+        if let Some(transport) = &mut self.link.transport {
+            transport.acknowledge();
+        }
+        read
+    }
+
+    fn read_some(&mut self, monitor: &mut Monitor) -> Result<Read, Broken> {
         for _ in 0..READ_BATCH {
             if self.seat.queue.as_mut().is_some_and(|queue| !queue.ready()) {
                 return Ok(Read::Paused);
