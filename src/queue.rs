@@ -117,6 +117,7 @@ impl Queue {
     /// Whether another message can be taken from the socket. Only `Backpressure` ever says no.
     pub(crate) fn ready(&mut self) -> bool {
         self.overflow != Overflow::Backpressure || (self.refill() && self.has_room()) || {
+            self.flush();
             self.warn();
             false
         }
@@ -124,18 +125,21 @@ impl Queue {
 
     /// Moves what waits into the channel as far as there is room; true when nothing waits any more.
     pub(crate) fn pump(&mut self) -> bool {
-        let empty = self.refill();
         self.flush();
-        empty
+        self.refill()
     }
 
     fn refill(&mut self) -> bool {
+        if self.backlog.is_empty() {
+            return true;
+        }
         while !self.backlog.is_empty() && self.has_room() {
             if let Some(event) = self.backlog.pop_front() {
                 self.backlog_messages -= usize::from(matches!(event, Event::Message(_)));
                 self.hand_over(event);
             }
         }
+        self.flush();
         self.backlog.is_empty()
     }
 
