@@ -119,6 +119,8 @@ pub struct ClientConfig {
     pub(crate) nodelay: bool,
     pub(crate) idle: IdleStrategy,
     pub(crate) core: Option<usize>,
+    pub(crate) priority: Option<u8>,
+    pub(crate) kernel_timestamps: bool,
     pub(crate) stack_size: Option<usize>,
     pub(crate) stall_threshold: Duration,
     pub(crate) resolver: Option<Arc<ResolveFn>>,
@@ -222,6 +224,8 @@ impl ClientConfig {
             nodelay: true,
             idle: IdleStrategy::Park,
             core: None,
+            priority: None,
+            kernel_timestamps: false,
             stack_size: None,
             stall_threshold: Duration::from_secs(1),
             resolver: None,
@@ -373,6 +377,26 @@ impl ClientConfig {
         self
     }
 
+    /// Runs the client's thread under the real-time scheduler (`SCHED_FIFO`), 1 to 99, which needs `CAP_SYS_NICE` or an
+    /// `RLIMIT_RTPRIO`. Refused at the start where the system does not allow it. With [`IdleStrategy::BusySpin`] such
+    /// a thread leaves its core to nobody, so pin it to one that nobody else needs. Defaults to the usual scheduler.
+    #[cfg(feature = "real-time")]
+    pub fn real_time_priority(mut self, priority: u8) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Asks the kernel when it had each message (Linux, `SO_TIMESTAMPNS`): see [`Message::time_in_socket`] and
+    /// [`Stats::time_in_socket`](crate::Stats). Costs a larger system call a read. Refused where the system has no
+    /// such timestamps. Defaults to false.
+    ///
+    /// [`Message::time_in_socket`]: crate::Message::time_in_socket
+    #[cfg(feature = "kernel-timestamps")]
+    pub fn kernel_timestamps(mut self, asked: bool) -> Self {
+        self.kernel_timestamps = asked;
+        self
+    }
+
     /// Bytes of the client's thread's stack, all of which your handler and TLS share. Defaults to the standard
     /// library's 2 MiB, of which only what is used takes memory.
     pub fn stack_size(mut self, bytes: usize) -> Self {
@@ -465,6 +489,13 @@ impl ClientConfig {
         self.heartbeat.validate()?;
         let enough = self.stack_size.is_none_or(|bytes| bytes >= 64 << 10);
         rule(enough, "stack_size", "must be at least 64 KiB")?;
+        rule(
+            self.priority.is_none_or(|priority| (1..=99).contains(&priority)),
+            "real_time_priority",
+            "must be 1 to 99",
+        )?;
+        let has_timestamps = cfg!(target_os = "linux") || !self.kernel_timestamps;
+        rule(has_timestamps, "kernel_timestamps", "needs Linux")?;
         rule(!self.stall_threshold.is_zero(), "stall_threshold", positive)?;
         rule(self.event_capacity > 0, "event_capacity", positive)?;
         rule(self.send_capacity > 0, "send_capacity", positive)?;

@@ -128,7 +128,7 @@ pub use event::{ClientEvent, ClientId, DisconnectReason, Event, ExitReason, Park
 pub use health::HeartbeatHealth;
 pub use message::{CloseFrame, Message};
 pub use session::heartbeat::{Heartbeat, HeartbeatKind};
-pub use stats::Stats;
+pub use stats::{Percentiles, Stats};
 pub use supervisor::{
     ClientCount, ClientInfo, ClientPhase, IntensityScope, ShutdownReport, Supervisor, SupervisorBuilder,
     SupervisorEvent, SupervisorExit,

@@ -2,7 +2,8 @@
 //! Touches nothing but `bytes` and tungstenite's checked text.
 
 use std::fmt;
-use std::time::Instant;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tungstenite::Utf8Bytes;
@@ -26,6 +27,8 @@ use tungstenite::Utf8Bytes;
 pub struct Message {
     body: Body,
     received_at: Option<Instant>,
+    /// Nanoseconds between the kernel's receipt and `received_at`.
+    in_socket: Option<NonZeroU64>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -42,7 +45,7 @@ impl Message {
     /// assert!(Message::text(String::from("hello")).is_text());
     /// ```
     pub fn text(text: impl Into<String>) -> Self {
-        Self { body: Body::Text(text.into().into()), received_at: None }
+        Self { body: Body::Text(text.into().into()), received_at: None, in_socket: None }
     }
 
     /// A binary message (opcode 2, RFC 6455 section 5.6).
@@ -52,17 +55,17 @@ impl Message {
     /// assert!(Message::binary(&b"\x00\xff"[..]).is_binary());
     /// ```
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
-        Self { body: Body::Binary(bytes.into()), received_at: None }
+        Self { body: Body::Binary(bytes.into()), received_at: None, in_socket: None }
     }
 
     #[inline]
-    pub(crate) fn received(message: tungstenite::Message, at: Instant) -> Option<Self> {
+    pub(crate) fn received(message: tungstenite::Message, at: Instant, in_socket: Option<NonZeroU64>) -> Option<Self> {
         let body = match message {
             tungstenite::Message::Text(text) => Body::Text(text),
             tungstenite::Message::Binary(bytes) => Body::Binary(bytes),
             _ => return None,
         };
-        Some(Self { body, received_at: Some(at) })
+        Some(Self { body, received_at: Some(at), in_socket })
     }
 
     /// Whether this is a text message.
@@ -153,6 +156,19 @@ impl Message {
     /// ```
     pub fn received_at(&self) -> Option<Instant> {
         self.received_at
+    }
+
+    /// How long the bytes had been in the kernel's hands by [`received_at`](Message::received_at): the age of a tick
+    /// before any code of yours could see it. Of several messages that one read brought, the kernel tells the time of
+    /// the last. `None` unless `ClientConfig::kernel_timestamps` asked for it. The kernel stamps by the wall clock, so a
+    /// step of that clock shows here.
+    ///
+    /// ```
+    /// # use ws_supervisor::Message;
+    /// assert!(Message::from("mine").time_in_socket().is_none());
+    /// ```
+    pub fn time_in_socket(&self) -> Option<Duration> {
+        self.in_socket.map(|nanos| Duration::from_nanos(nanos.get()))
     }
 }
 
@@ -259,7 +275,7 @@ mod tests {
     #[test]
     fn equality_ignores_the_time_of_receipt() {
         let wire = tungstenite::Message::text("x");
-        assert_eq!(Message::received(wire, Instant::now()).unwrap(), Message::text("x"));
+        assert_eq!(Message::received(wire, Instant::now(), None).unwrap(), Message::text("x"));
         assert_ne!(Message::text("x"), Message::binary("x"));
     }
 }

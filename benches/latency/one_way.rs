@@ -85,7 +85,7 @@ pub fn to_server(wire: &Wire, contender: Contender, samples: usize) -> Times {
     let text = "t".repeat(SIZE);
     let measure = |server: &mut dyn Stream, send: &mut dyn FnMut(String)| {
         server.tcp().set_nonblocking(true).expect("non-blocking");
-        let mut buffer = vec![0; 6 + SIZE];
+        let mut buffer = [0; 6 + SIZE];
         Times::measure(samples, || {
             let text = text.clone();
             let begun = Instant::now();

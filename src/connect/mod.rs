@@ -63,7 +63,10 @@ impl<'a> Attempt<'a> {
         self.phase.set(Phase::Tcp);
         let tcp = tcp::connect(self, &addresses)?;
         (self.register)(&tcp);
-        let socket = Socket::new(tcp, self.config.read_buffer);
+        let mut socket = Socket::new(tcp, self.config.read_buffer);
+        if self.config.kernel_timestamps {
+            socket.ask_for_stamps().map_err(|error| self.broken(&error))?;
+        }
         let mut wire = if target.tls {
             self.phase.set(Phase::Tls);
             Wire::tls(tls::handshake(self, socket)?)

@@ -24,7 +24,7 @@ pub(crate) struct Child {
 
 impl Child {
     pub(crate) fn info(&self) -> ClientInfo {
-        let stats = self.shared.counters.snapshot();
+        let counters = &self.shared.counters;
         let phase = match self {
             _ if self.stopping => ClientPhase::Stopping,
             _ if self.parked => ClientPhase::Parked,
@@ -38,9 +38,9 @@ impl Child {
             phase,
             ready_state: self.shared.status.get(),
             restart: self.shared.config.restart,
-            epoch: stats.epoch,
-            reconnects: stats.reconnects,
-            restarts: stats.restarts,
+            epoch: counters.epoch.get(),
+            reconnects: counters.epoch.get().saturating_sub(1),
+            restarts: counters.restarts.get(),
             parked: self.shared.status.parked().filter(|_| self.parked),
         }
     }

@@ -65,6 +65,17 @@ pub enum SupervisorEvent {
         /// Why.
         reason: ParkReason,
     },
+    /// A turn of a client's loop lasts longer than its `stall_threshold`: most likely its handler has not returned.
+    /// Told once a turn, while it lasts; [`Stats::longest_turn`](crate::Stats) has the whole of it later.
+    #[non_exhaustive]
+    Stalled {
+        /// Which client.
+        client: ClientId,
+        /// Its name.
+        name: Arc<str>,
+        /// How long the turn has lasted so far.
+        lasts: Duration,
+    },
     /// A client ended and is no longer supervised.
     #[non_exhaustive]
     Closed {

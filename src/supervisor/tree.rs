@@ -26,6 +26,8 @@ const EVENTS: usize = 1024;
 
 pub(crate) struct Tree {
     settings: SupervisorBuilder,
+    /// Nanoseconds between two looks for stalled workers.
+    watch: AtomicU64,
     runs: AtomicU64,
     table: Mutex<Table>,
     /// A client left the table, or the supervisor ended.
@@ -52,6 +54,8 @@ enum Notice {
         client: ClientId,
         run: u64,
     },
+    /// A client has come: look after it.
+    Look,
     ShutDown,
     #[cfg(feature = "testing")]
     Panic,
@@ -98,6 +102,7 @@ impl Tree {
         let intensity = RestartIntensity::new(settings.max_restarts, settings.window);
         Self {
             settings,
+            watch: AtomicU64::new(Duration::from_millis(500).as_nanos() as u64),
             runs: AtomicU64::new(0),
             table: Mutex::new(Table {
                 children: BTreeMap::new(),
@@ -115,11 +120,23 @@ impl Tree {
 
     fn run(self: &Arc<Self>) {
         self.adopt();
+        let mut next_look = Instant::now();
         loop {
-            let deadline = match &self.table.lock().phase {
-                Phase::Running => None,
-                Phase::ShuttingDown { deadline, .. } => Some(*deadline),
-                Phase::Ended { .. } => return,
+            let now = Instant::now();
+            if now >= next_look {
+                self.look_for_stalls(now);
+            }
+            // A client with a low threshold may have come meanwhile.
+            next_look =
+                if now >= next_look { now + self.watch_every() } else { next_look.min(now + self.watch_every()) };
+            let deadline = {
+                let table = self.table.lock();
+                match &table.phase {
+                    Phase::Running if table.children.is_empty() => None,
+                    Phase::Running => Some(next_look),
+                    Phase::ShuttingDown { deadline, .. } => Some((*deadline).min(next_look)),
+                    Phase::Ended { .. } => return,
+                }
             };
             let notice = match deadline {
                 None => self.notices.1.recv().ok(),
@@ -129,9 +146,23 @@ impl Tree {
                 Some(Notice::Exited { client, run }) => self.exited(client, run),
                 #[cfg(feature = "testing")]
                 Some(Notice::Panic) => panic!("a panic that a test asked for"),
-                Some(Notice::ShutDown) | None => {}
+                Some(Notice::Look | Notice::ShutDown) | None => {}
             }
             self.end_if_due();
+        }
+    }
+
+    fn watch_every(&self) -> Duration {
+        Duration::from_nanos(self.watch.load(Ordering::Relaxed))
+    }
+
+    fn look_for_stalls(&self, now: Instant) {
+        for child in self.table.lock().children.values() {
+            if let Some(lasts) = child.shared.duty.stalled(now) {
+                let (client, name) = (child.shared.tag.id, child.shared.tag.name.clone());
+                log::error!("client `{name}`: its handler has not returned for {lasts:.1?}");
+                self.tell(SupervisorEvent::Stalled { client, name, lasts });
+            }
         }
     }
 
@@ -309,6 +340,11 @@ impl Tree {
             stopping: false,
         };
         table.children.insert(shared.tag.id, child);
+        let every = (shared.config.stall_threshold / 2).clamp(Duration::from_millis(5), Duration::from_millis(500));
+        let sooner = self.watch.fetch_min(every.as_nanos() as u64, Ordering::Relaxed) > every.as_nanos() as u64;
+        if sooner || table.children.len() == 1 {
+            let _ = self.notices.0.send(Notice::Look);
+        }
         Ok(shared)
     }
 

@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 #[cfg(feature = "testing")]
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -115,6 +116,16 @@ impl Transport {
         self.ws.get_ref().socket().read_at()
     }
 
+    /// How many nanoseconds before that the kernel had them, if it was asked.
+    pub(crate) fn in_socket(&self) -> Option<NonZeroU64> {
+        self.ws.get_ref().socket().in_socket()
+    }
+
+    /// As `in_socket`, once a batch of reads.
+    pub(crate) fn take_in_socket(&mut self) -> Option<NonZeroU64> {
+        self.ws.get_mut().socket_mut().take_in_socket()
+    }
+
     /// Reads the next message or frame without blocking.
     #[inline]
     pub(crate) fn read(&mut self) -> Result<Incoming, Broken> {
@@ -134,8 +145,8 @@ impl Transport {
                 Ok(Incoming::Close(frame.map(CloseFrame::from_wire)))
             }
             Ok(message) => {
-                let at = self.read_at();
-                Ok(Message::received(message, at).map_or(Incoming::Nothing, Incoming::Message))
+                let (at, in_socket) = (self.read_at(), self.in_socket());
+                Ok(Message::received(message, at, in_socket).map_or(Incoming::Nothing, Incoming::Message))
             }
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
                 self.hungry = true;

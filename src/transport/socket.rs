@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +27,9 @@ pub(crate) struct Socket {
     read_at: Instant,
     /// Something was read and nothing written since.
     owes_ack: bool,
+    /// Whether the kernel says when it had what is read, and what it said last.
+    stamped: bool,
+    in_socket: Option<NonZeroU64>,
 }
 
 impl Socket {
@@ -33,7 +37,19 @@ impl Socket {
     pub(crate) fn new(tcp: Arc<TcpStream>, ahead: usize) -> Self {
         let ahead = vec![0; ahead].into_boxed_slice();
         let read_at = Instant::now();
-        Self { tcp, ahead, next: 0, end: 0, last: None, drained: false, full: false, read_at, owes_ack: false }
+        Self {
+            tcp,
+            ahead,
+            next: 0,
+            end: 0,
+            last: None,
+            drained: false,
+            full: false,
+            read_at,
+            owes_ack: false,
+            stamped: false,
+            in_socket: None,
+        }
     }
 
     /// What the peer of a blocked step waits for.
@@ -63,6 +79,22 @@ impl Socket {
         self.read_at
     }
 
+    /// How many nanoseconds before that the kernel had them, if it was asked.
+    pub(crate) fn in_socket(&self) -> Option<NonZeroU64> {
+        self.in_socket
+    }
+
+    pub(crate) fn take_in_socket(&mut self) -> Option<NonZeroU64> {
+        self.in_socket.take()
+    }
+
+    /// Asks the kernel to say when it had what is read.
+    pub(crate) fn ask_for_stamps(&mut self) -> io::Result<()> {
+        ask_for_stamps(&self.tcp)?;
+        self.stamped = true;
+        Ok(())
+    }
+
     /// Reads ahead, unless there is something left from before. False when there is nothing to read for now.
     pub(crate) fn fill(&mut self) -> bool {
         if self.next < self.end || self.last.is_some() {
@@ -71,9 +103,13 @@ impl Socket {
         if self.drained {
             return false;
         }
-        match read_once(&self.tcp, &mut self.ahead) {
-            Ok(read) if read > 0 => {
-                self.read_at = Instant::now();
+        let result = match self.stamped {
+            true => read_stamped(&self.tcp, &mut self.ahead),
+            false => read_once(&self.tcp, &mut self.ahead).map(|read| (read, None)),
+        };
+        match result {
+            Ok((read, in_socket)) if read > 0 => {
+                (self.read_at, self.in_socket) = (Instant::now(), in_socket);
                 (self.next, self.end) = (0, read);
                 self.drained = read < self.ahead.len();
                 self.owes_ack = true;
@@ -84,7 +120,7 @@ impl Socket {
                 false
             }
             other => {
-                self.last = Some(other);
+                self.last = Some(other.map(|_| 0));
                 true
             }
         }
@@ -98,6 +134,51 @@ fn read_once(mut tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
             result => return result,
         }
     }
+}
+
+#[cfg(all(target_os = "linux", feature = "kernel-timestamps"))]
+fn ask_for_stamps(tcp: &TcpStream) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt::ReceiveTimestampns};
+    Ok(setsockopt(tcp, ReceiveTimestampns, &true)?)
+}
+
+/// As `read_once`, with the kernel's time: how long ago it had the last of these bytes.
+#[cfg(all(target_os = "linux", feature = "kernel-timestamps"))]
+fn read_stamped(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<NonZeroU64>)> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    use std::os::fd::AsRawFd;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    let mut space = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    loop {
+        let mut slices = [io::IoSliceMut::new(buffer)];
+        match recvmsg::<()>(tcp.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(message) => {
+                let stamp = message.cmsgs().ok().and_then(|mut all| {
+                    all.find_map(|one| match one {
+                        ControlMessageOwned::ScmTimestampns(stamp) => Some(Duration::from(stamp)),
+                        _ => None,
+                    })
+                });
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let age = stamp.map(|stamp| now.saturating_sub(stamp).as_nanos());
+                let age = age.and_then(|age| NonZeroU64::new(u64::try_from(age).unwrap_or(u64::MAX).max(1)));
+                return Ok((message.bytes, age));
+            }
+        }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", feature = "kernel-timestamps")))]
+fn ask_for_stamps(_: &TcpStream) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(all(target_os = "linux", feature = "kernel-timestamps")))]
+fn read_stamped(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<NonZeroU64>)> {
+    read_once(tcp, buffer).map(|read| (read, None))
 }
 
 impl Read for Socket {

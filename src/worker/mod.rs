@@ -30,33 +30,61 @@ use crate::shared::{Seat, Shared};
 use crate::supervisor::exit::{Fate, fate};
 use crate::transport::wait;
 
-/// Starts a worker's thread, on its core if it has one. `last` is dropped as the last thing the thread does.
+/// Starts a worker's thread, on its core and with its priority if it has one. `last` is dropped as the last thing the
+/// thread does.
 pub(crate) fn start(
     shared: &Arc<Shared>,
     restarted: Option<(ExitReason, u64)>,
     last: impl Send + 'static,
 ) -> io::Result<JoinHandle<ExitReason>> {
-    let (pinned, is_pinned) = crossbeam_channel::bounded(1);
-    let core = shared.config.core;
+    let (placed, is_placed) = crossbeam_channel::bounded(1);
+    let config = &shared.config;
+    let (core, priority) = (config.core, config.priority);
     let worker = shared.clone();
     let run = move || {
-        if core.is_some_and(|core| !pin(core)) {
-            drop(pinned);
+        let place = place(core, priority);
+        let failed = place.is_err();
+        let _ = placed.send(place);
+        if failed {
             return ExitReason::Closed;
         }
-        let _ = pinned.send(());
         let _last = last;
         thread_main(&worker, restarted)
     };
-    let thread = std::thread::Builder::new().name(shared.tag.name.to_string()).spawn(run)?;
-    match core {
-        // The thread's first act is to pin itself, so this does not wait for long.
-        Some(core) if is_pinned.recv().is_err() => {
-            let message = format!("option `pin_to`: this process may not use core {core}; it may use {:?}", cores());
-            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
-        }
-        _ => Ok(thread),
+    let mut thread = std::thread::Builder::new().name(shared.tag.name.to_string());
+    if let Some(bytes) = config.stack_size {
+        thread = thread.stack_size(bytes);
     }
+    let thread = thread.spawn(run)?;
+    if core.is_some() || priority.is_some() {
+        // The thread's first act is to place itself, so this does not wait for long.
+        let place = is_placed.recv().unwrap_or_else(|_| Err("the thread ended at once".into()));
+        place.map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
+    }
+    Ok(thread)
+}
+
+fn place(core: Option<usize>, priority: Option<u8>) -> Result<(), String> {
+    if let Some(core) = core.filter(|core| !pin(*core)) {
+        return Err(format!("option `pin_to`: this process may not use core {core}; it may use {:?}", cores()));
+    }
+    priority.map_or(Ok(()), real_time)
+}
+
+#[cfg(feature = "real-time")]
+fn real_time(priority: u8) -> Result<(), String> {
+    use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
+    use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+    let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    let value = ThreadPriority::from_posix(thread_priority::unix::ScheduleParams { sched_priority: priority.into() });
+    set_thread_priority_and_policy(thread_native_id(), value, fifo).map_err(|error| {
+        format!("option `real_time_priority`: the system refused {priority} ({error:?}); it takes CAP_SYS_NICE or RLIMIT_RTPRIO")
+    })
+}
+
+#[cfg(not(feature = "real-time"))]
+fn real_time(_: u8) -> Result<(), String> {
+    Ok(())
 }
 
 /// The kernel's set of cores has room for this many.

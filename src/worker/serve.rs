@@ -147,6 +147,9 @@ impl Run<'_> {
         }
         if let Some(transport) = &mut self.link.transport {
             transport.acknowledge();
+            if let Some(nanos) = transport.take_in_socket() {
+                self.shared.counters.time_in_socket.record(nanos.get());
+            }
         }
         read
     }
@@ -174,6 +177,7 @@ impl Run<'_> {
                 Incoming::Pong(payload) => {
                     if monitor.pong(&payload, now) {
                         self.heartbeat(monitor);
+                        self.record_round_trip(monitor);
                     }
                 }
                 Incoming::Close(frame) => {
@@ -222,6 +226,13 @@ impl Run<'_> {
         }
     }
 
+    fn record_round_trip(&self, monitor: &Monitor) {
+        if let Some(time) = monitor.round_trip() {
+            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            self.shared.counters.ping_round_trip.record(micros);
+        }
+    }
+
     fn heartbeat(&mut self, monitor: &Monitor) {
         self.shared.counters.heartbeats.add(1);
         self.shared.health.publish(monitor);
@@ -237,6 +248,7 @@ impl Run<'_> {
             if verdict.ours {
                 if monitor.last_received() != before {
                     self.heartbeat(monitor);
+                    self.record_round_trip(monitor);
                 }
                 self.act(verdict.action)?;
                 self.drive()?;

@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ws_supervisor::testing::Server;
@@ -71,13 +71,21 @@ pub fn wait_for_state(client: &Client, state: ReadyState) {
 
 /// What Linux says of a thread of this process, by its name: the value of a field of its status.
 pub fn thread_status(thread: &str, field: &str) -> Option<String> {
-    for task in Path::new("/proc/self/task").read_dir().ok()? {
-        let task = task.ok()?.path();
-        if fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread) {
-            let status = fs::read_to_string(task.join("status")).ok()?;
-            let line = status.lines().find(|line| line.split(':').next() == Some(field))?;
-            return line.split_whitespace().last().map(str::to_owned);
-        }
-    }
-    None
+    let status = fs::read_to_string(task(thread)?.join("status")).ok()?;
+    let line = status.lines().find(|line| line.split(':').next() == Some(field))?;
+    line.split_whitespace().last().map(str::to_owned)
+}
+
+/// A thread's scheduling policy and real-time priority, by Linux's numbers (proc(5), fields 41 and 40).
+pub fn thread_schedule(thread: &str) -> Option<(u32, u32)> {
+    let stat = fs::read_to_string(task(thread)?.join("stat")).ok()?;
+    // The name before it may have spaces in it; the third field is the first one after.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((fields.get(38)?.parse().ok()?, fields.get(37)?.parse().ok()?))
+}
+
+fn task(thread: &str) -> Option<PathBuf> {
+    let tasks = Path::new("/proc/self/task").read_dir().ok()?;
+    let is_it = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread);
+    tasks.flatten().map(|task| task.path()).find(is_it)
 }
