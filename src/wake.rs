@@ -23,14 +23,14 @@ impl Signal {
     }
 
     fn announce(&self) {
-        // A read-modify-write, so that the flag's history is one chain: a caller's late swap of an earlier wait cannot
-        // be ordered around it.
+        // All writes of the flag are read-modify-writes, so that its history is one chain: a caller's late swap of an
+        // earlier wait cannot be ordered around this one.
         self.parked.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
     fn retract(&self) {
-        self.parked.store(false, Ordering::Relaxed);
+        self.parked.swap(false, Ordering::Relaxed);
     }
 
     /// Whether the worker is about to wait, waits, or has not yet noticed that it need not.
@@ -258,6 +258,121 @@ mod loom_tests {
             for caller in callers {
                 caller.join().unwrap();
             }
+        });
+    }
+
+    /// parking_lot's mutex, as weak as it is: one that is found taken says nothing about memory. (loom's own may block
+    /// a `try_lock`.)
+    struct Link(AtomicBool);
+
+    impl Link {
+        fn try_lock(&self) -> bool {
+            self.0.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        }
+
+        fn lock(&self) {
+            while !self.try_lock() {
+                loom::thread::yield_now();
+            }
+        }
+
+        fn unlock(&self) {
+            self.0.store(false, Ordering::Release);
+        }
+    }
+
+    struct Model {
+        signal: Signal,
+        queue: AtomicUsize,
+        link: Link,
+        stop: AtomicBool,
+        bell: (Mutex<bool>, Condvar),
+        written: (Mutex<usize>, Condvar),
+    }
+
+    impl Model {
+        fn write(&self) {
+            let taken = self.queue.swap(0, Ordering::Relaxed);
+            if taken > 0 {
+                *self.written.0.lock().unwrap() += taken;
+                self.written.1.notify_one();
+            }
+        }
+
+        fn ring(&self) {
+            if self.signal.claim() {
+                *self.bell.0.lock().unwrap() = true;
+                self.bell.1.notify_one();
+            }
+        }
+
+        fn send(&self) {
+            self.queue.fetch_add(1, Ordering::Relaxed);
+            if !self.signal.is_parked() {
+                return;
+            }
+            if self.link.try_lock() {
+                self.write();
+                let nothing_left = self.queue.load(Ordering::Relaxed) == 0;
+                self.link.unlock();
+                if nothing_left {
+                    return;
+                }
+            }
+            self.ring();
+        }
+
+        fn work(&self) {
+            self.link.lock();
+            while !self.stop.load(Ordering::Relaxed) {
+                self.write();
+                self.signal.announce();
+                if self.queue.load(Ordering::Relaxed) == 0 && !self.stop.load(Ordering::Relaxed) {
+                    self.link.unlock();
+                    let mut rung = self.bell.0.lock().unwrap();
+                    while !*rung {
+                        rung = self.bell.1.wait(rung).unwrap();
+                    }
+                    *rung = false;
+                    drop(rung);
+                    self.signal.retract();
+                    self.link.lock();
+                } else {
+                    self.signal.retract();
+                }
+            }
+            self.link.unlock();
+        }
+    }
+
+    /// What `worker::link` makes of it: a caller writes for a worker that sleeps, and rings only where it cannot. A
+    /// message that nobody writes shows as a deadlock.
+    #[test]
+    fn what_is_enqueued_is_written_by_a_caller_or_by_the_worker() {
+        super::explore(|| {
+            let model = Arc::new(Model {
+                signal: Signal::new(),
+                queue: AtomicUsize::new(0),
+                link: Link(AtomicBool::new(false)),
+                stop: AtomicBool::new(false),
+                bell: (Mutex::new(false), Condvar::new()),
+                written: (Mutex::new(0), Condvar::new()),
+            });
+            let (worker, caller) = (model.clone(), model.clone());
+            let worker = loom::thread::spawn(move || worker.work());
+            let caller = loom::thread::spawn(move || caller.send());
+            model.send();
+            let mut written = model.written.0.lock().unwrap();
+            while *written < 2 {
+                written = model.written.1.wait(written).unwrap();
+            }
+            drop(written);
+            model.stop.store(true, Ordering::Relaxed);
+            if model.signal.is_parked() {
+                model.ring();
+            }
+            caller.join().unwrap();
+            worker.join().unwrap();
         });
     }
 }
