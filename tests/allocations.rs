@@ -1,0 +1,129 @@
+//! What a received message costs in allocations: what tungstenite makes of it, and none of ours.
+
+use std::alloc::System;
+use std::io::Write;
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use ws_supervisor::{ClientConfig, Context, Delivery, Handler, IdleStrategy, Message, Supervisor};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const LONG: Duration = Duration::from_secs(30);
+/// Bursts before the count begins, and while it lasts.
+const WARM_UP: usize = 100;
+const COUNTED: usize = 200;
+/// A buffer that grows once more is not what a message costs.
+const STRAY: usize = 2;
+
+/// A server that allocates nothing once it is open: when asked for it, so many ticks of 64 bytes in one write.
+fn server(ticks: usize, asked: Receiver<()>) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let serve = move || {
+        let ws = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+        let mut tcp = ws.get_ref();
+        tcp.set_nodelay(true).unwrap();
+        let mut tick = vec![0x81, 64];
+        tick.extend([b't'; 64]);
+        let burst = tick.repeat(ticks);
+        while asked.recv().is_ok() {
+            tcp.write_all(&burst).unwrap();
+        }
+    };
+    (url, std::thread::spawn(serve))
+}
+
+/// Asks for the next burst when it has all of one, and counts what is allocated meanwhile.
+struct Count {
+    burst: usize,
+    ask: Sender<()>,
+    ticks: usize,
+    region: Option<Region<'static, System>>,
+}
+
+impl Count {
+    fn new(burst: usize, ask: Sender<()>) -> Self {
+        Self { burst, ask, ticks: 0, region: None }
+    }
+
+    /// How many allocations there were, once that is known.
+    fn tick(&mut self) -> Option<usize> {
+        self.ticks += 1;
+        if self.ticks % self.burst > 0 {
+            return None;
+        }
+        let bursts = self.ticks / self.burst;
+        if bursts == WARM_UP {
+            self.region = Some(Region::new(ALLOCATOR));
+        }
+        if bursts == WARM_UP + COUNTED {
+            let change = self.region.take()?.change();
+            return Some(change.allocations + change.reallocations);
+        }
+        self.ask.send(()).unwrap();
+        None
+    }
+}
+
+struct Inline {
+    count: Count,
+    done: Sender<usize>,
+}
+
+impl Handler for Inline {
+    fn on_open(&mut self, _: &mut Context<'_>) {
+        self.count.ask.send(()).unwrap();
+    }
+
+    fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
+        assert_eq!(message.len(), 64);
+        if let Some(allocations) = self.count.tick() {
+            self.done.send(allocations).unwrap();
+        }
+    }
+}
+
+fn ours(burst: usize, idle: IdleStrategy) -> usize {
+    let (ask, asked) = bounded(1);
+    let (url, _server) = server(burst, asked);
+    let (done, counted) = bounded(1);
+    let delivery = Delivery::inline(move || Inline { count: Count::new(burst, ask.clone()), done: done.clone() });
+    let supervisor = Supervisor::start().unwrap();
+    supervisor.spawn_client(ClientConfig::new(url).unwrap().idle_strategy(idle).delivery(delivery)).unwrap();
+    counted.recv_timeout(LONG).unwrap()
+}
+
+fn bare(burst: usize) -> usize {
+    let (ask, asked) = bounded(1);
+    let (url, _server) = server(burst, asked);
+    let (mut ws, _) = tungstenite::client(&url, std::net::TcpStream::connect(&url["ws://".len()..]).unwrap()).unwrap();
+    let mut count = Count::new(burst, ask.clone());
+    ask.send(()).unwrap();
+    loop {
+        assert_eq!(ws.read().unwrap().len(), 64);
+        if let Some(allocations) = count.tick() {
+            return allocations;
+        }
+    }
+}
+
+/// One test, because it counts what the whole process does.
+#[test]
+fn a_received_message_costs_no_allocation_beyond_tungstenites_own() {
+    for burst in [1, 10, 500] {
+        let bare = bare(burst);
+        for idle in [IdleStrategy::Park, IdleStrategy::BusySpin] {
+            let ours = ours(burst, idle);
+            let ticks = COUNTED * burst;
+            assert!(
+                ours <= bare + STRAY,
+                "{ticks} ticks, {burst} at a time, {idle:?}: {ours} allocations, bare tungstenite {bare}"
+            );
+        }
+    }
+}
