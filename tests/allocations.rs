@@ -94,10 +94,11 @@ fn ours(burst: usize, idle: IdleStrategy) -> usize {
     let (done, counted) = bounded(1);
     let delivery = Delivery::inline(move || Inline { count: Count::new(burst, ask.clone()), done: done.clone() });
     let supervisor = Supervisor::start().unwrap();
+    supervisor.spawn_client(ClientConfig::new(url).unwrap().idle_strategy(idle).delivery(delivery)).unwrap();
+    let allocations = counted.recv_timeout(LONG).unwrap();
     // The server never answers a close.
-    let config = ClientConfig::new(url).unwrap().close_timeout(Duration::from_millis(50));
-    supervisor.spawn_client(config.idle_strategy(idle).delivery(delivery)).unwrap();
-    counted.recv_timeout(LONG).unwrap()
+    supervisor.shutdown(Duration::from_millis(50));
+    allocations
 }
 
 fn bare(burst: usize) -> usize {
