@@ -4,9 +4,9 @@
 mod socket;
 mod wait;
 
-use std::io::ErrorKind;
 #[cfg(feature = "testing")]
 use std::io::{self, Read, Write};
+use std::io::{Cursor, ErrorKind};
 use std::net::TcpStream;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -71,7 +71,10 @@ const WRITE_BUFFER: usize = 64 << 10;
 
 impl Transport {
     /// Over a wire on which the upgrade is done; `tail` is what came after it.
-    pub(crate) fn new(wire: Wire, tail: Vec<u8>, role: Role, max_message: usize) -> Self {
+    pub(crate) fn new(mut wire: Wire, tail: Vec<u8>, role: Role, max_message: usize) -> Self {
+        // tungstenite would take the tail, but size its buffers by it from then on: a few bytes, and each message that
+        // outlives the next one would cost allocations of its own.
+        wire.tail = Cursor::new(tail);
         let write_limit = 4 * WRITE_BUFFER;
         let config = WebSocketConfig::default()
             .read_buffer_size(CHUNK)
@@ -79,7 +82,7 @@ impl Transport {
             .max_write_buffer_size(write_limit)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        let ws = WebSocket::from_partially_read(wire, tail, role, Some(config));
+        let ws = WebSocket::from_raw_socket(wire, role, Some(config));
         Self { ws, role, write_limit, hungry: false, unflushed: false }
     }
 

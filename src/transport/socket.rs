@@ -1,6 +1,6 @@
 //! The bottom: a TCP socket that never blocks, and the wire, plain or encrypted, on it.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Cursor, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -219,6 +219,8 @@ impl Write for Socket {
 /// Under TLS a byte counts when its whole record is in the kernel; a part of a record is of no use to the peer.
 pub(crate) struct Wire {
     stream: Stream,
+    /// What came with the answer to the upgrade: read first.
+    pub(super) tail: Cursor<Vec<u8>>,
     pub(super) written: u64,
 }
 
@@ -229,11 +231,11 @@ enum Stream {
 
 impl Wire {
     pub(crate) fn plain(socket: Socket) -> Self {
-        Self { stream: Stream::Plain(socket), written: 0 }
+        Self { stream: Stream::Plain(socket), tail: Cursor::default(), written: 0 }
     }
 
     pub(crate) fn tls(stream: TlsStream<Socket>) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), written: 0 }
+        Self { stream: Stream::Tls(Box::new(stream)), tail: Cursor::default(), written: 0 }
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -253,6 +255,9 @@ impl Wire {
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.tail.position() < self.tail.get_ref().len() as u64 {
+            return self.tail.read(buffer);
+        }
         match &mut self.stream {
             Stream::Plain(socket) => socket.read(buffer),
             Stream::Tls(tls) => tls.read(buffer),
