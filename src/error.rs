@@ -227,7 +227,7 @@ pub enum StartError {
     MaxClients(usize),
     /// The supervisor has shut down or given up.
     ShutDown,
-    /// The operating system gave no thread or no file descriptor.
+    /// The operating system gave no thread or no file descriptor, or refused the core or the priority asked for.
     Os(Box<str>),
     /// [`Client::connect`](crate::Client::connect) only: the first attempt failed.
     Connect(ConnectError),
@@ -245,7 +245,7 @@ impl fmt::Display for StartError {
             }
             Self::MaxClients(max) => write!(f, "the supervisor's `max_clients` of {max} is reached"),
             Self::ShutDown => f.write_str("the supervisor has shut down"),
-            Self::Os(message) => write!(f, "the operating system gave no resources for another client: {message}"),
+            Self::Os(message) => write!(f, "the operating system does not let this client start: {message}"),
             Self::Connect(error) => error.fmt(f),
             Self::Ended(reason) => write!(f, "the client ended before it was open: {reason}"),
         }

@@ -66,7 +66,10 @@ pub(crate) fn start(
 
 fn place(core: Option<usize>, priority: Option<u8>) -> Result<(), String> {
     if let Some(core) = core.filter(|core| !pin(*core)) {
-        return Err(format!("option `pin_to`: this process may not use core {core}; it may use {:?}", cores()));
+        let own = cores();
+        return Err(format!(
+            "option `pin_to`: there is no core {core}, or this process may not use it; the thread that started the client may use {own:?}"
+        ));
     }
     priority.map_or(Ok(()), real_time)
 }
