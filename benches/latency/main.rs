@@ -2,10 +2,14 @@
 //!
 //! `cargo bench --bench latency` prints a table; with `-- --json` the last line is one JSON object with a key for each
 //! row. `--only TEXT` measures the rows whose key begins so, `--rounds N` takes the medians of so many rounds
-//! (default 5). The exit status is 1 when a caller's send to a sleeping worker costs more than 4 times a bare write.
+//! (default 5), `--clients N` is the number of idle clients (default 5000; 0 leaves out all rows of many clients, which
+//! take a minute). The exit status is 1 when a caller's send to a sleeping worker costs more than 4 times a bare write.
 
+mod fleet;
+mod fleet_server;
 mod flood;
 mod one_way;
+mod recovery;
 mod rig;
 mod round_trip;
 mod table;
@@ -19,6 +23,8 @@ use crate::flood::Counts;
 const SAMPLES: usize = 3000;
 const MESSAGES: usize = 400_000;
 const SEND_BOUND: f64 = 4.0;
+const RECOVERIES: usize = 300;
+const PUNCTUAL: usize = 1000;
 
 const PARK: Contender = Contender::Ours(IdleStrategy::Park);
 const SPIN: Contender = Contender::Ours(IdleStrategy::BusySpin);
@@ -26,16 +32,21 @@ const SPIN: Contender = Contender::Ours(IdleStrategy::BusySpin);
 type OneWay = fn(&Wire, Contender, usize) -> Times;
 
 fn main() {
-    let (mut json, mut only, mut rounds) = (false, String::new(), 5);
+    let (mut json, mut only, mut rounds, mut clients) = (false, String::new(), 5, 5000);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--json" => json = true,
             "--only" => only = args.next().expect("`--only` needs a text"),
             "--rounds" => rounds = args.next().and_then(|n| n.parse().ok()).expect("`--rounds` needs a number"),
+            "--clients" => clients = args.next().and_then(|n| n.parse().ok()).expect("`--clients` needs a number"),
+            "--serve" => {
+                let port = args.next().and_then(|n| n.parse().ok()).expect("`--serve` needs a port");
+                return fleet_server::serve(port);
+            }
             // What cargo passes to every benchmark.
             "--bench" => {}
-            other => panic!("`{other}` is not an option: try --json, --only TEXT, --rounds N"),
+            other => panic!("`{other}` is not an option: try --json, --only TEXT, --rounds N, --clients N"),
         }
     }
     rig::remember_cores();
@@ -43,6 +54,10 @@ fn main() {
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         measure(&mut table);
+    }
+    if clients > 0 {
+        fleet::idle(&mut table, clients);
+        fleet::punctuality(&mut table, clients.min(PUNCTUAL));
     }
     println!("medians of {rounds} interleaved rounds; 64 bytes of text on loopback where no size is given");
     table.print();
@@ -77,6 +92,12 @@ fn measure(table: &mut Table) {
         ("flood_128_channel", Counts::Caller, 128),
     ] {
         rate(table, key, &plain, counts, size);
+    }
+    let key = "panic_to_open";
+    if table.wants(key) {
+        eprintln!("  {key}");
+        let (bare, ours) = (recovery::bare(RECOVERIES), recovery::ours(RECOVERIES));
+        table.latency(key, "connect", &bare, &ours);
     }
     let tls = Wire::tls();
     let latencies: [(&str, OneWay, Contender, (Contender, &str)); 8] = [

@@ -52,6 +52,11 @@ impl Table {
         self.add(key, against, "M/s", other / 1e6, ours / 1e6);
     }
 
+    /// A measure that has a limit and nobody to compare with.
+    pub fn bound(&mut self, key: &str, unit: &'static str, limit: f64, ours: f64) {
+        self.add(key, "at most", unit, limit, ours);
+    }
+
     fn add(&mut self, key: &str, against: &'static str, unit: &'static str, other: f64, ours: f64) {
         match self.rows.iter_mut().find(|row| row.key == key) {
             Some(row) => row.rounds.push((other, ours)),

@@ -373,7 +373,7 @@ struct Pacer {
 
 impl Pacer {
     const FIRST: Duration = Duration::from_micros(50);
-    const LAST: Duration = Duration::from_millis(5);
+    const LAST: Duration = Duration::from_millis(50);
 
     /// When to look again; `None` when there is nothing to look for, and the next wait begins anew.
     fn next(&mut self, now: Instant, waits: bool) -> Option<Instant> {
