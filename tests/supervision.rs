@@ -98,6 +98,33 @@ fn a_panic_is_restarted_and_its_message_is_read() {
 }
 
 #[test]
+fn what_a_handler_throws_may_throw_again_and_harms_nobody_else() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::panic_any(Bomb);
+        }
+    }
+    struct Bomber;
+    impl Handler for Bomber {
+        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+            std::panic::panic_any(Bomb);
+        }
+    }
+    let server = Server::echo().unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let bomber = supervisor.spawn_client(config(&server).delivery(Delivery::inline(|| Bomber))).unwrap();
+    for epoch in 1..=3 {
+        wait_epoch(&bomber, epoch);
+        bomber.send("go").unwrap();
+    }
+    wait_epoch(&bomber, 4);
+    assert_eq!(bomber.stats().restarts, 3);
+    let told = supervisor.events().try_iter().all(|event| matches!(event, SupervisorEvent::Restarted { .. }));
+    assert!(told, "the supervisor's own thread did not panic");
+}
+
+#[test]
 fn a_handle_and_its_clones_survive_a_crash() {
     let server = Server::echo().unwrap();
     let supervisor = Supervisor::start().unwrap();

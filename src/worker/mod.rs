@@ -9,7 +9,7 @@ mod serve;
 mod timers;
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -101,7 +101,7 @@ fn cores() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
-/// The whole of a worker's thread. A panic is accounted for and then passed on to whoever joins.
+/// The whole of a worker's thread. A panic is accounted for and told to whoever joins.
 fn thread_main(shared: &Arc<Shared>, restarted: Option<(ExitReason, u64)>) -> ExitReason {
     shared.set_thread();
     let result = catch_unwind(AssertUnwindSafe(|| {
@@ -113,8 +113,11 @@ fn thread_main(shared: &Arc<Shared>, restarted: Option<(ExitReason, u64)>) -> Ex
     }));
     result.unwrap_or_else(|payload| {
         let message = panic_message(payload.as_ref());
-        post_mortem(shared, message);
-        resume_unwind(payload)
+        // What was thrown is the handler's, and may throw again when it is dropped.
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        dropped.unwrap_or_else(std::mem::forget);
+        post_mortem(shared, message.clone());
+        ExitReason::Panicked(message)
     })
 }
 
