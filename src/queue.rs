@@ -57,6 +57,7 @@ pub(crate) struct Queue {
     room_is_ours: bool,
     /// Read in one go and about to cross the channel in one go: a consumer that waits is woken once for all of them.
     burst: Vec<Event>,
+    handed_over: u64,
     backlog: VecDeque<Event>,
     backlog_messages: usize,
     unsent_limit: usize,
@@ -80,6 +81,7 @@ impl Queue {
             room: 0,
             room_is_ours,
             burst: Vec::new(),
+            handed_over: 0,
             backlog: VecDeque::new(),
             backlog_messages: 0,
             unsent_limit,
@@ -100,10 +102,16 @@ impl Queue {
 
     fn hand_over(&mut self, event: Event) {
         self.room = self.room.saturating_sub(1);
+        self.handed_over += 1;
         self.burst.push(event);
         if self.burst.len() >= BURST {
             self.flush();
         }
+    }
+
+    /// How many events were handed over so far: while this stands still, the consumer does.
+    pub(crate) fn handed_over(&self) -> u64 {
+        self.handed_over
     }
 
     /// Lets the consumer see what was handed over. Called when all that was read in one go is taken apart.
