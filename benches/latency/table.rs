@@ -72,7 +72,7 @@ impl Table {
         for row in &self.rows {
             let ((other, ours), unit, ratio) = (row.medians(), row.unit, row.ratio());
             println!(
-                "{:<36} {ours:8.2} {unit:<3}  {:<12} {other:8.2} {unit:<3}  ratio {ratio:.2}",
+                "{:<42} {ours:8.2} {unit:<3}  {:<13} {other:8.2} {unit:<3}  ratio {ratio:.2}",
                 row.key, row.against
             );
         }
