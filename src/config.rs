@@ -352,7 +352,7 @@ impl ClientConfig {
         self
     }
 
-    /// Bytes taken from the socket in one read, and kept as the client's buffer. Defaults to 16 KiB.
+    /// Bytes taken from the socket in one read, and kept as the client's buffer. Defaults to 128 KiB.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.read_buffer = bytes;
         self
@@ -380,6 +380,13 @@ impl ClientConfig {
     /// Runs the client's thread under the real-time scheduler (`SCHED_FIFO`), 1 to 99, which needs `CAP_SYS_NICE` or an
     /// `RLIMIT_RTPRIO`. Refused at the start where the system does not allow it. With [`IdleStrategy::BusySpin`] such
     /// a thread leaves its core to nobody, so pin it to one that nobody else needs. Defaults to the usual scheduler.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.low_latency(3).real_time_priority(50);
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
     #[cfg(feature = "real-time")]
     pub fn real_time_priority(mut self, priority: u8) -> Self {
         self.priority = Some(priority);
@@ -391,6 +398,25 @@ impl ClientConfig {
     /// such timestamps. Defaults to false.
     ///
     /// [`Message::time_in_socket`]: crate::Message::time_in_socket
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use ws_supervisor::{Client, ClientConfig, Event};
+    ///
+    /// # if cfg!(target_os = "linux") {
+    /// # let server = ws_supervisor::testing::Server::echo()?;
+    /// # let url = server.url();
+    /// let client = Client::connect(ClientConfig::new(url)?.kernel_timestamps(true))?;
+    /// client.send("an order")?;
+    /// for event in client.events() {
+    ///     if let Event::Message(answer) = event {
+    ///         assert!(answer.time_in_socket().is_some());
+    ///         break;
+    ///     }
+    /// }
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg(feature = "kernel-timestamps")]
     pub fn kernel_timestamps(mut self, asked: bool) -> Self {
         self.kernel_timestamps = asked;
@@ -399,6 +425,13 @@ impl ClientConfig {
 
     /// Bytes of the client's thread's stack, all of which your handler and TLS share. Defaults to the standard
     /// library's 2 MiB, of which only what is used takes memory.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.stack_size(256 << 10);
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = Some(bytes);
         self
@@ -408,6 +441,14 @@ impl ClientConfig {
     /// [`Stats::stalls`](crate::Stats) and, while it lasts, reported as
     /// [`SupervisorEvent::Stalled`](crate::SupervisorEvent). Nothing is read and no heartbeat answered meanwhile.
     /// Defaults to 1 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.stall_threshold(Duration::from_millis(5));
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
     pub fn stall_threshold(mut self, time: Duration) -> Self {
         self.stall_threshold = time;
         self

@@ -93,6 +93,8 @@
 //!
 //! - `vendored`: builds OpenSSL from source, for machines without its headers.
 //! - `testing`: the scripted server that this crate is tested with, for your own tests (the module `testing`).
+//! - `kernel-timestamps`: when the kernel had each message, on Linux (`ClientConfig::kernel_timestamps`).
+//! - `real-time`: the real-time scheduler for a client's thread (`ClientConfig::real_time_priority`).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(unix))]

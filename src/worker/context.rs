@@ -58,6 +58,20 @@ impl Context<'_> {
 
     /// Closes the client once this method of the handler has returned, as [`Client::close`](crate::Client::close)
     /// does from outside.
+    ///
+    /// ```
+    /// use ws_supervisor::{Context, Handler, Message};
+    ///
+    /// struct UntilHalted;
+    /// impl Handler for UntilHalted {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    ///         if message.as_text() == Some("halt") {
+    ///             eprintln!("{} ({:?}), connection {:?}: closing", context.name(), context.id(), context.epoch());
+    ///             context.close();
+    ///         }
+    ///     }
+    /// }
+    /// ```
     pub fn close(&mut self) {
         self.shared.order(OrderKind::Close, self.shared.config.close_timeout);
     }
