@@ -1,5 +1,7 @@
 //! The handle: what callers hold. Touches the shared state, the channels and the wake; never the socket.
 
+mod session;
+
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -8,6 +10,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TrySendError};
 use parking_lot::Mutex;
 
+pub use self::session::SubscriptionStatus;
+pub(crate) use self::session::names;
 use crate::command::{OrderKind, Outbound, Receipt};
 use crate::config::{ClientConfig, Restart};
 use crate::error::{ConfigError, ConfirmError, SendError, StartError, StopError, WaitError};
@@ -15,6 +19,7 @@ use crate::event::{ClientId, Event, ExitReason, ReadyState};
 use crate::gate::Pass;
 use crate::health::HeartbeatHealth;
 use crate::message::Message;
+use crate::session::rate_limit;
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::supervisor::Tree;
@@ -126,29 +131,42 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.accept(message.into(), None)
+        self.accept(message.into(), |_, _| Ok(None))
     }
 
-    fn accept(&self, message: Message, receipt: Option<Arc<Receipt>>) -> Result<(), SendError> {
+    /// Lets a message pass the gate. `enlist` is called when it is about to be accepted, with the connection it is for.
+    fn accept<E: From<SendError>>(
+        &self,
+        message: Message,
+        enlist: impl FnOnce(&Message, Option<u64>) -> Result<Option<Arc<Receipt>>, E>,
+    ) -> Result<(), E> {
         let shared = &*self.shared;
         let limit = shared.config.max_message_size;
         if message.len() > limit {
-            return Err(SendError::TooLarge { message, limit });
+            return Err(SendError::TooLarge { message, limit }.into());
         }
         let passage = shared.gate.enter();
         let max_queued = shared.config.queue_while_disconnected;
         let (epoch, place) = match passage.pass {
             Pass::Open { epoch } => (Some(epoch), None),
             Pass::Queue if max_queued > 0 => match shared.places.take(max_queued) {
-                None => return Err(SendError::Full { message }),
+                None => return Err(SendError::Full { message }.into()),
                 place => (None, place),
             },
             Pass::Queue | Pass::Shut => {
                 drop(passage);
-                return Err(SendError::NotOpen { message, state: self.ready_state() });
+                return Err(SendError::NotOpen { message, state: self.ready_state() }.into());
             }
         };
-        let outbound = Outbound { message, epoch, receipt, place };
+        let receipt = enlist(&message, epoch)?;
+        let charged = epoch.is_some();
+        if charged && !shared.limits.is_empty() {
+            if let Err(over) = rate_limit::charge(&shared.limits, &message) {
+                self.withdraw(receipt.as_deref());
+                return Err(SendError::over(message, over).into());
+            }
+        }
+        let outbound = Outbound { message, epoch, receipt, place, charged };
         let result = shared.outbound.0.try_send(outbound);
         drop(passage);
         match result {
@@ -157,8 +175,16 @@ impl Client {
                 Ok(())
             }
             Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
-                Err(SendError::Full { message: item.message })
+                self.withdraw(item.receipt.as_deref());
+                Err(SendError::Full { message: item.message }.into())
             }
+        }
+    }
+
+    /// It was not accepted after all.
+    fn withdraw(&self, receipt: Option<&Receipt>) {
+        if let Some(id) = receipt.and_then(Receipt::request_id) {
+            let _ = self.shared.requests.withdraw(id);
         }
     }
 
@@ -185,12 +211,12 @@ impl Client {
     pub fn send_confirmed(&self, message: impl Into<Message>, timeout: Duration) -> Result<(), ConfirmError> {
         let message = message.into();
         if self.shared.is_own_thread() {
-            let state = self.ready_state();
-            return Err(ConfirmError::Refused(SendError::NotOpen { message, state }));
+            return Err(ConfirmError::Refused(SendError::OwnThread { message }));
         }
         let (written, outcome) = crossbeam_channel::bounded(1);
         let receipt = Arc::new(Receipt::new(written));
-        self.accept(message.clone(), Some(receipt.clone())).map_err(ConfirmError::Refused)?;
+        let enlist = |_: &Message, _| Ok(Some(receipt.clone()));
+        self.accept(message.clone(), enlist).map_err(ConfirmError::Refused)?;
         let received = match Instant::now().checked_add(timeout) {
             Some(deadline) => outcome.recv_deadline(deadline).ok(),
             None => outcome.recv().ok(),

@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use crate::message::Message;
+use crate::request::RequestId;
 
 /// An accepted message on its way to the socket.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Outbound {
     /// The connection it was accepted for; `None`: whichever comes next.
     pub(crate) epoch: Option<u64>,
     pub(crate) receipt: Option<Arc<Receipt>>,
+    /// Whether the rate limits have let it pass. What waits for a connection is charged when it is written.
+    pub(crate) charged: bool,
     /// Its place among those that wait for the next connection, until it is written or handed back.
     #[expect(dead_code, reason = "held for its drop")]
     pub(crate) place: Option<Place>,
@@ -48,11 +51,17 @@ impl Drop for Place {
     }
 }
 
-/// How a `send_confirmed` learns what became of its message, and takes it back while it still can.
+/// How a `send_confirmed` or a request learns what became of its message, and takes it back while it still can.
 #[derive(Debug)]
 pub(crate) struct Receipt {
     state: AtomicU8,
-    written: Sender<bool>,
+    account: Account,
+}
+
+#[derive(Debug)]
+enum Account {
+    Confirmed(Sender<bool>),
+    Request(RequestId),
 }
 
 const WAITING: u8 = 0;
@@ -61,7 +70,19 @@ const TAKEN_BACK: u8 = 2;
 
 impl Receipt {
     pub(crate) fn new(written: Sender<bool>) -> Self {
-        Self { state: WAITING.into(), written }
+        Self { state: WAITING.into(), account: Account::Confirmed(written) }
+    }
+
+    pub(crate) fn request(id: RequestId) -> Self {
+        Self { state: WAITING.into(), account: Account::Request(id) }
+    }
+
+    /// The request that the message is, if it is one.
+    pub(crate) fn request_id(&self) -> Option<&RequestId> {
+        match &self.account {
+            Account::Request(id) => Some(id),
+            Account::Confirmed(_) => None,
+        }
     }
 
     /// The worker is about to write the message. False: the caller has it back.
@@ -84,7 +105,9 @@ impl Receipt {
     }
 
     pub(crate) fn settle(&self, written: bool) {
-        let _ = self.written.try_send(written);
+        if let Account::Confirmed(sender) = &self.account {
+            let _ = sender.try_send(written);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! [`ClientConfig`]: every option of a client, all defaults in one place, and the validation of the whole before
 //! anything starts. Touches `error`, `message`, `delivery` and the pure policies it configures.
 
+mod session;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -9,10 +11,16 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
+use crate::connect::Dial;
 use crate::delivery::{Delivery, Overflow};
-use crate::error::ConfigError;
+use crate::error::{ConfigError, SessionError};
+use crate::request::Correlation;
 use crate::session::heartbeat::Heartbeat;
+use crate::session::rate_limit::RateLimit;
 use crate::session::reconnect::ReconnectRules;
+use crate::shared::Unsettled;
+use crate::venue::Venue;
+use crate::worker::Session;
 
 /// What a worker does when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -124,7 +132,21 @@ pub struct ClientConfig {
     pub(crate) stack_size: Option<usize>,
     pub(crate) stall_threshold: Duration,
     pub(crate) resolver: Option<Arc<ResolveFn>>,
+    pub(crate) prepare: Option<Arc<PrepareFn>>,
+    pub(crate) on_open: Option<Arc<OnOpenFn>>,
+    pub(crate) reconcile: Option<Arc<ReconcileFn>>,
+    pub(crate) venue: Option<Arc<dyn Venue>>,
+    pub(crate) channels: Vec<Arc<str>>,
+    pub(crate) correlation: Correlation,
+    pub(crate) request_timeout: Duration,
+    pub(crate) limits: Vec<RateLimit>,
+    /// `None`: the venue's.
+    pub(crate) max_age: Option<Duration>,
 }
+
+pub(crate) type PrepareFn = dyn Fn(&mut Dial) -> Result<(), SessionError> + Send + Sync;
+pub(crate) type OnOpenFn = dyn Fn(&mut Session<'_>) -> Result<(), SessionError> + Send + Sync;
+pub(crate) type ReconcileFn = dyn Fn(&mut Session<'_>, &Unsettled) -> Result<(), SessionError> + Send + Sync;
 
 /// Where to: the URL, taken apart and checked.
 #[derive(Clone)]
@@ -139,7 +161,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn parse(url: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(url: &str) -> Result<Self, ConfigError> {
         let refuse = |rule: &str| Err(ConfigError::new("url", rule));
         if url.contains('#') {
             return refuse("must have no fragment (`#…`): RFC 6455 section 3 forbids it");
@@ -229,6 +251,15 @@ impl ClientConfig {
             stack_size: None,
             stall_threshold: Duration::from_secs(1),
             resolver: None,
+            prepare: None,
+            on_open: None,
+            reconcile: None,
+            venue: None,
+            channels: Vec::new(),
+            correlation: Correlation::json_rpc(),
+            request_timeout: Duration::from_secs(30),
+            limits: Vec::new(),
+            max_age: None,
         })
     }
 
@@ -300,7 +331,8 @@ impl ClientConfig {
         self
     }
 
-    /// The time for one attempt: resolving, TCP, TLS and upgrade together. Defaults to 10 s.
+    /// The time for one attempt: resolving, TCP, TLS and upgrade, then signing in, `on_open`, restoring subscriptions and
+    /// `reconcile`, all together. Defaults to 10 s.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self
@@ -526,6 +558,10 @@ impl ClientConfig {
         let positive = "must be greater than zero";
         rule(!self.connect_timeout.is_zero(), "connect_timeout", positive)?;
         rule(!self.close_timeout.is_zero(), "close_timeout", positive)?;
+        rule(!self.request_timeout.is_zero(), "request_timeout", positive)?;
+        rule(self.max_age != Some(Duration::ZERO), "max_age", positive)?;
+        let knows_how = self.channels.is_empty() || self.venue.is_some();
+        rule(knows_how, "subscribe", "needs a `venue`, which knows how to subscribe")?;
         self.reconnect.validate()?;
         self.heartbeat.validate()?;
         let enough = self.stack_size.is_none_or(|bytes| bytes >= 64 << 10);
@@ -545,7 +581,7 @@ impl ClientConfig {
     }
 }
 
-fn check_header(name: &str, value: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_header(name: &str, value: &str) -> Result<(), ConfigError> {
     const OURS: [&str; 8] = [
         "host",
         "connection",
@@ -654,6 +690,9 @@ mod tests {
             ("heartbeat", ok().heartbeat(Heartbeat::ping_pong(zero))),
             ("heartbeat", ok().heartbeat(Heartbeat::ping_pong(second).max_missed(0))),
             ("heartbeat", ok().heartbeat(Heartbeat::deribit(Duration::from_millis(1500)))),
+            ("request_timeout", ok().request_timeout(zero)),
+            ("max_age", ok().max_age(zero)),
+            ("subscribe", ok().subscribe(["a"])),
             ("stack_size", ok().stack_size(1)),
             ("stall_threshold", ok().stall_threshold(zero)),
             ("event_capacity", ok().event_capacity(0)),

@@ -1,6 +1,8 @@
 //! Everything that can go wrong, by the phase in which it does.
 //! Touches only `message`; no type of tungstenite, native-tls or http crosses this file's public face.
 
+mod session;
+
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -9,6 +11,9 @@ use std::time::Duration;
 
 use crate::event::{ExitReason, ParkReason, ReadyState};
 use crate::message::Message;
+use crate::session::rate_limit::Over;
+
+pub use self::session::{RefusedChannel, RequestError, SessionError, SubscribeError, Unanswered};
 
 /// A configuration that cannot be meant: names the option and the rule that it breaks.
 ///
@@ -138,6 +143,9 @@ pub enum ConnectError {
         /// The whole time that was given, for all steps together.
         limit: Duration,
     },
+    /// The connection was there, but `prepare`, signing in, `on_open`, the subscriptions or `reconcile` failed. Retried
+    /// unless the error is [fatal](SessionError::into_fatal).
+    Session(Box<SessionError>),
 }
 
 impl ConnectError {
@@ -148,6 +156,7 @@ impl ConnectError {
             Self::Tls { certificate, .. } => !certificate,
             Self::Refused(refusal) => !matches!(refusal.status, 401 | 403 | 404),
             Self::Subprotocol { .. } => false,
+            Self::Session(error) => error.is_retryable(),
             _ => true,
         }
     }
@@ -178,11 +187,19 @@ impl fmt::Display for ConnectError {
             Self::Timeout { phase, limit } => {
                 write!(f, "timed out in {phase}: `connect_timeout` of {limit:?} ran out")
             }
+            Self::Session(error) => write!(f, "the session could not be opened: {error}"),
         }
     }
 }
 
-impl Error for ConnectError {}
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Session(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// A server's refusal of the upgrade: what it answered instead of 101.
 #[derive(Clone, PartialEq, Eq)]
@@ -306,13 +323,49 @@ pub enum SendError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// A [rate limit](crate::RateLimit) has no room for it now.
+    #[non_exhaustive]
+    RateLimited {
+        /// The message, untouched.
+        message: Message,
+        /// When there will be room, if nobody else takes it first.
+        retry_after: Duration,
+    },
+    /// The message costs more than a [rate limit](crate::RateLimit) ever gives.
+    #[non_exhaustive]
+    TooCostly {
+        /// The message, untouched.
+        message: Message,
+        /// What it costs.
+        cost: u32,
+        /// What the bucket holds.
+        capacity: u32,
+    },
+    /// This is the client's own thread, which would wait for itself: use the handler's [`Context`](crate::Context).
+    #[non_exhaustive]
+    OwnThread {
+        /// The message, untouched.
+        message: Message,
+    },
 }
 
 impl SendError {
+    pub(crate) fn over(message: Message, over: Over) -> Self {
+        match over {
+            Over::Wait(retry_after) => Self::RateLimited { message, retry_after },
+            Over::Never { cost, capacity } => Self::TooCostly { message, cost, capacity },
+        }
+    }
+
     /// The message that was refused.
     pub fn into_message(self) -> Message {
         match self {
-            Self::NotOpen { message, .. } | Self::Full { message } | Self::TooLarge { message, .. } => message,
+            Self::NotOpen { message, .. }
+            | Self::Full { message }
+            | Self::TooLarge { message, .. }
+            | Self::RateLimited { message, .. }
+            | Self::TooCostly { message, .. }
+            | Self::OwnThread { message } => message,
         }
     }
 }
@@ -324,6 +377,15 @@ impl fmt::Display for SendError {
             Self::Full { .. } => f.write_str("not sent: the queue of messages to write is full"),
             Self::TooLarge { message, limit } => {
                 write!(f, "not sent: {} bytes are more than `max_message_size` of {limit}", message.len())
+            }
+            Self::RateLimited { retry_after, .. } => {
+                write!(f, "not sent: over the rate limit, which has room again in {retry_after:.1?}")
+            }
+            Self::TooCostly { cost, capacity, .. } => {
+                write!(f, "not sent: it costs {cost}, and the rate limit never gives more than {capacity}")
+            }
+            Self::OwnThread { .. } => {
+                f.write_str("not sent: the client's own thread would wait for itself; use the handler's context")
             }
         }
     }
@@ -464,6 +526,8 @@ mod tests {
         assert!(size_of::<ConfigError>() <= 32, "{}", size_of::<ConfigError>());
         assert!(size_of::<SendError>() <= 80, "{}", size_of::<SendError>());
         assert!(size_of::<ConfirmError>() <= 96, "{}", size_of::<ConfirmError>());
+        assert!(size_of::<RequestError>() <= 96, "{}", size_of::<RequestError>());
+        assert!(size_of::<SessionError>() <= 80, "{}", size_of::<SessionError>());
     }
 
     fn refused(status: u16) -> ConnectError {

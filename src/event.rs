@@ -5,8 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::ConnectError;
+use crate::error::{ConnectError, RefusedChannel};
 use crate::message::{CloseFrame, Message};
+use crate::request::Response;
 
 /// What a client is doing: RFC 6455's four states, and the two that recovery adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,14 +57,26 @@ impl fmt::Display for ReadyState {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A connection is open; sends are accepted. Subscribe and authenticate now: a new connection knows nothing.
+    /// A connection is open; sends are accepted. Signing in, `on_open`, the subscriptions and `reconcile` lie behind it;
+    /// without those, this is the time to subscribe: a new connection knows nothing.
     #[non_exhaustive]
     Open {
         /// The number of this connection of the client: rises by one at every open, across restarts too.
         epoch: u64,
+        /// Channels that the server has acknowledged on this connection.
+        restored: Vec<Arc<str>>,
+        /// Channels that are wanted and that the server refused. They are asked for again on the next connection.
+        refused: Vec<RefusedChannel>,
     },
-    /// A message from the server.
+    /// A message from the server. One that answers a request goes to who asked, and not here.
     Message(Message),
+    /// What became of a request that a handler made with [`Context::request`](crate::Context::request).
+    Response(Box<Response>),
+    /// The answer to a request that nobody waits for any more: its time had run out, or its
+    /// [`PendingResponse`](crate::PendingResponse) was dropped. What the venue did is in it.
+    LateResponse(Box<Response>),
+    /// The server refused a channel on the open connection.
+    SubscriptionRefused(Box<RefusedChannel>),
     /// An open connection was lost. What follows is a reconnect, a restart, or `Parked` or `Closed`.
     #[non_exhaustive]
     Disconnected {
@@ -185,6 +198,10 @@ pub enum DisconnectReason {
     RestartRequested,
     /// The worker's thread panicked.
     Panicked(Box<str>),
+    /// The connection had reached its [`max_age`](crate::ClientConfig::max_age), and another takes its place.
+    MaxAge,
+    /// What expires (a token) could not be renewed; the next connection signs in afresh.
+    RenewalFailed(Box<str>),
 }
 
 impl fmt::Display for DisconnectReason {
@@ -198,6 +215,8 @@ impl fmt::Display for DisconnectReason {
             Self::Overflow => f.write_str("the event queue was full"),
             Self::RestartRequested => f.write_str("restart requested"),
             Self::Panicked(message) => write!(f, "the worker panicked: {message}"),
+            Self::MaxAge => f.write_str("old enough to be replaced"),
+            Self::RenewalFailed(message) => write!(f, "not renewed: {message}"),
         }
     }
 }

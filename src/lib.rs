@@ -111,6 +111,7 @@ mod gate;
 mod health;
 mod message;
 mod queue;
+mod request;
 mod session;
 mod shared;
 mod stats;
@@ -119,23 +120,31 @@ mod supervisor;
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 mod transport;
+pub mod venue;
 mod wake;
 mod worker;
 
-pub use client::Client;
+pub use client::{Client, SubscriptionStatus};
 pub use config::{ClientConfig, IdleStrategy, Restart};
+pub use connect::Dial;
 pub use delivery::{Delivery, Handler, Overflow};
-pub use error::{ConfigError, ConfirmError, ConnectError, Phase, Refusal, SendError, StartError, StopError, WaitError};
+pub use error::{
+    ConfigError, ConfirmError, ConnectError, Phase, Refusal, RefusedChannel, RequestError, SendError, SessionError,
+    StartError, StopError, SubscribeError, Unanswered, WaitError,
+};
 pub use event::{ClientEvent, ClientId, DisconnectReason, Event, ExitReason, ParkReason, ReadyState};
 pub use health::HeartbeatHealth;
 pub use message::{CloseFrame, Message};
+pub use request::{Answer, Correlation, PendingResponse, Request, RequestId, Response, RpcError};
 pub use session::heartbeat::{Heartbeat, HeartbeatKind};
+pub use session::rate_limit::RateLimit;
+pub use shared::{UnknownRequest, Unsettled};
 pub use stats::{Percentiles, Stats};
 pub use supervisor::{
     ClientCount, ClientInfo, ClientPhase, IntensityScope, ShutdownReport, Supervisor, SupervisorBuilder,
     SupervisorEvent, SupervisorExit,
 };
-pub use worker::Context;
+pub use worker::{Context, Session};
 
 /// The README's program compiles.
 #[cfg(doctest)]

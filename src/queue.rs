@@ -279,6 +279,10 @@ mod tests {
         (Queue::new(Outlet::Own(sender), tag, overflow, capacity, 4), receiver)
     }
 
+    fn opened(epoch: u64) -> Event {
+        Event::Open { epoch, restored: vec![], refused: vec![] }
+    }
+
     fn number(n: u64) -> Message {
         Message::text(n.to_string())
     }
@@ -298,13 +302,13 @@ mod tests {
             queue.push_message(number(n)).unwrap();
         }
         assert!(!queue.ready());
-        queue.push_event(Event::Open { epoch: 1 });
+        queue.push_event(opened(1));
         assert!(!queue.ready());
         events.recv().unwrap();
         assert!(!queue.ready(), "the open event goes first");
         events.recv().unwrap();
         assert!(queue.ready());
-        assert!(matches!(events.recv().unwrap(), Event::Open { epoch: 1 }));
+        assert!(matches!(events.recv().unwrap(), Event::Open { epoch: 1, .. }));
     }
 
     #[test]
@@ -345,7 +349,7 @@ mod tests {
             for step in steps {
                 match step {
                     0..=4 => { dropped += queue.push_message(number(sent)).unwrap(); sent += 1; }
-                    5 => { opened += 1; queue.push_event(Event::Open { epoch: opened }); }
+                    5 => { opened += 1; queue.push_event(super::tests::opened(opened)); }
                     6 => { queue.pump(); }
                     _ => seen.extend(events.try_recv()),
                 }
@@ -357,7 +361,7 @@ mod tests {
             for event in &seen {
                 match event {
                     Event::Message(_) => { prop_assert_eq!(read(event), Some(next)); next += 1; }
-                    Event::Open { epoch: e } => { epoch += 1; prop_assert_eq!(*e, epoch); }
+                    Event::Open { epoch: e, .. } => { epoch += 1; prop_assert_eq!(*e, epoch); }
                     Event::Lagged { dropped } => { next += dropped; lagged += dropped; }
                     other => prop_assert!(false, "{:?}", other),
                 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 
-use super::{Attempt, Halt};
+use super::{Attempt, Dial, Halt};
 use crate::config::ClientConfig;
 use crate::error::{ConnectError, Refusal};
 use crate::transport::Wire;
@@ -20,7 +20,7 @@ const MAX_BODY: usize = 4 << 10;
 /// Runs the upgrade; returns the bytes that came after the server's answer.
 pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>, Halt> {
     let key = generate_key();
-    write_all(attempt, wire, request(attempt.config, &key).as_bytes())?;
+    write_all(attempt, wire, request(attempt.config, attempt.dial, &key).as_bytes())?;
     let mut head = Vec::with_capacity(1024);
     loop {
         if let Some(length) = check(attempt.config, &key, &head)? {
@@ -33,8 +33,8 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>,
     }
 }
 
-fn request(config: &ClientConfig, key: &str) -> String {
-    let target = &config.target;
+fn request(config: &ClientConfig, dial: &Dial, key: &str) -> String {
+    let target = &dial.target;
     let mut request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: {key}\r\n",
@@ -43,7 +43,7 @@ fn request(config: &ClientConfig, key: &str) -> String {
     if !config.subprotocols.is_empty() {
         request += &format!("Sec-WebSocket-Protocol: {}\r\n", config.subprotocols.join(", "));
     }
-    for (name, value) in &config.headers {
+    for (name, value) in &dial.headers {
         request += &format!("{name}: {value}\r\n");
     }
     request + "\r\n"
@@ -229,8 +229,14 @@ mod tests {
     #[test]
     fn the_request_carries_what_was_configured() {
         let config = config().header("X-Desk", "options").subprotocol("a").subprotocol("b");
-        let request = request(&config, KEY);
+        let mut dial = Dial::new(&config, 1, std::time::Instant::now());
+        let request = request(&config, &dial, KEY);
         assert!(request.starts_with("GET /p?q=1 HTTP/1.1\r\nHost: h\r\n"), "{request}");
         assert!(request.contains("\r\nSec-WebSocket-Protocol: a, b\r\nX-Desk: options\r\n\r\n"), "{request}");
+        dial.url("ws://other/?token=2").unwrap();
+        dial.header("x-desk", "futures").unwrap();
+        let request = self::request(&config, &dial, KEY);
+        assert!(request.starts_with("GET /?token=2 HTTP/1.1\r\nHost: other\r\n"), "{request}");
+        assert!(request.ends_with("\r\nx-desk: futures\r\n\r\n") && !request.contains("options"), "{request}");
     }
 }

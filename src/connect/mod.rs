@@ -1,6 +1,7 @@
 //! From a configuration to an open connection: resolve, TCP, TLS, upgrade, under one deadline that a stop can cut
 //! short at any point. Touches std::net, native-tls and the transport; knows nothing of the worker.
 
+mod dial;
 mod handshake;
 mod resolve;
 mod tcp;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 use tungstenite::protocol::Role;
 
+pub use self::dial::Dial;
 use crate::config::ClientConfig;
 use crate::error::{ConnectError, Phase};
 use crate::transport::{Socket, Transport, Wire, wait};
@@ -37,6 +39,7 @@ impl From<ConnectError> for Halt {
 /// One attempt to connect.
 pub(crate) struct Attempt<'a> {
     pub(crate) config: &'a ClientConfig,
+    pub(crate) dial: &'a Dial,
     pub(crate) deadline: Instant,
     pub(crate) wake: &'a Arc<Wake>,
     /// Whether the attempt shall end now; asked after every wake.
@@ -49,16 +52,17 @@ pub(crate) struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     pub(crate) fn new(
         config: &'a ClientConfig,
+        dial: &'a Dial,
         wake: &'a Arc<Wake>,
         cancelled: &'a dyn Fn() -> bool,
         register: &'a dyn Fn(&Arc<TcpStream>),
     ) -> Self {
-        let deadline = Instant::now() + config.connect_timeout;
-        Self { config, deadline, wake, cancelled, register, phase: Cell::new(Phase::Resolve) }
+        let deadline = dial.deadline();
+        Self { config, dial, deadline, wake, cancelled, register, phase: Cell::new(Phase::Resolve) }
     }
 
     pub(crate) fn run(&self) -> Result<Transport, Halt> {
-        let target = &self.config.target;
+        let target = &self.dial.target;
         let addresses = resolve::resolve(self)?;
         self.phase.set(Phase::Tcp);
         let tcp = tcp::connect(self, &addresses)?;
@@ -127,7 +131,7 @@ impl<'a> Attempt<'a> {
     fn broken(&self, error: &std::io::Error) -> Halt {
         let message = format!("connection lost: {error}").into_boxed_str();
         match self.phase.get() {
-            Phase::Resolve => ConnectError::Resolve { host: self.config.target.host.as_str().into(), message },
+            Phase::Resolve => ConnectError::Resolve { host: self.dial.target.host.as_str().into(), message },
             Phase::Tls => ConnectError::Tls { certificate: false, message },
             _ => ConnectError::Handshake { message },
         }

@@ -26,7 +26,7 @@ struct Waiting {
 static UNDER_WAY: Mutex<Option<HashMap<Key, Vec<Waiting>>>> = Mutex::new(None);
 
 pub(super) fn resolve(attempt: &Attempt<'_>) -> Result<Vec<SocketAddr>, Halt> {
-    let target = &attempt.config.target;
+    let target = &attempt.dial.target;
     let failed = |message: Box<str>| Halt::Failed(ConnectError::Resolve { host: target.host.as_str().into(), message });
     if let (Ok(ip), None) = (target.host.parse::<IpAddr>(), &attempt.config.resolver) {
         return Ok(vec![SocketAddr::new(ip, target.port)]);
@@ -43,7 +43,7 @@ pub(super) fn resolve(attempt: &Attempt<'_>) -> Result<Vec<SocketAddr>, Halt> {
 }
 
 fn ask(attempt: &Attempt<'_>, answer: Sender<Answer>) -> io::Result<()> {
-    let target = &attempt.config.target;
+    let target = &attempt.dial.target;
     let resolver = attempt.config.resolver.clone();
     let whose = resolver.as_ref().map_or(0, |resolver| Arc::as_ptr(resolver).cast::<()>() as usize);
     let key: Key = (whose, target.host.clone(), target.port);

@@ -11,7 +11,7 @@ use crate::error::ConnectError;
 use crate::transport::Socket;
 
 pub(super) fn handshake(attempt: &Attempt<'_>, socket: Socket) -> Result<TlsStream<Socket>, Halt> {
-    let mut result = connector(attempt.config).map_err(failed)?.connect(&attempt.config.target.host, socket);
+    let mut result = connector(attempt.config).map_err(failed)?.connect(&attempt.dial.target.host, socket);
     loop {
         match result {
             Ok(stream) => return Ok(stream),

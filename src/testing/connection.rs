@@ -364,5 +364,5 @@ impl Talk<'_> {
 }
 
 fn outbound(message: Message) -> Outbound {
-    Outbound { message, epoch: None, receipt: None, place: None }
+    Outbound { message, epoch: None, receipt: None, place: None, charged: true }
 }

@@ -1,11 +1,16 @@
 //! What a [`Handler`](crate::Handler) may do with its client: the [`Context`].
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::command::{OrderKind, Outbound};
-use crate::error::SendError;
+use crate::client::{SubscriptionStatus, names};
+use crate::command::{OrderKind, Outbound, Receipt};
+use crate::error::{RequestError, SendError};
 use crate::event::ClientId;
 use crate::message::Message;
+use crate::request::{Request, RequestId};
+use crate::session::json_rpc::{Pending, Sink};
+use crate::session::rate_limit;
 use crate::shared::Shared;
 use crate::worker::outbox::Outbox;
 use crate::worker::timers::Timers;
@@ -42,6 +47,13 @@ impl Context<'_> {
     /// already, or when the message is larger than `max_message_size`. The message is handed back.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
         let message = message.into();
+        let message = self.admit(message)?;
+        self.outbox.push(Outbound { message, epoch: self.epoch, receipt: None, place: None, charged: true });
+        Ok(())
+    }
+
+    /// Whether a message may go now; gives it back.
+    fn admit(&self, message: Message) -> Result<Message, SendError> {
         let config = &self.shared.config;
         if self.epoch.is_none() {
             return Err(SendError::NotOpen { message, state: self.shared.status.get() });
@@ -52,8 +64,72 @@ impl Context<'_> {
         if self.outbox.waiting() >= config.send_capacity {
             return Err(SendError::Full { message });
         }
-        self.outbox.push(Outbound { message, epoch: self.epoch, receipt: None, place: None });
-        Ok(())
+        match rate_limit::charge(&self.shared.limits, &message) {
+            Ok(()) => Ok(message),
+            Err(over) => Err(SendError::over(message, over)),
+        }
+    }
+
+    /// Sends a request; what becomes of it comes as [`Event::Response`](crate::Event::Response) to
+    /// [`Handler::on_event`](crate::Handler::on_event), on this thread, once: the answer, the end of its time, or the end
+    /// of the connection.
+    ///
+    /// # Errors
+    /// When it is not accepted: as for [`send`](Context::send), when its id is taken, or when its parameters cannot be
+    /// written as JSON.
+    ///
+    /// ```
+    /// use ws_supervisor::{Context, Event, Handler, Message, Request};
+    ///
+    /// struct Buyer;
+    /// impl Handler for Buyer {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, _tick: Message) {
+    ///         let order = Request::new("private/buy", [("instrument_name", "BTC-PERPETUAL")]);
+    ///         if let Err(refused) = context.request(order) {
+    ///             eprintln!("{refused}");
+    ///         }
+    ///     }
+    ///     fn on_event(&mut self, _: &mut Context<'_>, event: Event) {
+    ///         if let Event::Response(response) = event {
+    ///             println!("{}: {:?}", response.method, response.outcome);
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn request(&mut self, request: Request) -> Result<RequestId, RequestError> {
+        let shared = self.shared;
+        let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
+        let message = request.encode(&shared.config.correlation, &id).map_err(RequestError::Params)?;
+        let message = self.admit(message)?;
+        let timeout = request.timeout.unwrap_or(shared.config.request_timeout);
+        let receipt = Arc::new(Receipt::request(id.clone()));
+        let pending = Pending {
+            method: request.method,
+            message: message.clone(),
+            deadline: self.now + timeout,
+            receipt: receipt.clone(),
+            sink: Sink::Handler,
+        };
+        shared.requests.register(id.clone(), pending).map_err(|barred| barred.error(&id, &message))?;
+        let epoch = self.epoch;
+        self.outbox.push(Outbound { message, epoch, receipt: Some(receipt), place: None, charged: true });
+        Ok(id)
+    }
+
+    /// Wants these channels from now on, as [`Client::subscribe`](crate::Client::subscribe) does, and does not wait: a
+    /// refusal comes as [`Event::SubscriptionRefused`](crate::Event::SubscriptionRefused).
+    pub fn subscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) {
+        self.shared.want(&names(channels), true);
+    }
+
+    /// Does not want these channels any more.
+    pub fn unsubscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) {
+        self.shared.want(&names(channels), false);
+    }
+
+    /// What is wanted and what the server has acknowledged.
+    pub fn subscriptions(&self) -> SubscriptionStatus {
+        self.shared.subscription_status()
     }
 
     /// Closes the client once this method of the handler has returned, as [`Client::close`](crate::Client::close)

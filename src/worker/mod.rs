@@ -3,9 +3,12 @@
 
 mod context;
 pub(crate) mod duty;
+mod establish;
 pub(crate) mod link;
 pub(crate) mod outbox;
+mod requests;
 mod serve;
+mod session;
 mod timers;
 
 use std::io;
@@ -18,13 +21,16 @@ use parking_lot::MutexGuard;
 
 pub use self::context::Context;
 use self::link::Link;
+pub use self::session::Session;
 use self::timers::Timers;
 use crate::command::{Order, OrderKind};
-use crate::connect::{Attempt, Halt};
+use crate::connect::{Attempt, Dial, Halt};
 use crate::delivery::{Handler, Way};
 use crate::error::ConnectError;
 use crate::event::{DisconnectReason, Event, ExitReason, ReadyState};
 use crate::gate::Pass;
+use crate::message::Message;
+use crate::request::Request;
 use crate::session::reconnect::Next;
 use crate::shared::{Seat, Shared};
 use crate::supervisor::exit::{Fate, fate};
@@ -136,7 +142,7 @@ fn post_mortem(shared: &Shared, message: Box<str>) {
     let _ = shared.duty.end(Instant::now());
     log::error!("client `{}`: its worker panicked: {message}", shared.tag.name);
     if seat.open {
-        let unsent = shared.collect_unsent(seat, link, Pass::Queue);
+        let unsent = shared.collect_unsent(seat, link, Pass::Queue).unsent;
         let event =
             Event::Disconnected { epoch: seat.epoch, reason: DisconnectReason::Panicked(message.clone()), unsent };
         if let Some(queue) = &mut seat.queue {
@@ -155,6 +161,8 @@ fn post_mortem(shared: &Shared, message: Box<str>) {
 enum Ended {
     Lost(DisconnectReason),
     Ordered(Order),
+    /// Its session could not be opened.
+    NotReady(Halt),
 }
 
 /// One run of the worker.
@@ -170,6 +178,12 @@ struct Run<'a> {
     reads_broken: bool,
     /// The client is being closed: what its handler sends now is refused.
     closing: bool,
+    /// What must be asked before something expires, and when.
+    renewal: Option<(Instant, Request)>,
+    /// When the connection is to be replaced.
+    rotate_at: Option<Instant>,
+    /// When the rate limits have room for the channels that are still to be asked for.
+    ask_again_at: Option<Instant>,
 }
 
 impl<'a> Run<'a> {
@@ -187,6 +201,9 @@ impl<'a> Run<'a> {
             idle_turns: 0,
             reads_broken: false,
             closing: false,
+            renewal: None,
+            rotate_at: None,
+            ask_again_at: None,
         }
     }
 
@@ -200,13 +217,12 @@ impl<'a> Run<'a> {
                 return self.obey(order);
             }
             let exit = match self.dial() {
-                Ok(transport) => match self.serve(transport) {
+                Ok((transport, deadline)) => match self.serve(transport, deadline) {
                     Ended::Ordered(order) => return self.obey(order),
                     Ended::Lost(reason) => self.lost(reason),
+                    Ended::NotReady(halt) => self.halted(halt),
                 },
-                Err(Halt::Failed(error)) => self.failed(error),
-                // Whoever cancelled left an order, and the next turn finds it.
-                Err(Halt::Cancelled) => None,
+                Err(halt) => self.halted(halt),
             };
             if let Some(exit) = exit {
                 return exit;
@@ -247,12 +263,30 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn dial(&mut self) -> Result<crate::transport::Transport, Halt> {
+    /// Makes a connection; the session on it is to be open by the deadline that comes with it.
+    fn dial(&mut self) -> Result<(crate::transport::Transport, Instant), Halt> {
         let shared = self.shared;
+        let deadline = Instant::now() + shared.config.connect_timeout;
+        let mut dial = Dial::new(&shared.config, self.seat.reconnect.failures() + 1, deadline);
+        if let Some(prepare) = &shared.config.prepare {
+            shared.duty.begin(Instant::now());
+            let prepared = prepare(&mut dial);
+            self.end_turn(Instant::now());
+            prepared.map_err(|error| ConnectError::Session(Box::new(error)))?;
+        }
         let cancelled = || shared.orders.pending();
         let register = |tcp: &Arc<std::net::TcpStream>| shared.register_socket(Some(tcp.clone()));
-        log::debug!("client `{}`: connecting to {}", shared.tag.name, shared.config.target);
-        Attempt::new(&shared.config, &shared.wake, &cancelled, &register).run()
+        log::debug!("client `{}`: connecting to {}", shared.tag.name, dial.target);
+        let transport = Attempt::new(&shared.config, &dial, &shared.wake, &cancelled, &register).run()?;
+        Ok((transport, deadline))
+    }
+
+    fn halted(&mut self, halt: Halt) -> Option<ExitReason> {
+        match halt {
+            Halt::Failed(error) => self.failed(error),
+            // Whoever cancelled left an order, and the next turn finds it.
+            Halt::Cancelled => None,
+        }
     }
 
     fn failed(&mut self, error: ConnectError) -> Option<ExitReason> {
@@ -280,7 +314,7 @@ impl<'a> Run<'a> {
     }
 
     fn lost(&mut self, reason: DisconnectReason) -> Option<ExitReason> {
-        let unsent = self.shared.collect_unsent(self.seat, &mut self.link, Pass::Queue);
+        let unsent = self.collect(Pass::Queue);
         let next = self.seat.reconnect.failed(Instant::now(), None, fastrand::f64());
         self.shared.status.set(ReadyState::Connecting);
         let (name, epoch) = (&self.shared.tag.name, self.seat.epoch);
@@ -301,7 +335,7 @@ impl<'a> Run<'a> {
         let end = match fate(self.shared, exit) {
             Fate::Restart => {
                 if self.seat.open {
-                    let unsent = self.shared.collect_unsent(self.seat, &mut self.link, Pass::Queue);
+                    let unsent = self.collect(Pass::Queue);
                     let (epoch, reason) = (self.seat.epoch, DisconnectReason::RestartRequested);
                     self.emit(Event::Disconnected { epoch, reason, unsent });
                 }
@@ -313,12 +347,21 @@ impl<'a> Run<'a> {
         match &mut self.handler {
             None => self.shared.conclude(Some((self.seat, &mut self.link)), end),
             Some(_) => {
-                let unsent = self.shared.collect_unsent(self.seat, &mut self.link, Pass::Shut);
+                let unsent = self.collect(Pass::Shut);
                 self.with_handler(|handler, context| handler.on_event(context, end.event(unsent)));
                 self.shared.settle(&end);
                 self.shared.outlet_after(&end);
             }
         }
+    }
+
+    /// The connection is over: hands back what was accepted, and tells the handler of its requests.
+    fn collect(&mut self, pass: Pass) -> Vec<Message> {
+        let collected = self.shared.collect_unsent(self.seat, &mut self.link, pass);
+        for response in collected.responses {
+            self.emit(Event::Response(Box::new(response)));
+        }
+        collected.unsent
     }
 
     fn emit(&mut self, event: Event) {

@@ -2,8 +2,10 @@
 //! until the kernel has its last byte. Touches the transport's write side.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use crate::command::Outbound;
+use crate::session::rate_limit::{self, Over, RateLimit};
 use crate::stats::Counter;
 use crate::transport::{Broken, Outgoing, Transport};
 
@@ -17,15 +19,34 @@ pub(crate) struct Outbox {
     waiting: VecDeque<Outbound>,
     /// In the transport's buffer, each with the count of bytes written at which it is out.
     in_flight: VecDeque<(u64, Outbound)>,
+    /// The session is not open yet: only what is urgent is written.
+    pub(crate) held: bool,
+    limits: Vec<RateLimit>,
+    /// The rate limits let the next message pass no sooner than this.
+    held_until: Option<Instant>,
 }
 
 impl Outbox {
+    pub(crate) fn new(limits: Vec<RateLimit>) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// When to try again, while the rate limits hold up what waited for a connection.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        self.held_until.filter(|_| !self.held)
+    }
+
     pub(crate) fn push(&mut self, item: Outbound) {
         self.waiting.push_back(item);
     }
 
     pub(crate) fn push_urgent(&mut self, outgoing: Outgoing) {
         self.urgent.push_back(outgoing);
+    }
+
+    /// The session could not be opened: what it wanted to say is forgotten.
+    pub(crate) fn clear_urgent(&mut self) {
+        self.urgent.clear();
     }
 
     pub(crate) fn has_urgent(&self) -> bool {
@@ -54,17 +75,23 @@ impl Outbox {
             if self.urgent.is_empty() && self.waiting.is_empty() {
                 return Ok(true);
             }
-            self.fill(transport, sent)?;
+            if !self.fill(transport, sent)? {
+                return Ok(false);
+            }
         }
     }
 
-    fn fill(&mut self, transport: &mut Transport, sent: &Counter) -> Result<(), Broken> {
+    /// False when all that is left is held up.
+    fn fill(&mut self, transport: &mut Transport, sent: &Counter) -> Result<bool, Broken> {
         let base = transport.written();
+        self.held_until = None;
         let mut end = base;
         while end - base < BATCH {
             let outgoing = if let Some(outgoing) = self.urgent.pop_front() {
                 end += transport.frame_len(&outgoing);
                 outgoing
+            } else if self.held || !self.may_go() {
+                return Ok(end != base);
             } else if let Some(item) = self.waiting.pop_front() {
                 if item.receipt.as_ref().is_some_and(|receipt| !receipt.begin()) {
                     continue;
@@ -80,7 +107,23 @@ impl Outbox {
             self.settle(transport.written(), sent);
             result?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether the rate limits let the next one pass.
+    fn may_go(&mut self) -> bool {
+        let Some(item) = self.waiting.front_mut().filter(|item| !item.charged) else { return true };
+        match rate_limit::charge(&self.limits, &item.message) {
+            Err(Over::Wait(time)) => {
+                self.held_until = Some(Instant::now() + time);
+                false
+            }
+            // What can never pass was refused when it came.
+            Ok(()) | Err(Over::Never { .. }) => {
+                item.charged = true;
+                true
+            }
+        }
     }
 
     fn settle(&mut self, written: u64, sent: &Counter) {

@@ -2,14 +2,18 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use parking_lot::MutexGuard;
 use rustix::event::PollFlags;
 
+use super::establish::Ready;
 use super::{Ended, Pacer, Run};
 use crate::command::Order;
+use crate::connect::Halt;
 use crate::delivery::Overflow;
+use crate::error::RefusedChannel;
 use crate::event::{DisconnectReason, Event, ReadyState};
 use crate::gate::Pass;
 use crate::message::{CloseFrame, Message};
@@ -35,25 +39,27 @@ enum Read {
     Paused,
 }
 
+/// What `read_one` found.
+pub(super) enum One {
+    Message(Message, Instant),
+    Control,
+    Nothing,
+}
+
 /// While a worker spins, the clock is read, and deadlines looked at, once in so many turns that find nothing.
 const TURNS_A_CLOCK: u32 = 16;
 
 impl Run<'_> {
-    pub(super) fn serve(&mut self, transport: Transport) -> Ended {
+    pub(super) fn serve(&mut self, transport: Transport, deadline: Instant) -> Ended {
         let tcp = transport.tcp().clone();
         self.link.open(transport);
-        let ended = match self.serve_until_broken(&tcp) {
-            Ok(order) => {
-                self.close(&tcp, order);
-                Ended::Ordered(order)
-            }
-            Err(broken) => {
-                if let (Some(code), Some(transport)) = (broken.code, &mut self.link.transport) {
-                    let reason = "".into();
-                    let _ = transport.queue(Outgoing::Close(CloseFrame { code, reason }));
-                    let _ = transport.flush();
-                }
-                Ended::Lost(broken.reason)
+        let ended = match self.make_ready(&tcp, deadline) {
+            Ok((monitor, ready)) => self.serve_ready(&tcp, monitor, ready),
+            Err(halt) => {
+                self.say_goodbye(CloseFrame::GOING_AWAY);
+                self.link.outbox.clear_urgent();
+                self.shared.subscriptions.lock().disconnected();
+                Ended::NotReady(halt)
             }
         };
         let _ = tcp.shutdown(Shutdown::Both);
@@ -61,13 +67,42 @@ impl Run<'_> {
         ended
     }
 
-    fn serve_until_broken(&mut self, tcp: &TcpStream) -> Result<Order, Broken> {
-        let shared = self.shared;
+    fn make_ready(&mut self, tcp: &TcpStream, deadline: Instant) -> Result<(Monitor, Ready), Halt> {
         (self.reads_broken, self.closing) = (false, false);
-        let opened = Instant::now();
-        let (mut monitor, first) = Monitor::open(shared.config.heartbeat.clone(), fastrand::u64(..), opened);
-        self.act(first)?;
-        self.opened(opened);
+        let heartbeat = self.shared.config.heartbeat.clone();
+        let (mut monitor, first) = Monitor::open(heartbeat, fastrand::u64(..), Instant::now());
+        // The first action only asks for heartbeats, and never is a lost one.
+        let _ = self.act(first);
+        let ready = self.establish(tcp, &mut monitor, deadline)?;
+        Ok((monitor, ready))
+    }
+
+    fn serve_ready(&mut self, tcp: &TcpStream, monitor: Monitor, ready: Ready) -> Ended {
+        match self.serve_until_broken(tcp, monitor, ready) {
+            Ok(order) => {
+                self.close(tcp, order);
+                Ended::Ordered(order)
+            }
+            Err(broken) => {
+                if let Some(code) = broken.code {
+                    self.say_goodbye(code);
+                }
+                Ended::Lost(broken.reason)
+            }
+        }
+    }
+
+    /// A close frame, if there is room for it at once.
+    fn say_goodbye(&mut self, code: u16) {
+        if let Some(transport) = &mut self.link.transport {
+            let _ = transport.queue(Outgoing::Close(CloseFrame { code, reason: "".into() }));
+            let _ = transport.flush();
+        }
+    }
+
+    fn serve_until_broken(&mut self, tcp: &TcpStream, mut monitor: Monitor, ready: Ready) -> Result<Order, Broken> {
+        let shared = self.shared;
+        self.opened(Instant::now(), ready)?;
         shared.health.publish(&monitor);
         let mut pacer = Pacer::default();
         let mut was_paused = false;
@@ -113,6 +148,9 @@ impl Run<'_> {
             if self.seat.reconnect.stable_at().is_some_and(|at| now >= at) {
                 self.seat.reconnect.settle(now);
             }
+            if self.look_after_session(now)? {
+                continue;
+            }
             let pump = self.pump(&mut pacer, now, read == Read::Paused);
             if spins {
                 shared.duty.begin(now);
@@ -120,24 +158,51 @@ impl Run<'_> {
             if spins || read == Read::More {
                 continue;
             }
-            let deadlines = [monitor.due(), self.seat.reconnect.stable_at(), self.timers.next(), pump];
+            let session = self.session_due();
+            let deadlines = [monitor.due(), self.seat.reconnect.stable_at(), self.timers.next(), pump, session];
             let deadline = deadlines.into_iter().flatten().min();
             only_read = self.wait(tcp, read, deadline)?;
         }
     }
 
-    fn opened(&mut self, now: Instant) {
+    fn opened(&mut self, now: Instant, ready: Ready) -> Result<(), Broken> {
         let shared = self.shared;
+        self.renewal = ready.renewal;
+        self.rotate_at = shared.config.oldest().and_then(|age| now.checked_add(age));
+        self.ask_again_at = None;
         self.seat.epoch += 1;
         self.seat.open = true;
         self.seat.reconnect.opened(now);
         let epoch = self.seat.epoch;
-        shared.counters.received_before.set(shared.counters.received.get());
+        shared.counters.received_before.set(shared.counters.received.get() - ready.kept.len() as u64);
         shared.counters.epoch.set(epoch);
+        // What was decided while the session was being opened is asked for now.
+        shared.resubscribe.store(true, Ordering::Relaxed);
+        let (restored, refused) = {
+            let subscriptions = shared.subscriptions.lock();
+            (subscriptions.active(), subscriptions.refusals())
+        };
+        self.link.release();
         shared.gate.set(Pass::Open { epoch });
         shared.status.set(ReadyState::Open);
-        log::info!("client `{}`: open ({}), connection {epoch}", shared.tag.name, shared.config.target);
-        self.emit(Event::Open { epoch });
+        let name = &shared.tag.name;
+        log::info!("client `{name}`: open ({}), connection {epoch}", shared.config.target);
+        for RefusedChannel { channel, error, .. } in &refused {
+            log::warn!("client `{name}`: the server refused channel {channel}: {error}");
+        }
+        self.emit(Event::Open { epoch, restored, refused });
+        let lagged = (ready.dropped > 0).then_some(Event::Lagged { dropped: ready.dropped });
+        let (before, after) = match shared.config.overflow {
+            Overflow::DropOldest => (lagged, None),
+            _ => (None, lagged),
+        };
+        before.into_iter().for_each(|event| self.emit(event));
+        for message in ready.kept {
+            let at = message.received_at().unwrap_or(now);
+            self.deliver(message, at)?;
+        }
+        after.into_iter().for_each(|event| self.emit(event));
+        Ok(())
     }
 
     fn read_batch(&mut self, monitor: &mut Monitor) -> Result<Read, Broken> {
@@ -167,28 +232,49 @@ impl Run<'_> {
                     self.idle_turns = 0;
                     self.received(monitor, message, now)?;
                 }
-                Incoming::Ping => {
-                    // The pong is queued behind whatever is being written; do not let it wait for a next turn.
-                    self.drive()?;
-                    if monitor.ping(now) {
-                        self.heartbeat(monitor);
-                    }
-                }
-                Incoming::Pong(payload) => {
-                    if monitor.pong(&payload, now) {
-                        self.heartbeat(monitor);
-                        self.record_round_trip(monitor);
-                    }
-                }
-                Incoming::Close(frame) => {
-                    let _ = self.drive();
-                    return Err(lost(DisconnectReason::ClosedByServer(frame)));
-                }
                 Incoming::Nothing => return Ok(Read::CaughtUp),
-                Incoming::Ended => return Err(lost(DisconnectReason::ClosedByServer(None))),
+                other => self.control(monitor, other, now)?,
             }
         }
         Ok(Read::More)
+    }
+
+    /// Reads one message or control frame, for a session that is not open yet.
+    pub(super) fn read_one(&mut self, monitor: &mut Monitor) -> Result<One, Broken> {
+        let Some(transport) = &mut self.link.transport else { return Ok(One::Nothing) };
+        let incoming = transport.read()?;
+        let now = transport.read_at();
+        match incoming {
+            Incoming::Message(message) => Ok(One::Message(message, now)),
+            Incoming::Nothing => Ok(One::Nothing),
+            other => self.control(monitor, other, now).map(|()| One::Control),
+        }
+    }
+
+    /// What is not a message: a ping, a pong, the end.
+    fn control(&mut self, monitor: &mut Monitor, incoming: Incoming, now: Instant) -> Result<(), Broken> {
+        match incoming {
+            Incoming::Ping => {
+                // The pong is queued behind whatever is being written; do not let it wait for a next turn.
+                self.drive()?;
+                if monitor.ping(now) {
+                    self.heartbeat(monitor);
+                }
+            }
+            Incoming::Pong(payload) => {
+                if monitor.pong(&payload, now) {
+                    self.heartbeat(monitor);
+                    self.record_round_trip(monitor);
+                }
+            }
+            Incoming::Close(frame) => {
+                let _ = self.drive();
+                return Err(lost(DisconnectReason::ClosedByServer(frame)));
+            }
+            Incoming::Ended => return Err(lost(DisconnectReason::ClosedByServer(None))),
+            Incoming::Message(_) | Incoming::Nothing => {}
+        }
+        Ok(())
     }
 
     /// The connection is broken, most likely found by a write. What the server said before that may still be in the
@@ -216,7 +302,7 @@ impl Run<'_> {
     }
 
     /// Writes what waits, as far as the kernel takes it.
-    fn drive(&mut self) -> Result<bool, Broken> {
+    pub(super) fn drive(&mut self) -> Result<bool, Broken> {
         self.link.drive(&self.shared.counters.sent)
     }
 
@@ -240,21 +326,42 @@ impl Run<'_> {
 
     #[inline]
     fn received(&mut self, monitor: &mut Monitor, message: Message, now: Instant) -> Result<(), Broken> {
-        let counters = &self.shared.counters;
-        counters.received.add(1);
-        if monitor.reads_messages() {
-            let before = monitor.last_received();
-            let verdict = monitor.message(&message, now);
-            if verdict.ours {
-                if monitor.last_received() != before {
-                    self.heartbeat(monitor);
-                    self.record_round_trip(monitor);
-                }
-                self.act(verdict.action)?;
-                self.drive()?;
-                return Ok(());
-            }
+        self.shared.counters.received.add(1);
+        if monitor.reads_messages() && self.heartbeat_message(monitor, &message, now)? {
+            return Ok(());
         }
+        if self.shared.requests.is_idle() {
+            return self.deliver(message, now);
+        }
+        match self.answered(message)? {
+            Some(message) => self.deliver(message, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Shows a message to the heartbeat; true when it was one.
+    pub(super) fn heartbeat_message(
+        &mut self,
+        monitor: &mut Monitor,
+        message: &Message,
+        now: Instant,
+    ) -> Result<bool, Broken> {
+        let before = monitor.last_received();
+        let verdict = monitor.message(message, now);
+        if verdict.ours {
+            if monitor.last_received() != before {
+                self.heartbeat(monitor);
+                self.record_round_trip(monitor);
+            }
+            self.act(verdict.action)?;
+            self.drive()?;
+        }
+        Ok(verdict.ours)
+    }
+
+    #[inline]
+    fn deliver(&mut self, message: Message, now: Instant) -> Result<(), Broken> {
+        let counters = &self.shared.counters;
         if let Some(handler) = &mut self.handler {
             self.shared.duty.begin(now);
             let epoch = Some(self.seat.epoch);
@@ -276,7 +383,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn act(&mut self, action: Action) -> Result<(), Broken> {
+    pub(super) fn act(&mut self, action: Action) -> Result<(), Broken> {
         match action {
             Action::Nothing => {}
             // A peer that takes nothing gets no heap of pings.
@@ -299,7 +406,12 @@ impl Run<'_> {
             Read::Paused => None,
             _ => Some(transport.interest()),
         };
-        let look = || shared.orders.pending() || (takes_commands && !shared.outbound.1.is_empty());
+        let look = || {
+            shared.orders.pending()
+                || (takes_commands && !shared.outbound.1.is_empty())
+                || shared.resubscribe.load(Ordering::Relaxed)
+                || shared.requests.due_before(deadline)
+        };
         let waited = MutexGuard::unlocked(&mut self.link, || {
             wait(interest.map(|interest| (tcp.as_fd(), interest)), &shared.wake, deadline, look)
         });
@@ -372,6 +484,11 @@ impl Run<'_> {
     fn received_while_closing(&mut self, message: Message) {
         let counters = &self.shared.counters;
         counters.received.add(1);
+        let message = match self.shared.requests.is_idle() {
+            true => Some(message),
+            false => self.answered(message).unwrap_or(None),
+        };
+        let Some(message) = message else { return };
         if let Some(queue) = &mut self.seat.queue {
             let dropped = match self.shared.config.overflow {
                 Overflow::DropOldest | Overflow::DropNewest => queue.push_message(message).unwrap_or(1),
@@ -384,6 +501,6 @@ impl Run<'_> {
     }
 }
 
-fn lost(reason: DisconnectReason) -> Broken {
+pub(super) fn lost(reason: DisconnectReason) -> Broken {
     Broken { reason, code: None }
 }

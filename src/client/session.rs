@@ -1,0 +1,303 @@
+//! What a handle can ask of the server and wait for: requests, subscriptions, room under a rate limit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Client;
+use crate::command::Receipt;
+use crate::error::{RefusedChannel, RequestError, SendError, SubscribeError};
+use crate::event::ReadyState;
+use crate::message::Message;
+use crate::request::{PendingResponse, Request};
+use crate::session::json_rpc::{Pending, Sink};
+use crate::session::subscriptions::Standing;
+use crate::shared::Shared;
+
+/// What a client wants to be subscribed to and what the server has acknowledged.
+///
+/// ```
+/// # use ws_supervisor::{*, venue::{Batch, Venue}, testing::{Script, Server}};
+/// # struct Plain;
+/// # impl Venue for Plain {
+/// #     fn subscribe(&self, channels: &[std::sync::Arc<str>]) -> Vec<Batch> { vec![Batch::new(Request::new("subscribe", channels), channels)] }
+/// #     fn unsubscribe(&self, channels: &[std::sync::Arc<str>]) -> Vec<Batch> { vec![Batch::new(Request::new("unsubscribe", channels), channels)] }
+/// # }
+/// # let server = Server::start(Script::reply(|_, m| {
+/// #     let value: serde_json::Value = serde_json::from_str(m.as_text().unwrap()).unwrap();
+/// #     vec![serde_json::json!({"id": value["id"], "result": value["params"]}).to_string().into()]
+/// # }))?;
+/// # let config = ClientConfig::new(server.url())?.venue(Plain);
+/// let client = Client::connect(config)?;
+/// client.subscribe(["book", "trades"])?;
+/// client.unsubscribe(["book"])?;
+/// let status = client.subscriptions();
+/// assert_eq!((&*status.wanted[0], &*status.active[0]), ("trades", "trades"));
+/// assert!(status.refused.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscriptionStatus {
+    /// What you want: it survives reconnects and restarts.
+    pub wanted: Vec<Arc<str>>,
+    /// What the server has acknowledged on the present connection.
+    pub active: Vec<Arc<str>>,
+    /// What the server refused on the present connection.
+    pub refused: Vec<RefusedChannel>,
+}
+
+pub(crate) fn names<C: AsRef<str>>(channels: impl IntoIterator<Item = C>) -> Vec<Arc<str>> {
+    channels.into_iter().map(|channel| Arc::from(channel.as_ref())).collect()
+}
+
+impl Shared {
+    /// Notes what the caller wants, and has the worker see to it.
+    pub(crate) fn want(&self, channels: &[Arc<str>], wanted: bool) {
+        let mut subscriptions = self.subscriptions.lock();
+        match wanted {
+            true => subscriptions.want(channels),
+            false => subscriptions.unwant(channels),
+        }
+        drop(subscriptions);
+        self.resubscribe.store(true, Ordering::Relaxed);
+        self.wake.wake();
+    }
+
+    pub(crate) fn subscription_status(&self) -> SubscriptionStatus {
+        let subscriptions = self.subscriptions.lock();
+        SubscriptionStatus {
+            wanted: subscriptions.wanted(),
+            active: subscriptions.active(),
+            refused: subscriptions.refusals(),
+        }
+    }
+}
+
+impl Client {
+    /// Sends a request and waits for its answer: JSON-RPC 2.0, unless [`correlation`](crate::ClientConfig::correlation)
+    /// or a [`venue`](crate::ClientConfig::venue) says otherwise. Blocks for at most
+    /// [`request_timeout`](crate::ClientConfig::request_timeout). `()` stands for no parameters. A request is never
+    /// queued for a later connection and never repeated.
+    ///
+    /// # Errors
+    /// Each variant of [`RequestError`] says whether the server may have acted on it. When the connection ends, a
+    /// pending request fails at once.
+    ///
+    /// ```
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::start(Script::reply(|_, m| {
+    /// #     let value: serde_json::Value = serde_json::from_str(m.as_text().unwrap()).unwrap();
+    /// #     vec![serde_json::json!({"jsonrpc": "2.0", "id": value["id"], "result": {"best_bid_price": 50_000.5}}).to_string().into()]
+    /// # }))?;
+    /// # let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// #[derive(serde::Deserialize)]
+    /// struct Ticker {
+    ///     best_bid_price: f64,
+    /// }
+    /// let ticker: Ticker = client.request("public/ticker", [("instrument_name", "BTC-PERPETUAL")])?;
+    /// assert_eq!(ticker.best_bid_price, 50_000.5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request<R: DeserializeOwned>(&self, method: &str, params: impl Serialize) -> Result<R, RequestError> {
+        self.call(Request::new(method, params))
+    }
+
+    /// As [`request`](Client::request), with a request made before: one with a timeout or an id of its own, or a venue's.
+    ///
+    /// # Errors
+    /// As [`request`](Client::request).
+    pub fn call<R: DeserializeOwned>(&self, request: Request) -> Result<R, RequestError> {
+        self.start_request(request)?.wait()
+    }
+
+    /// Sends a request and does not wait for its answer: [`PendingResponse`] does, by a call or in `select!`. Returns at
+    /// once, unless [`wait_for_limit`](Request::wait_for_limit) says otherwise.
+    ///
+    /// # Errors
+    /// When it is not accepted: as for [`send`](Client::send), when its id is taken, when its parameters cannot be
+    /// written as JSON, or on the client's own thread (there it is [`Context::request`](crate::Context::request)).
+    pub fn start_request(&self, request: Request) -> Result<PendingResponse, RequestError> {
+        let shared = &self.shared;
+        let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
+        let message = request.encode(&shared.config.correlation, &id).map_err(RequestError::Params)?;
+        if shared.is_own_thread() {
+            return Err(SendError::OwnThread { message }.into());
+        }
+        let timeout = request.timeout.unwrap_or(shared.config.request_timeout);
+        let limit_wait = request.limit_wait;
+        let (sender, response) = crossbeam_channel::bounded(1);
+        let mut deadline = Instant::now();
+        let mut sooner = false;
+        let sent: Result<(), RequestError> = waiting_for_limit(limit_wait, message, |message| {
+            deadline = Instant::now().checked_add(timeout).unwrap_or(deadline + Duration::from_secs(86_400 * 365));
+            let enlist = |message: &Message, epoch: Option<u64>| {
+                if epoch.is_none() {
+                    let (message, state) = (message.clone(), self.ready_state());
+                    return Err(SendError::NotOpen { message, state }.into());
+                }
+                let receipt = Arc::new(Receipt::request(id.clone()));
+                let pending = Pending {
+                    method: request.method.clone(),
+                    message: message.clone(),
+                    deadline,
+                    receipt: receipt.clone(),
+                    sink: Sink::Caller(sender.clone()),
+                };
+                let registered = shared.requests.register(id.clone(), pending);
+                sooner = registered.map_err(|barred| barred.error(&id, message))?;
+                Ok(Some(receipt))
+            };
+            self.accept(message, enlist)
+        });
+        sent?;
+        if sooner {
+            // A worker that sleeps would sleep through the deadline.
+            shared.wake.wake();
+        }
+        Ok(PendingResponse { id, deadline, response, shared: shared.clone() })
+    }
+
+    /// As [`send`](Client::send), and waits until the [rate limits](crate::RateLimit) let the message pass, blocking for
+    /// at most `at_most`.
+    ///
+    /// # Errors
+    /// As [`send`](Client::send); [`SendError::RateLimited`], at once, when there will be no room in time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::{Client, ClientConfig, RateLimit};
+    /// # let server = ws_supervisor::testing::Server::echo()?;
+    /// # let url = server.url();
+    /// let limit = RateLimit::bucket(1, 100, Duration::from_secs(1))?;
+    /// let client = Client::connect(ClientConfig::new(url)?.rate_limit(limit))?;
+    /// for order in ["one", "two", "three"] {
+    ///     client.send_when_allowed(order, Duration::from_secs(5))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_when_allowed(&self, message: impl Into<Message>, at_most: Duration) -> Result<(), SendError> {
+        waiting_for_limit(at_most, message.into(), |message| self.send(message))
+    }
+
+    /// Wants these channels from now on, over every reconnect and restart, and waits until the server has acknowledged
+    /// each of them, for at most [`request_timeout`](crate::ClientConfig::request_timeout). Without a connection it waits
+    /// for one.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Refused`] names the channels that the server refused, which are then not wanted any more;
+    /// [`SubscribeError::Timeout`] those that it has not acknowledged, which still are.
+    pub fn subscribe<C: AsRef<str>>(&self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
+        self.want(&names(channels), true)
+    }
+
+    /// Does not want these channels any more, and waits until the server has acknowledged that. Without a connection
+    /// there is nothing to wait for: the next one does not have them.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Client::subscribe).
+    pub fn unsubscribe<C: AsRef<str>>(&self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
+        self.want(&names(channels), false)
+    }
+
+    /// What is wanted, and what the server has acknowledged.
+    pub fn subscriptions(&self) -> SubscriptionStatus {
+        self.shared.subscription_status()
+    }
+
+    fn want(&self, channels: &[Arc<str>], wanted: bool) -> Result<(), SubscribeError> {
+        let shared = &self.shared;
+        if shared.config.venue.is_none() {
+            return Err(SubscribeError::NoVenue);
+        }
+        if shared.is_own_thread() {
+            return Err(SubscribeError::OwnThread);
+        }
+        shared.want(channels, wanted);
+        let deadline = Instant::now().checked_add(shared.config.request_timeout);
+        let mut subscriptions = shared.subscriptions.lock();
+        loop {
+            let (mut pending, mut refused) = (vec![], vec![]);
+            for channel in channels {
+                match subscriptions.standing(channel, wanted) {
+                    Standing::Settled => {}
+                    Standing::UnderWay => pending.push(channel.clone()),
+                    Standing::Refused(error) => refused.push(RefusedChannel { channel: channel.clone(), error }),
+                }
+            }
+            if pending.is_empty() && refused.is_empty() {
+                return Ok(());
+            }
+            if pending.is_empty() {
+                let names: Vec<_> = refused.iter().map(|refusal| refusal.channel.clone()).collect();
+                subscriptions.unwant(&names);
+                return Err(SubscribeError::Refused(refused));
+            }
+            let state = self.ready_state();
+            if matches!(state, ReadyState::Closed | ReadyState::Parked) {
+                return Err(SubscribeError::NotRunning(state));
+            }
+            let timed_out = match deadline {
+                Some(deadline) => shared.settled.wait_until(&mut subscriptions, deadline).timed_out(),
+                None => {
+                    shared.settled.wait(&mut subscriptions);
+                    false
+                }
+            };
+            if timed_out {
+                return Err(SubscribeError::Timeout { pending, state: self.ready_state() });
+            }
+        }
+    }
+}
+
+/// Tries again for as long as only a rate limit stands in the way and there is time.
+fn waiting_for_limit<T, E: LimitError>(
+    at_most: Duration,
+    message: Message,
+    mut attempt: impl FnMut(Message) -> Result<T, E>,
+) -> Result<T, E> {
+    let deadline = Instant::now().checked_add(at_most);
+    let mut message = message;
+    loop {
+        let error = match attempt(message) {
+            Ok(sent) => return Ok(sent),
+            Err(error) => error,
+        };
+        match error.over_limit() {
+            Ok((over, retry_after)) if deadline.is_none_or(|end| Instant::now() + retry_after <= end) => {
+                std::thread::sleep(retry_after);
+                message = over;
+            }
+            Ok((message, retry_after)) => return Err(SendError::RateLimited { message, retry_after }.into()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// An error that may be that of a rate limit.
+trait LimitError: From<SendError> {
+    /// The message and when to try again; or the error, if it is another.
+    fn over_limit(self) -> Result<(Message, Duration), Self>;
+}
+
+impl LimitError for SendError {
+    fn over_limit(self) -> Result<(Message, Duration), Self> {
+        match self {
+            Self::RateLimited { message, retry_after } => Ok((message, retry_after)),
+            other => Err(other),
+        }
+    }
+}
+
+impl LimitError for RequestError {
+    fn over_limit(self) -> Result<(Message, Duration), Self> {
+        match self {
+            Self::Refused(error) => error.over_limit().map_err(Self::Refused),
+            other => Err(other),
+        }
+    }
+}

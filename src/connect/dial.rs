@@ -1,0 +1,88 @@
+//! Where one attempt goes and what it brings along: what [`ClientConfig::prepare`] may change.
+
+use std::fmt;
+use std::time::Instant;
+
+use crate::config::{ClientConfig, Target, check_header};
+use crate::error::{ConfigError, SessionError};
+
+/// One attempt to connect, before it is made: given to [`ClientConfig::prepare`](crate::ClientConfig::prepare). Every
+/// attempt begins with the configuration's URL and headers.
+///
+/// ```
+/// use ws_supervisor::{Client, ClientConfig, testing::Server};
+///
+/// let server = Server::echo()?;
+/// let config = ClientConfig::new(server.url())?.prepare(move |dial| {
+///     let url = format!("{}?listenKey={}", dial.base_url(), dial.attempt());
+///     dial.url(url)?;
+///     Ok(())
+/// });
+/// Client::connect(config)?;
+/// assert_eq!(server.records()[0].target, "/?listenKey=1");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Dial {
+    pub(crate) target: Target,
+    pub(crate) headers: Vec<(String, String)>,
+    attempt: u32,
+    deadline: Instant,
+}
+
+impl Dial {
+    pub(crate) fn new(config: &ClientConfig, attempt: u32, deadline: Instant) -> Self {
+        Self { target: config.target.clone(), headers: config.headers.clone(), attempt, deadline }
+    }
+
+    /// Goes to this URL instead.
+    ///
+    /// # Errors
+    /// As [`ClientConfig::new`](crate::ClientConfig::new). With `?` in `prepare` it parks the client.
+    pub fn url(&mut self, url: impl AsRef<str>) -> Result<(), ConfigError> {
+        self.target = Target::parse(url.as_ref())?;
+        Ok(())
+    }
+
+    /// The URL as it is now, without its query.
+    pub fn base_url(&self) -> String {
+        self.target.to_string()
+    }
+
+    /// Sends this header, in place of any of the same name.
+    ///
+    /// # Errors
+    /// When the name or the value is not one, or the handshake sets this header itself.
+    pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> Result<(), ConfigError> {
+        let (name, value) = (name.into(), value.into());
+        check_header(&name, &value)?;
+        self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(&name));
+        self.headers.push((name, value));
+        Ok(())
+    }
+
+    /// Which attempt this is since a connection last was stable, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// When the attempt must be over: `connect_timeout` after it began.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+impl fmt::Debug for Dial {
+    /// Without the query and the headers' values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        let url = self.target.to_string();
+        f.debug_struct("Dial").field("url", &url).field("headers", &names).finish_non_exhaustive()
+    }
+}
+
+/// An address that cannot be meant does not get better by itself.
+impl From<ConfigError> for SessionError {
+    fn from(error: ConfigError) -> Self {
+        Self::fatal(error)
+    }
+}

@@ -1,0 +1,300 @@
+//! What can go wrong with a request, a subscription, or the code that opens a session.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::SendError;
+use crate::event::{DisconnectReason, ReadyState};
+use crate::message::Message;
+use crate::request::{RequestId, RpcError};
+
+/// Why a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unanswered {
+    /// Its connection ended.
+    Disconnected,
+    /// Its time ran out.
+    TimedOut,
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disconnected => "the connection ended",
+            Self::TimedOut => "the time ran out",
+        })
+    }
+}
+
+/// Why a request has no result. Whether the server may have acted on it is the first thing each variant says.
+///
+/// ```
+/// use ws_supervisor::RequestError;
+///
+/// fn may_be_sent_again(error: &RequestError) -> bool {
+///     // Anything else was refused, answered, or may have been carried out: ask the venue before you order again.
+///     matches!(error, RequestError::Refused(_) | RequestError::NotSent { .. })
+/// }
+/// # assert!(!may_be_sent_again(&RequestError::DuplicateId(1.into())));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Not sent: it was not accepted.
+    Refused(SendError),
+    /// Not sent: another request with this id waits for its answer.
+    DuplicateId(RequestId),
+    /// Not sent: its parameters cannot be written as JSON; this says why.
+    Params(Box<str>),
+    /// Not sent: it was accepted, but the kernel never had all of it. The server cannot act on it.
+    #[non_exhaustive]
+    NotSent {
+        /// The request as it would have been written.
+        message: Message,
+        /// What came first.
+        cause: Unanswered,
+    },
+    /// The server may have acted on it, or not: it was sent and no answer came. Find out before you send it again.
+    #[non_exhaustive]
+    OutcomeUnknown {
+        /// Which request.
+        id: RequestId,
+        /// What came first.
+        cause: Unanswered,
+    },
+    /// The server refused it.
+    Rpc(RpcError),
+    /// The server carried it out, but its result does not fit the type that was asked for.
+    #[non_exhaustive]
+    Undecodable {
+        /// What does not fit.
+        message: Box<str>,
+        /// The result, as JSON.
+        result: Bytes,
+    },
+}
+
+impl RequestError {
+    pub(crate) fn gone(id: &RequestId) -> Self {
+        Self::OutcomeUnknown { id: id.clone(), cause: Unanswered::Disconnected }
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::DuplicateId(id) => write!(f, "not sent: a request with the id `{id}` is pending already"),
+            Self::Params(message) => write!(f, "not sent: the parameters cannot be written as JSON: {message}"),
+            Self::NotSent { cause, .. } => write!(f, "not sent: {cause} before it was written"),
+            Self::OutcomeUnknown { id, cause } => {
+                write!(f, "outcome unknown: request {id} was written and {cause} before an answer came")
+            }
+            Self::Rpc(error) => write!(f, "refused by the server: {error}"),
+            Self::Undecodable { message, .. } => write!(f, "carried out, but the result cannot be read: {message}"),
+        }
+    }
+}
+
+impl Error for RequestError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Refused(error) => Some(error),
+            Self::Rpc(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<SendError> for RequestError {
+    fn from(error: SendError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Why a connection could not be made ready: said by `prepare`, `on_open`, `reconcile` or a venue's own code, or met in
+/// the calls of a [`Session`](crate::Session). It ends the attempt to connect. Retried like any other failed attempt,
+/// unless it is [fatal](SessionError::into_fatal): then the client is parked.
+///
+/// ```
+/// use ws_supervisor::SessionError;
+/// assert!(SessionError::retryable("the token service is down").is_retryable());
+/// assert!(!SessionError::fatal("the account is closed").is_retryable());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// What your own code says.
+    Rejected(Box<str>),
+    /// The server refused a request.
+    #[non_exhaustive]
+    Rpc {
+        /// Its method.
+        method: Box<str>,
+        /// What the server answered.
+        error: RpcError,
+    },
+    /// A request could not be written or its result not read.
+    #[non_exhaustive]
+    Malformed {
+        /// Its method.
+        method: Box<str>,
+        /// What does not fit.
+        message: Box<str>,
+    },
+    /// A message was not accepted.
+    Refused(Box<SendError>),
+    /// The connection ended.
+    Disconnected(DisconnectReason),
+    /// The time for the attempt ran out (`connect_timeout`, or a shorter one of the caller's).
+    #[non_exhaustive]
+    Timeout {
+        /// What did not come.
+        waiting_for: Box<str>,
+        /// The time that was given.
+        limit: Duration,
+    },
+    /// More than `event_capacity` messages came before the session was ready; under
+    /// [`Overflow::Backpressure`](crate::Overflow::Backpressure) none may be lost, and none can be delivered yet.
+    TooManyMessages(usize),
+    /// The client is being stopped or restarted: return.
+    Cancelled,
+    /// One of the others, and no retry can mend it.
+    Fatal(Box<SessionError>),
+}
+
+impl SessionError {
+    /// An error of your own that another attempt may mend.
+    pub fn retryable(message: impl fmt::Display) -> Self {
+        Self::Rejected(message.to_string().into())
+    }
+
+    /// An error of your own that no retry can mend: the client is parked.
+    pub fn fatal(message: impl fmt::Display) -> Self {
+        Self::retryable(message).into_fatal()
+    }
+
+    /// This error, as one that no retry can mend.
+    pub fn into_fatal(self) -> Self {
+        match self {
+            Self::Fatal(_) => self,
+            other => Self::Fatal(Box::new(other)),
+        }
+    }
+
+    /// Whether another attempt may succeed without anyone changing anything.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Fatal(_))
+    }
+
+    /// The server's refusal, if this is one.
+    pub fn rpc(&self) -> Option<&RpcError> {
+        match self {
+            Self::Rpc { error, .. } => Some(error),
+            Self::Fatal(inner) => inner.rpc(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(message) => message.fmt(f),
+            Self::Rpc { method, error } => write!(f, "`{method}` was refused by the server: {error}"),
+            Self::Malformed { method, message } => write!(f, "`{method}`: {message}"),
+            Self::Refused(error) => error.fmt(f),
+            Self::Disconnected(reason) => reason.fmt(f),
+            Self::Timeout { waiting_for, limit } => write!(f, "no {waiting_for} within {limit:?}"),
+            Self::TooManyMessages(limit) => {
+                write!(f, "more than {limit} messages (`event_capacity`) came before the session was ready")
+            }
+            Self::Cancelled => f.write_str("the client is being stopped"),
+            Self::Fatal(inner) => inner.fmt(f),
+        }
+    }
+}
+
+impl Error for SessionError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Rpc { error, .. } => Some(error),
+            Self::Refused(error) => Some(error),
+            Self::Fatal(inner) => inner.source(),
+            _ => None,
+        }
+    }
+}
+
+impl From<SendError> for SessionError {
+    fn from(error: SendError) -> Self {
+        Self::Refused(Box::new(error))
+    }
+}
+
+/// A channel that the server did not acknowledge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusedChannel {
+    /// Which.
+    pub channel: Arc<str>,
+    /// What the server said; code 0 when it said nothing of this channel.
+    pub error: RpcError,
+}
+
+/// Why [`subscribe`](crate::Client::subscribe) or [`unsubscribe`](crate::Client::unsubscribe) did not end as asked.
+///
+/// ```
+/// # use ws_supervisor::{Client, ClientConfig, SubscribeError, testing::Server};
+/// # let server = Server::echo()?;
+/// # let client = Client::connect(ClientConfig::new(server.url())?)?;
+/// // Without a venue nobody knows how to subscribe.
+/// assert_eq!(client.subscribe(["book.BTC-PERPETUAL.raw"]), Err(SubscribeError::NoVenue));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The configuration names no [`venue`](crate::ClientConfig::venue), so nobody knows how to subscribe.
+    NoVenue,
+    /// The server refused these channels. They are no longer wanted; the others are in effect.
+    Refused(Vec<RefusedChannel>),
+    /// The time (`request_timeout`) ran out. What was asked for stands: it is carried out as soon as there is a
+    /// connection.
+    #[non_exhaustive]
+    Timeout {
+        /// Channels that are not acknowledged yet.
+        pending: Vec<Arc<str>>,
+        /// What the client was doing.
+        state: ReadyState,
+    },
+    /// The client is closed or parked. What was asked for stands, should it be resumed.
+    NotRunning(ReadyState),
+    /// This is the client's own thread, which would wait for itself: use the [`Context`](crate::Context) there.
+    OwnThread,
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoVenue => f.write_str("no venue is configured: set one with `ClientConfig::venue`"),
+            Self::Refused(refused) => {
+                write!(f, "refused by the server:")?;
+                let mut refused = refused.iter();
+                refused.try_for_each(|RefusedChannel { channel, error }| write!(f, " {channel} ({error})"))
+            }
+            Self::Timeout { pending, state } => {
+                write!(f, "not acknowledged in time, and still asked for ({state}): {}", pending.join(" "))
+            }
+            Self::NotRunning(state) => write!(f, "the client is {state}"),
+            Self::OwnThread => f.write_str("this is the client's own thread: use the handler's context"),
+        }
+    }
+}
+
+impl Error for SubscribeError {}

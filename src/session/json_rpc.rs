@@ -1,0 +1,292 @@
+//! Which requests wait for an answer: each is answered exactly once or fails exactly once. Pure but for a lock and two
+//! atomics: given `now`, has no socket, thread or clock.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+
+use crate::command::Receipt;
+use crate::error::{RequestError, SendError, Unanswered};
+use crate::message::Message;
+use crate::request::{RequestId, Response};
+
+/// Requests that may be pending at once: memory is bounded, whatever callers and servers do.
+const MAX_PENDING: usize = 65_536;
+
+/// For so long, and so many, requests that have failed are remembered, so that a late answer is known for what it is.
+const REMEMBERED: usize = 1024;
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// Whom the response is for.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// Who waits on a channel.
+    Caller(Sender<Response>),
+    /// The handler, inline.
+    Handler,
+    /// The worker itself.
+    Worker(Purpose),
+}
+
+/// What the worker asked for on its own account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A batch of channels, by its number.
+    Subscription(u64),
+    /// A new token before the old one expires.
+    Renewal,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) method: Box<str>,
+    pub(crate) message: Message,
+    pub(crate) deadline: Instant,
+    pub(crate) receipt: Arc<Receipt>,
+    pub(crate) sink: Sink,
+}
+
+impl Pending {
+    /// What is known at the end of its time: the receipt tells whether the worker had begun to write it.
+    fn fail(self, id: RequestId, cause: Unanswered, written: bool) -> (Response, Sink) {
+        let error = match written {
+            true => RequestError::OutcomeUnknown { id: id.clone(), cause },
+            false => RequestError::NotSent { message: self.message, cause },
+        };
+        (Response { id, method: self.method, outcome: Err(error) }, self.sink)
+    }
+}
+
+/// Whom an answer answers.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    Pending(Pending),
+    /// A request that was given up on.
+    Late {
+        method: Box<str>,
+    },
+    Nobody,
+}
+
+/// Why a request cannot be registered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Barred {
+    Duplicate,
+    Full,
+}
+
+impl Barred {
+    pub(crate) fn error(&self, id: &RequestId, message: &Message) -> RequestError {
+        match self {
+            Self::Duplicate => RequestError::DuplicateId(id.clone()),
+            Self::Full => RequestError::Refused(SendError::Full { message: message.clone() }),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    pending: HashMap<RequestId, Pending>,
+    given_up: VecDeque<GivenUp>,
+}
+
+/// A request that failed by its time, and may be answered late.
+#[derive(Debug)]
+struct GivenUp {
+    id: RequestId,
+    method: Box<str>,
+    message: Message,
+    forget_at: Instant,
+}
+
+/// What a connection's end leaves behind.
+#[derive(Debug)]
+pub(crate) struct Leftover {
+    pub(crate) id: RequestId,
+    pub(crate) method: Box<str>,
+    pub(crate) message: Message,
+    /// Who is yet to be told; `None`: who waited was told when the time ran out.
+    pub(crate) untold: Option<(Response, Sink)>,
+}
+
+impl Table {
+    fn remember(&mut self, id: RequestId, pending: &Pending, now: Instant) {
+        if self.given_up.len() == REMEMBERED {
+            self.given_up.pop_front();
+        }
+        let (method, message) = (pending.method.clone(), pending.message.clone());
+        self.given_up.push_back(GivenUp { id, method, message, forget_at: now + MEMORY });
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let forget = self.given_up.front().map(|given_up| given_up.forget_at);
+        self.pending.values().map(|pending| pending.deadline).chain(forget).min()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Requests {
+    table: Mutex<Table>,
+    /// Requests that wait or are remembered: while there are none, no message is looked at.
+    active: AtomicUsize,
+    /// Nanoseconds since `base`, plus one, before which nothing is due; 0 is never. May be too early, not too late.
+    due: AtomicU64,
+    base: Instant,
+    next: AtomicU64,
+}
+
+impl Requests {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { table: Mutex::default(), active: 0.into(), due: 0.into(), base: now, next: 1.into() }
+    }
+
+    /// An id that no other request of this client has or had.
+    pub(crate) fn next_id(&self) -> RequestId {
+        RequestId::Number(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.load(Ordering::Relaxed) == 0
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.table.lock().pending.len()
+    }
+
+    /// When something is due at the earliest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due.load(Ordering::Relaxed).checked_sub(1).map(|nanos| self.base + Duration::from_nanos(nanos))
+    }
+
+    /// Whether something is due before `known`: the worker is about to sleep until then.
+    pub(crate) fn due_before(&self, known: Option<Instant>) -> bool {
+        self.due().is_some_and(|due| known.is_none_or(|known| due < known))
+    }
+
+    fn publish(&self, table: &Table, due: Option<Instant>) {
+        let nanos = due.map_or(0, |due| due.saturating_duration_since(self.base).as_nanos() as u64 + 1);
+        self.due.store(nanos, Ordering::Relaxed);
+        self.active.store(table.pending.len() + table.given_up.len(), Ordering::Relaxed);
+    }
+
+    /// Before the request is written, so that no answer can be too quick. True: it is due sooner than anything else,
+    /// and a worker that sleeps must hear of it.
+    pub(crate) fn register(&self, id: RequestId, pending: Pending) -> Result<bool, Barred> {
+        let mut table = self.table.lock();
+        if table.pending.len() >= MAX_PENDING {
+            return Err(Barred::Full);
+        }
+        if table.given_up.iter().any(|given_up| given_up.id == id) {
+            return Err(Barred::Duplicate);
+        }
+        let deadline = pending.deadline;
+        if let RequestId::Number(number) = id {
+            // Its own numbers stay clear of those that callers choose.
+            self.next.fetch_max(number.saturating_add(1), Ordering::Relaxed);
+        }
+        match table.pending.entry(id) {
+            Entry::Occupied(_) => return Err(Barred::Duplicate),
+            Entry::Vacant(place) => drop(place.insert(pending)),
+        }
+        let due = self.due();
+        let sooner = due.is_none_or(|due| deadline < due);
+        self.publish(&table, if sooner { Some(deadline) } else { due });
+        Ok(sooner)
+    }
+
+    /// It was not accepted after all.
+    pub(crate) fn withdraw(&self, id: &RequestId) -> Option<Pending> {
+        let mut table = self.table.lock();
+        let pending = table.pending.remove(id);
+        // `due` may stay too early: one needless look later on.
+        self.publish(&table, self.due());
+        pending
+    }
+
+    /// An answer came.
+    pub(crate) fn claim(&self, id: &RequestId) -> Claim {
+        let mut table = self.table.lock();
+        let claim = match table.pending.remove(id) {
+            Some(pending) => Claim::Pending(pending),
+            None => {
+                let index = table.given_up.iter().position(|given_up| given_up.id == *id);
+                match index.and_then(|index| table.given_up.remove(index)) {
+                    Some(given_up) => Claim::Late { method: given_up.method },
+                    None => Claim::Nobody,
+                }
+            }
+        };
+        self.publish(&table, self.due());
+        claim
+    }
+
+    /// Fails what is due by `now`.
+    pub(crate) fn expire(&self, now: Instant) -> Vec<(Response, Sink)> {
+        let mut table = self.table.lock();
+        let due: Vec<_> = table.pending.iter().filter(|(_, p)| p.deadline <= now).map(|(id, _)| id.clone()).collect();
+        let failed = due.into_iter().filter_map(|id| time_out(&mut table, id, now)).collect();
+        while table.given_up.front().is_some_and(|given_up| given_up.forget_at <= now) {
+            table.given_up.pop_front();
+        }
+        let next = table.next();
+        self.publish(&table, next);
+        failed
+    }
+
+    /// Fails one request of a caller's, whose time has run out by the caller's clock.
+    pub(crate) fn give_up(&self, id: &RequestId, now: Instant) {
+        let mut table = self.table.lock();
+        let failed = time_out(&mut table, id.clone(), now);
+        self.publish(&table, self.due().or(Some(now + MEMORY)));
+        if let Some((response, Sink::Caller(sender))) = failed {
+            let _ = sender.try_send(response);
+        }
+    }
+
+    /// The connection is over and these bytes never left.
+    pub(crate) fn not_sent(&self, id: &RequestId) -> Option<(Response, Sink)> {
+        let pending = self.withdraw(id)?;
+        Some(pending.fail(id.clone(), Unanswered::Disconnected, false))
+    }
+
+    /// The connection is over: of what still waits nobody knows what became. Answers to what was given up on cannot
+    /// come any more.
+    pub(crate) fn disconnected(&self) -> Vec<Leftover> {
+        let mut table = self.table.lock();
+        let all = std::mem::take(&mut *table);
+        self.publish(&table, None);
+        drop(table);
+        let told = all.given_up.into_iter().map(|GivenUp { id, method, message, .. }| Leftover {
+            id,
+            method,
+            message,
+            untold: None,
+        });
+        let untold = all.pending.into_iter().map(|(id, pending)| Leftover {
+            id: id.clone(),
+            method: pending.method.clone(),
+            message: pending.message.clone(),
+            untold: Some(pending.fail(id, Unanswered::Disconnected, true)),
+        });
+        told.chain(untold).collect()
+    }
+}
+
+fn time_out(table: &mut Table, id: RequestId, now: Instant) -> Option<(Response, Sink)> {
+    let pending = table.pending.remove(&id)?;
+    let written = !pending.receipt.take_back();
+    if written {
+        table.remember(id.clone(), &pending, now);
+    }
+    Some(pending.fail(id, Unanswered::TimedOut, written))
+}
+
+#[cfg(test)]
+#[path = "json_rpc_tests.rs"]
+mod tests;

@@ -1,0 +1,225 @@
+//! How much may be written, and how fast: token buckets in front of every message. The arithmetic is governor's (GCRA,
+//! lock-free); what is ours is what a message costs and who shares a bucket. Given the time by a clock.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use governor::clock::{Clock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use crate::error::ConfigError;
+use crate::message::Message;
+
+/// A limit on what a client writes, as venues have them. Heartbeats, answers to the venue's tests, pings and close
+/// frames are never held up by it. A clone shares the bucket: give clones to the clients of one account.
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::{ClientConfig, RateLimit};
+///
+/// // The whole account: a bucket of 100 requests, refilled by 20 a second.
+/// let account = RateLimit::bucket(100, 20, Duration::from_secs(1))?;
+/// let orders = ClientConfig::new("wss://venue.example/orders")?.rate_limit(account.clone());
+/// let prices = ClientConfig::new("wss://venue.example/prices")?.rate_limit(account);
+/// # let _ = (orders, prices);
+/// # Ok::<(), ws_supervisor::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct RateLimit {
+    meter: Arc<dyn Meter>,
+    capacity: u32,
+    cost: Arc<dyn Fn(&Message) -> u32 + Send + Sync>,
+}
+
+/// Why a message has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// For so long, if nobody else comes first.
+    Wait(Duration),
+    /// For ever: it costs more than the bucket holds.
+    Never { cost: u32, capacity: u32 },
+}
+
+trait Meter: Send + Sync {
+    fn take(&self, tokens: NonZeroU32) -> Result<(), Over>;
+}
+
+type Bucket<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+struct Metered<C: Clock> {
+    bucket: Bucket<C>,
+    clock: C,
+}
+
+impl<C: Clock + Send + Sync> Meter for Metered<C>
+where
+    C::Instant: Reference,
+{
+    fn take(&self, tokens: NonZeroU32) -> Result<(), Over> {
+        match self.bucket.check_n(tokens) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_until)) => Err(Over::Wait(not_until.wait_time_from(self.clock.now()))),
+            Err(capacity) => Err(Over::Never { cost: tokens.get(), capacity: capacity.0 }),
+        }
+    }
+}
+
+/// The monotonic clock.
+#[derive(Clone, Debug)]
+struct Monotonic;
+
+impl Clock for Monotonic {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        static BASE: OnceLock<Instant> = OnceLock::new();
+        BASE.get_or_init(Instant::now).elapsed().into()
+    }
+}
+
+impl RateLimit {
+    /// A bucket of `capacity` tokens, full at first, into which `refill` tokens drip evenly over each `period`. Each
+    /// message takes one, unless [`cost`](RateLimit::cost) says otherwise.
+    ///
+    /// # Errors
+    /// When one of the three is zero, or `refill` tokens a `period` are more than one a nanosecond.
+    pub fn bucket(capacity: u32, refill: u32, period: Duration) -> Result<Self, ConfigError> {
+        Self::with_clock(capacity, refill, period, Monotonic)
+    }
+
+    /// Never more than `limit` messages in any window of `period`, however it is laid. A quarter of the limit may go at
+    /// once, the rest is spread evenly over the window: a bucket that holds all of the limit and is refilled in one
+    /// period would let almost twice the limit pass in the first. A message that is late on its way has room for one.
+    ///
+    /// # Errors
+    /// When one of the two is zero.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::RateLimit;
+    /// let binance = RateLimit::window(5, Duration::from_secs(1))?;
+    /// # let _ = binance;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn window(limit: u32, period: Duration) -> Result<Self, ConfigError> {
+        Self::window_with_clock(limit, period, Monotonic)
+    }
+
+    fn window_with_clock<C>(limit: u32, period: Duration, clock: C) -> Result<Self, ConfigError>
+    where
+        C: Clock + Clone + Send + Sync + 'static,
+    {
+        let burst = (limit / 4).max(limit.min(1));
+        Self::with_clock(burst, (limit - burst).max(limit.min(1)), period, clock)
+    }
+
+    fn with_clock<C>(capacity: u32, refill: u32, period: Duration, clock: C) -> Result<Self, ConfigError>
+    where
+        C: Clock + Clone + Send + Sync + 'static,
+    {
+        let refuse = |rule: &str| ConfigError::new("rate_limit", rule);
+        let size = NonZeroU32::new(capacity).ok_or_else(|| refuse("the bucket must hold at least one token"))?;
+        let interval = period.checked_div(refill).filter(|interval| !interval.is_zero());
+        let quota = interval.and_then(Quota::with_period);
+        let quota = quota.ok_or_else(|| refuse("must refill, by at most one token a nanosecond"))?.allow_burst(size);
+        let meter = Metered { bucket: RateLimiter::direct_with_clock(quota, clock.clone()), clock };
+        Ok(Self { meter: Arc::new(meter), capacity, cost: Arc::new(|_| 1) })
+    }
+
+    /// What a message costs; 0 for one that this limit does not count. Of the same bucket: clones made before share it
+    /// too. The function runs on the thread that sends.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::RateLimit;
+    /// let orders_only = RateLimit::bucket(20, 5, Duration::from_secs(1))?
+    ///     .cost(|message| u32::from(message.as_text().is_some_and(|text| text.contains("/buy"))));
+    /// # let _ = orders_only;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn cost(mut self, cost: impl Fn(&Message) -> u32 + Send + Sync + 'static) -> Self {
+        self.cost = Arc::new(cost);
+        self
+    }
+
+    fn charge(&self, message: &Message) -> Result<(), Over> {
+        match NonZeroU32::new((self.cost)(message)) {
+            Some(tokens) => self.meter.take(tokens),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RateLimit(bucket of {})", self.capacity)
+    }
+}
+
+/// Takes what a message costs from every bucket. Should a later one refuse, what an earlier one gave is spent.
+pub(crate) fn charge(limits: &[RateLimit], message: &Message) -> Result<(), Over> {
+    limits.iter().try_for_each(|limit| limit.charge(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use governor::clock::FakeRelativeClock;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_bucket_is_full_at_first_and_says_how_long_to_wait() {
+        let clock = FakeRelativeClock::default();
+        let limit = RateLimit::with_clock(4, 2, 1000 * MS, clock.clone()).unwrap().cost(|m| m.len() as u32);
+        let message = |cost: usize| Message::text("x".repeat(cost));
+        assert_eq!(limit.charge(&message(0)), Ok(()));
+        assert_eq!(limit.charge(&message(5)), Err(Over::Never { cost: 5, capacity: 4 }));
+        assert_eq!(limit.charge(&message(3)), Ok(()));
+        assert_eq!(limit.charge(&message(3)), Err(Over::Wait(1000 * MS)));
+        clock.advance(1000 * MS);
+        assert_eq!(limit.clone().charge(&message(3)), Ok(()), "a clone has the same bucket");
+        assert_eq!(limit.charge(&message(1)), Err(Over::Wait(500 * MS)));
+    }
+
+    #[test]
+    fn limits_that_cannot_be_meant_are_refused() {
+        let second = Duration::from_secs(1);
+        for (capacity, refill, period) in
+            [(0, 1, second), (1, 0, second), (1, 1, Duration::ZERO), (1, 2, Duration::from_nanos(1))]
+        {
+            assert_eq!(RateLimit::bucket(capacity, refill, period).unwrap_err().option(), "rate_limit");
+        }
+        assert!(RateLimit::window(0, second).is_err() && RateLimit::window(1, Duration::ZERO).is_err());
+        assert!(RateLimit::window(1, second).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_ever_holds_more_than_the_limit(
+            limit in 1u32..40, period in 10u64..2000, pauses in prop::collection::vec(0u64..60, 1..400),
+        ) {
+            let clock = FakeRelativeClock::default();
+            let bucket = RateLimit::window_with_clock(limit, period as u32 * MS, clock.clone()).unwrap();
+            let (mut now, mut passed) = (0, vec![]);
+            for pause in pauses {
+                clock.advance(pause as u32 * MS);
+                now += pause;
+                if bucket.charge(&Message::text("")).is_ok() {
+                    passed.push(now);
+                }
+            }
+            for (index, from) in passed.iter().enumerate() {
+                let within = passed[index..].iter().take_while(|at| **at < from + period).count();
+                prop_assert!(within <= limit as usize, "{} of {} in {} ms from {}", within, limit, period, from);
+            }
+            prop_assert!(!passed.is_empty());
+        }
+    }
+}

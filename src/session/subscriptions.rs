@@ -1,0 +1,310 @@
+//! What the caller wants to be subscribed to, what the server has acknowledged, and what to ask for next. The wanted
+//! set is the caller's alone: nothing that the server says or sends adds to it. Pure: no socket, thread or clock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::error::RefusedChannel;
+use crate::request::RpcError;
+
+/// What a batch asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Operation {
+    Subscribe,
+    Unsubscribe,
+}
+
+/// What is known of a channel on the present connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Line {
+    Absent,
+    /// A batch is under way, by its number.
+    Asked(u64),
+    Present,
+    Refused(RpcError),
+    /// A batch had no answer.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Channel {
+    wanted: bool,
+    line: Line,
+    /// Something had no answer on this connection, so that the server may have it or not.
+    uncertain: bool,
+    /// How many channels may go together with this one: a batch that was refused is halved until the culprit is found.
+    together: usize,
+}
+
+impl Channel {
+    /// What was asked was not done.
+    fn undo(&mut self, operation: Operation) {
+        self.line = match operation {
+            _ if self.uncertain => Line::Unknown,
+            Operation::Subscribe => Line::Absent,
+            Operation::Unsubscribe => Line::Present,
+        };
+    }
+}
+
+/// How a channel that somebody waits for stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Settled,
+    Refused(RpcError),
+    UnderWay,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    channels: BTreeMap<Arc<str>, Channel>,
+    batches: HashMap<u64, (Operation, Vec<Arc<str>>)>,
+    last_batch: u64,
+}
+
+impl Subscriptions {
+    /// The caller wants these. One that was refused is asked for again.
+    pub(crate) fn want(&mut self, channels: &[Arc<str>]) {
+        for name in channels {
+            let new = || Channel { wanted: true, line: Line::Absent, uncertain: false, together: usize::MAX };
+            let channel = self.channels.entry(name.clone()).or_insert_with(new);
+            channel.wanted = true;
+            if matches!(channel.line, Line::Refused(_)) {
+                (channel.line, channel.together) = (Line::Absent, usize::MAX);
+            }
+        }
+    }
+
+    /// The caller does not want these any more.
+    pub(crate) fn unwant(&mut self, channels: &[Arc<str>]) {
+        for name in channels {
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.wanted = false;
+            }
+        }
+        self.sweep();
+    }
+
+    /// What the server should be asked now, in groups that may go together.
+    pub(crate) fn plan(&self) -> Vec<(Operation, Vec<Arc<str>>)> {
+        let mut groups: BTreeMap<(bool, usize), Vec<Arc<str>>> = BTreeMap::new();
+        for (name, channel) in &self.channels {
+            let asks = match (&channel.line, channel.wanted) {
+                (Line::Absent | Line::Unknown, true) => true,
+                (Line::Present | Line::Unknown, false) => false,
+                _ => continue,
+            };
+            groups.entry((asks, channel.together)).or_default().push(name.clone());
+        }
+        let group = |((asks, together), names): ((bool, usize), Vec<Arc<str>>)| {
+            let operation = if asks { Operation::Subscribe } else { Operation::Unsubscribe };
+            names.chunks(together).map(move |chunk| (operation, chunk.to_vec())).collect::<Vec<_>>()
+        };
+        // What is to go first makes room for what is to come.
+        groups.into_iter().flat_map(group).collect()
+    }
+
+    /// A batch is about to be sent; returns its number.
+    pub(crate) fn asked(&mut self, operation: Operation, channels: Vec<Arc<str>>) -> u64 {
+        self.last_batch += 1;
+        for name in &channels {
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.line = Line::Asked(self.last_batch);
+            }
+        }
+        self.batches.insert(self.last_batch, (operation, channels));
+        self.last_batch
+    }
+
+    /// The server carried out a batch; `acknowledged` says for which channels.
+    pub(crate) fn answered(&mut self, batch: u64, acknowledged: impl Fn(&str) -> bool) {
+        self.settle(batch, |operation, name, channel, _| {
+            channel.uncertain = false;
+            channel.line = match operation {
+                Operation::Subscribe if acknowledged(name) => Line::Present,
+                Operation::Subscribe => Line::Refused(RpcError::new(0, "not acknowledged by the server")),
+                // One that the server does not name was not subscribed to.
+                Operation::Unsubscribe => Line::Absent,
+            };
+        });
+    }
+
+    /// The server refused a batch. Of several channels one may be to blame: they are tried in halves.
+    pub(crate) fn refused(&mut self, batch: u64, error: &RpcError) {
+        self.settle(batch, |operation, _, channel, size| match (operation, size) {
+            (_, 1) => channel.line = Line::Refused(error.clone()),
+            (operation, size) => {
+                channel.together = size / 2;
+                channel.undo(operation);
+            }
+        });
+    }
+
+    /// A batch was not sent after all.
+    pub(crate) fn withdrawn(&mut self, batch: u64) {
+        self.settle(batch, |operation, _, channel, _| channel.undo(operation));
+    }
+
+    /// Nobody knows what became of a batch. To ask again does no harm.
+    pub(crate) fn unanswered(&mut self, batch: u64) {
+        self.settle(batch, |_, _, channel, _| (channel.line, channel.uncertain) = (Line::Unknown, true));
+    }
+
+    fn settle(&mut self, batch: u64, mut verdict: impl FnMut(Operation, &str, &mut Channel, usize)) {
+        let Some((operation, names)) = self.batches.remove(&batch) else { return };
+        for name in &names {
+            let channel = self.channels.get_mut(name).filter(|channel| channel.line == Line::Asked(batch));
+            if let Some(channel) = channel {
+                verdict(operation, name, channel, names.len());
+            }
+        }
+        self.sweep();
+    }
+
+    /// The connection is over: the next one knows nothing.
+    pub(crate) fn disconnected(&mut self) {
+        self.batches.clear();
+        for channel in self.channels.values_mut() {
+            (channel.line, channel.uncertain, channel.together) = (Line::Absent, false, usize::MAX);
+        }
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
+        self.channels.retain(|_, channel| channel.wanted || !matches!(channel.line, Line::Absent | Line::Refused(_)));
+    }
+
+    /// How a channel stands for someone who wants it, or wants it gone.
+    pub(crate) fn standing(&self, channel: &str, wanted: bool) -> Standing {
+        match self.channels.get(channel) {
+            // Somebody else has decided otherwise since.
+            Some(channel) if channel.wanted != wanted => Standing::Settled,
+            None => Standing::Settled,
+            Some(Channel { line: Line::Present, .. }) if wanted => Standing::Settled,
+            Some(Channel { line: Line::Refused(error), .. }) => Standing::Refused(error.clone()),
+            Some(_) => Standing::UnderWay,
+        }
+    }
+
+    /// What the caller wants.
+    pub(crate) fn wanted(&self) -> Vec<Arc<str>> {
+        self.select(|channel| channel.wanted)
+    }
+
+    /// What the server has acknowledged on this connection.
+    pub(crate) fn active(&self) -> Vec<Arc<str>> {
+        self.select(|channel| channel.line == Line::Present)
+    }
+
+    /// What is wanted and refused on this connection.
+    pub(crate) fn refusals(&self) -> Vec<RefusedChannel> {
+        let refused = |(name, channel): (&Arc<str>, &Channel)| match &channel.line {
+            Line::Refused(error) => Some(RefusedChannel { channel: name.clone(), error: error.clone() }),
+            _ => None,
+        };
+        self.channels.iter().filter_map(refused).collect()
+    }
+
+    fn select(&self, which: impl Fn(&Channel) -> bool) -> Vec<Arc<str>> {
+        self.channels.iter().filter(|(_, channel)| which(channel)).map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn names(names: &[&str]) -> Vec<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    #[test]
+    fn a_refused_batch_is_halved_until_the_culprit_is_found() {
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.want(&names(&["a", "b", "bad", "c", "d", "e", "f"]));
+        let mut requests = 0;
+        loop {
+            let plan = subscriptions.plan();
+            if plan.is_empty() {
+                break;
+            }
+            for (operation, channels) in plan {
+                requests += 1;
+                let bad = channels.iter().any(|name| &**name == "bad");
+                let batch = subscriptions.asked(operation, channels);
+                match bad {
+                    true => subscriptions.refused(batch, &RpcError::new(-32602, "Invalid params")),
+                    false => subscriptions.answered(batch, |_| true),
+                }
+            }
+        }
+        assert_eq!(subscriptions.active(), names(&["a", "b", "c", "d", "e", "f"]));
+        assert_eq!(subscriptions.refusals()[0].channel, "bad".into());
+        assert!(requests <= 8, "{requests}");
+        assert_eq!(subscriptions.wanted().len(), 7, "a refusal does not change what the caller wants");
+        subscriptions.disconnected();
+        assert_eq!(subscriptions.plan(), [(Operation::Subscribe, subscriptions.wanted())], "asked for anew");
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_is_refused() {
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.want(&names(&["a", "b"]));
+        let batch = subscriptions.asked(Operation::Subscribe, names(&["a", "b"]));
+        assert_eq!(subscriptions.standing("a", true), Standing::UnderWay);
+        subscriptions.answered(batch, |name| name == "a");
+        assert_eq!(subscriptions.standing("a", true), Standing::Settled);
+        assert!(matches!(subscriptions.standing("b", true), Standing::Refused(_)));
+        subscriptions.unwant(&names(&["b"]));
+        assert!(subscriptions.plan().is_empty() && subscriptions.wanted() == names(&["a"]));
+    }
+
+    proptest! {
+        /// Callers change their minds, batches are answered, refused and lost, connections end, in any order: when all
+        /// comes to rest the server has exactly what is wanted, but for what it refuses.
+        #[test]
+        fn at_rest_the_server_has_what_is_wanted(steps in prop::collection::vec((0u8..10, 0usize..6, any::<bool>()), 0..120)) {
+            let all = names(&["a", "b", "c", "d", "e", "bad"]);
+            let mut subscriptions = Subscriptions::default();
+            let mut server: BTreeSet<Arc<str>> = BTreeSet::new();
+            let mut wanted: BTreeSet<Arc<str>> = BTreeSet::new();
+            let mut under_way: Vec<(u64, Operation, Vec<Arc<str>>)> = vec![];
+            let act = |server: &mut BTreeSet<Arc<str>>, subscriptions: &mut Subscriptions, (batch, operation, channels): (u64, Operation, Vec<Arc<str>>), lost: bool| {
+                let bad = operation == Operation::Subscribe && channels.iter().any(|name| &**name == "bad");
+                if !bad {
+                    for name in &channels {
+                        if operation == Operation::Subscribe { server.insert(name.clone()); } else { server.remove(name); }
+                    }
+                }
+                if lost { subscriptions.unanswered(batch) }
+                else if bad { subscriptions.refused(batch, &RpcError::new(1, "")) }
+                else { subscriptions.answered(batch, |_| true) }
+            };
+            for (step, n, flag) in steps {
+                match step {
+                    0..=2 => { subscriptions.want(&all[n..=n]); wanted.insert(all[n].clone()); }
+                    3..=4 => { subscriptions.unwant(&all[n..=n]); wanted.remove(&all[n]); }
+                    5..=6 => for (operation, channels) in subscriptions.plan() {
+                        under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
+                    },
+                    7..=8 if !under_way.is_empty() => act(&mut server, &mut subscriptions, under_way.remove(0), flag),
+                    9 if n == 0 => { server.clear(); under_way.clear(); subscriptions.disconnected(); }
+                    _ => {}
+                }
+                prop_assert_eq!(subscriptions.wanted(), wanted.iter().cloned().collect::<Vec<_>>());
+            }
+            for _ in 0..20 {
+                for batch in std::mem::take(&mut under_way) { act(&mut server, &mut subscriptions, batch, false); }
+                for (operation, channels) in subscriptions.plan() {
+                    under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
+                }
+            }
+            prop_assert!(under_way.is_empty() && subscriptions.batches.is_empty(), "it comes to rest");
+            wanted.remove("bad");
+            prop_assert_eq!(&server, &wanted);
+            prop_assert_eq!(subscriptions.active(), wanted.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Deribit, API v2 over WebSocket. Rules from the venue's documentation (docs.deribit.com: Authentication, Connection
+//! Management, Rate Limits, and the reference of each method).
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use ws_supervisor::{ClientConfig, Supervisor, venue::deribit::{self, Deribit, Order}};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let venue = Deribit::new()
+//!     .client_signature(std::env::var("DERIBIT_ID")?, std::env::var("DERIBIT_SECRET")?)
+//!     .heartbeat_interval(Duration::from_secs(30))
+//!     .cancel_on_disconnect(true);
+//! let config = ClientConfig::new("wss://test.deribit.com/ws/api/v2")?
+//!     .name("deribit")
+//!     .venue(venue)
+//!     .subscribe(["book.BTC-PERPETUAL.raw", "user.orders.BTC-PERPETUAL.raw"]);
+//! let supervisor = Supervisor::start()?;
+//! let client = supervisor.spawn_client(config)?;
+//! client.wait_until_open(Duration::from_secs(10))?;
+//! let order = Order::limit("BTC-PERPETUAL", 10.0, 20_000.0).label("first").post_only(true);
+//! let placed: serde_json::Value = client.call(deribit::buy(&order))?;
+//! # let _ = placed;
+//! # Ok(())
+//! # }
+//! ```
+
+mod requests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+pub use self::requests::*;
+use super::{Batch, Renewal, Venue};
+use crate::error::SessionError;
+use crate::message::Message;
+use crate::request::Request;
+use crate::session::heartbeat::Heartbeat;
+use crate::session::rate_limit::RateLimit;
+use crate::worker::Session;
+
+/// Channels asked for in one request.
+const BATCH: usize = 250;
+
+/// Errors of `public/auth` that no retry mends: invalid_credentials, unauthorized, forbidden, Invalid params. From the
+/// documentation's list of RPC error codes.
+const FATAL: [i64; 4] = [13_004, 13_009, 13_021, -32_602];
+
+/// Deribit's dialect. Clone it for the clients of one account: clones share the account's credits.
+#[derive(Clone)]
+pub struct Deribit {
+    credentials: Option<Credentials>,
+    heartbeat: Duration,
+    cancel_on_disconnect: bool,
+    session: Option<Box<str>>,
+    limits: Vec<RateLimit>,
+}
+
+#[derive(Clone)]
+struct Credentials {
+    id: Box<str>,
+    secret: Secret,
+    sign: bool,
+}
+
+/// Never printed.
+#[derive(Clone)]
+struct Secret(Box<str>);
+
+impl Default for Deribit {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Deribit {
+    /// Not signed in, heartbeats every 30 s, and the limits of an account without trading volume: 50,000 credits refilled
+    /// by 10,000 a second, 500 for each request that does not reach the matching engine (heartbeats among them); 20 at
+    /// once and 5 a second of those that do.
+    pub fn new() -> Self {
+        let second = Duration::from_secs(1);
+        let mut limits = Vec::new();
+        limits.extend(RateLimit::bucket(50_000, 10_000, second).map(|limit| limit.cost(credits)));
+        limits.extend(RateLimit::bucket(20, 5, second).map(|limit| limit.cost(|m| u32::from(is_matching_engine(m)))));
+        Self {
+            credentials: None,
+            heartbeat: Duration::from_secs(30),
+            cancel_on_disconnect: false,
+            session: None,
+            limits,
+        }
+    }
+
+    /// Signs in by sending id and secret (`grant_type` `client_credentials`).
+    pub fn client_credentials(self, id: impl Into<Box<str>>, secret: impl Into<Box<str>>) -> Self {
+        self.sign_in(id, secret, false)
+    }
+
+    /// Signs in by a signature, without sending the secret (`grant_type` `client_signature`: HMAC-SHA256 of
+    /// "timestamp\nnonce\ndata"). The timestamp is this machine's clock, so that must be right.
+    pub fn client_signature(self, id: impl Into<Box<str>>, secret: impl Into<Box<str>>) -> Self {
+        self.sign_in(id, secret, true)
+    }
+
+    fn sign_in(mut self, id: impl Into<Box<str>>, secret: impl Into<Box<str>>, sign: bool) -> Self {
+        self.credentials = Some(Credentials { id: id.into(), secret: Secret(secret.into()), sign });
+        self
+    }
+
+    /// How often the venue sends heartbeats: whole seconds, at least 10. Defaults to 30 s.
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.heartbeat = interval;
+        self
+    }
+
+    /// Has the venue cancel this connection's orders when it ends; enabled again after every sign-in, before anything
+    /// can be traded. The venue does not do so after `private/logout`, and notices a dead line by its heartbeats.
+    /// Defaults to false.
+    pub fn cancel_on_disconnect(mut self, enabled: bool) -> Self {
+        self.cancel_on_disconnect = enabled;
+        self
+    }
+
+    /// Signs in to a session of this name (scope `session:name`) instead of one that is the connection's own (scope
+    /// `connection`). Its token outlives the connection, and an account has 16 of them.
+    pub fn session(mut self, name: impl Into<Box<str>>) -> Self {
+        self.session = Some(name.into());
+        self
+    }
+
+    /// The limit of requests that reach the matching engine, as `private/get_account_summary` tells it for your account:
+    /// so many at once, so many a second.
+    ///
+    /// ```
+    /// use ws_supervisor::venue::deribit::Deribit;
+    /// let tier_1 = Deribit::new().matching_engine_limit(100, 30)?;
+    /// # let _ = tier_1;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When one of them is zero.
+    pub fn matching_engine_limit(mut self, burst: u32, a_second: u32) -> Result<Self, crate::error::ConfigError> {
+        let limit = RateLimit::bucket(burst, a_second, Duration::from_secs(1))?;
+        self.limits.truncate(1);
+        self.limits.push(limit.cost(|message| u32::from(is_matching_engine(message))));
+        Ok(self)
+    }
+
+    fn auth(&self, credentials: &Credentials) -> Value {
+        let scope = self.session.as_ref().map_or("connection".to_owned(), |name| format!("session:{name}"));
+        let Credentials { id, secret, sign } = credentials;
+        if !sign {
+            return json!({"grant_type": "client_credentials", "client_id": id, "client_secret": secret.0, "scope": scope});
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (timestamp, nonce) = (since.as_millis() as u64, format!("{:016x}", fastrand::u64(..)));
+        json!({
+            "grant_type": "client_signature", "client_id": id, "timestamp": timestamp, "nonce": nonce, "data": "",
+            "signature": signature(&secret.0, timestamp, &nonce, ""), "scope": scope,
+        })
+    }
+}
+
+/// What `client_signature` asks for, in lower-case hexadecimal.
+pub(crate) fn signature(secret: &str, timestamp: u64, nonce: &str, data: &str) -> String {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
+    mac.update(format!("{timestamp}\n{nonce}\n{data}").as_bytes());
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl fmt::Debug for Deribit {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deribit")
+            .field("client_id", &self.credentials.as_ref().map(|credentials| &credentials.id))
+            .field("heartbeat", &self.heartbeat)
+            .field("cancel_on_disconnect", &self.cancel_on_disconnect)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Token {
+    expires_in: u64,
+    refresh_token: String,
+}
+
+impl Token {
+    /// Four fifths of its time, at most a day: a renewal that fails leaves time to sign in afresh.
+    fn renewal(&self) -> Renewal {
+        let after = Duration::from_secs(self.expires_in).mul_f64(0.8).min(Duration::from_secs(86_400));
+        let params = json!({"grant_type": "refresh_token", "refresh_token": self.refresh_token});
+        Renewal::new(after, Request::new("public/auth", params))
+    }
+}
+
+impl Venue for Deribit {
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::deribit(self.heartbeat)
+    }
+
+    fn rate_limits(&self) -> Vec<RateLimit> {
+        self.limits.clone()
+    }
+
+    fn authenticate(&self, session: &mut Session<'_>) -> Result<Option<Renewal>, SessionError> {
+        let Some(credentials) = &self.credentials else { return Ok(None) };
+        let token: Token = session.request("public/auth", self.auth(credentials)).map_err(|error| {
+            let fatal = error.rpc().is_some_and(|rpc| FATAL.contains(&rpc.code));
+            if fatal { error.into_fatal() } else { error }
+        })?;
+        if self.cancel_on_disconnect {
+            let scope = json!({"scope": "connection"});
+            let _: Value = session.request("private/enable_cancel_on_disconnect", scope)?;
+        }
+        Ok(Some(token.renewal()))
+    }
+
+    fn renewed(&self, result: &Value) -> Result<Option<Renewal>, SessionError> {
+        let token = Token::deserialize(result).map_err(SessionError::retryable)?;
+        Ok(Some(token.renewal()))
+    }
+
+    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
+        batches("subscribe", channels)
+    }
+
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
+        batches("unsubscribe", channels)
+    }
+}
+
+/// Channels that are the account's own go by the private method; public ones by the public one, which a client that is
+/// signed in may use too.
+fn batches(verb: &str, channels: &[Arc<str>]) -> Vec<Batch> {
+    let (private, public): (Vec<_>, Vec<_>) =
+        channels.iter().cloned().partition(|channel| channel.starts_with("user."));
+    let batch = |scope: &str, channels: &[Arc<str>]| {
+        Batch::new(Request::new(format!("{scope}/{verb}"), json!({"channels": channels})), channels)
+    };
+    let public = public.chunks(BATCH).map(|chunk| batch("public", chunk));
+    public.chain(private.chunks(BATCH).map(|chunk| batch("private", chunk))).collect()
+}
+
+/// What a message costs of the 50,000 credits: those of the matching engine have a limit of their own.
+fn credits(message: &Message) -> u32 {
+    if is_matching_engine(message) { 0 } else { 500 }
+}
+
+/// The documentation's list of requests that reach the matching engine.
+fn is_matching_engine(message: &Message) -> bool {
+    const METHODS: [&str; 14] = [
+        "buy",
+        "sell",
+        "edit",
+        "edit_by_label",
+        "cancel",
+        "cancel_by_label",
+        "cancel_all",
+        "cancel_all_by_currency",
+        "cancel_all_by_instrument",
+        "cancel_all_by_kind_or_type",
+        "close_position",
+        "mass_quote",
+        "verify_block_trade",
+        "execute_block_trade",
+    ];
+    method(message).and_then(|method| method.strip_prefix("private/")).is_some_and(|name| METHODS.contains(&name))
+}
+
+/// A request's method, found without parsing the rest of it.
+fn method(message: &Message) -> Option<&str> {
+    let text = message.as_text()?;
+    // Inside another string its quotes would be escaped, and as a value no colon would follow.
+    text.match_indices("\"method\"").find_map(|(at, key)| {
+        let value = text[at + key.len()..].trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
+        value.split('"').next()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_are_hmac_sha256() {
+        // The expected value is from Python's hmac and hashlib.
+        let signed = signature("AMANDASECRECT", 1_576_074_319_000, "1iqt2wls", "");
+        assert_eq!(signed, "56590594f97921b09b18f166befe0d1319b198bbcdad7ca73382de2f88fe9aa1");
+    }
+
+    #[test]
+    fn costs_are_found_by_the_method_whatever_else_the_message_says() {
+        let me = |text: &str| is_matching_engine(&Message::text(text));
+        assert!(me(r#"{"jsonrpc":"2.0","id":1,"method":"private/buy","params":{"label":"x"}}"#));
+        assert!(me(
+            r#"{"params":{"label":"method","note":"\"method\":\"public/test\""},"method" : "private/cancel_all"}"#
+        ));
+        assert!(!me(r#"{"method":"private/get_positions","params":{"label":"private/buy"}}"#));
+        assert!(!me(r#"{"method":"public/buy"}"#));
+        assert!(!me("private/buy"));
+        assert_eq!(credits(&Message::text(r#"{"method":"public/ticker"}"#)), 500);
+        assert_eq!(credits(&Message::text(r#"{"method":"private/sell"}"#)), 0);
+    }
+
+    #[test]
+    fn private_channels_go_by_the_private_method() {
+        let names: Vec<Arc<str>> = ["user.orders.BTC-PERPETUAL.raw", "book.BTC-PERPETUAL.raw"].map(Arc::from).into();
+        let batches = batches("subscribe", &names);
+        let told: Vec<_> = batches.iter().map(|batch| (&*batch.request.method, &*batch.channels[0])).collect();
+        assert_eq!(told, [("public/subscribe", &*names[1]), ("private/subscribe", &*names[0])]);
+        let many: Vec<Arc<str>> = (0..600).map(|n| n.to_string().into()).collect();
+        assert_eq!(super::batches("unsubscribe", &many).len(), 3);
+    }
+
+    #[test]
+    fn secrets_are_never_printed() {
+        let venue = Deribit::new().client_credentials("the-id", "the-secret");
+        let request = Request::new("public/auth", venue.auth(venue.credentials.as_ref().unwrap()));
+        assert!(request.encode(&venue.correlation(), &1.into()).unwrap().as_text().unwrap().contains("the-secret"));
+        let signed = Deribit::new().client_signature("the-id", "the-secret");
+        assert!(!signed.auth(signed.credentials.as_ref().unwrap()).to_string().contains("the-secret"));
+        assert!(!format!("{venue:?} {request:?}").contains("the-secret"));
+    }
+}

@@ -1,0 +1,118 @@
+//! What a venue's dialect needs: the [`Venue`] trait, and two venues that prove it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::SessionError;
+use crate::request::{Correlation, Request};
+use crate::session::heartbeat::Heartbeat;
+use crate::session::rate_limit::RateLimit;
+use crate::worker::Session;
+
+pub mod binance;
+#[cfg(feature = "deribit")]
+#[cfg_attr(docsrs, doc(cfg(feature = "deribit")))]
+pub mod deribit;
+
+/// A venue's dialect: how it tells that a line is alive, how to sign in, how to subscribe. Set with
+/// [`ClientConfig::venue`](crate::ClientConfig::venue). One value may serve many clients: what belongs to a connection
+/// is passed along.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ws_supervisor::{Request, venue::{Batch, Venue}};
+///
+/// /// Takes any number of channels at once and answers with those that it has.
+/// struct Plain;
+///
+/// impl Venue for Plain {
+///     fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
+///         vec![Batch::new(Request::new("subscribe", channels), channels)]
+///     }
+///     fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
+///         vec![Batch::new(Request::new("unsubscribe", channels), channels)]
+///     }
+/// }
+/// ```
+pub trait Venue: Send + Sync + 'static {
+    /// How the line's life is told. A ping every 20 s unless the venue says otherwise.
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::ping_pong(Duration::from_secs(20))
+    }
+
+    /// How answers find their requests. JSON-RPC 2.0 unless the venue says otherwise.
+    fn correlation(&self) -> Correlation {
+        Correlation::json_rpc()
+    }
+
+    /// What the venue takes, and what each message costs there. Every message must pass all of them. None by default.
+    fn rate_limits(&self) -> Vec<RateLimit> {
+        Vec::new()
+    }
+
+    /// How old a connection may grow: before the venue ends it, the client replaces it. `None` by default.
+    fn max_age(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Signs in, on the worker's thread, first thing after every handshake. Returns when and how to renew what expires.
+    /// Nothing by default.
+    ///
+    /// # Errors
+    /// Ends the attempt; with [`into_fatal`](SessionError::into_fatal), as for a wrong secret, parks the client.
+    fn authenticate(&self, session: &mut Session<'_>) -> Result<Option<Renewal>, SessionError> {
+        let _ = session;
+        Ok(None)
+    }
+
+    /// The answer to a [`Renewal`]'s request; returns the next.
+    ///
+    /// # Errors
+    /// The connection is given up and the next one signs in afresh.
+    fn renewed(&self, result: &Value) -> Result<Option<Renewal>, SessionError> {
+        let _ = result;
+        Ok(None)
+    }
+
+    /// Requests that subscribe to these channels, in batches that the venue takes. Every channel must be in one batch.
+    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
+
+    /// Requests that unsubscribe from these channels.
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
+
+    /// Whether the result of a batch says that this channel is subscribed to. By default the result is a list, and the
+    /// channel must be in it.
+    fn acknowledges(&self, channel: &str, result: &Value) -> bool {
+        result.as_array().is_some_and(|names| names.iter().any(|name| name == channel))
+    }
+}
+
+/// One request for some channels.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub(crate) request: Request,
+    pub(crate) channels: Vec<Arc<str>>,
+}
+
+impl Batch {
+    /// `request` asks for exactly these channels.
+    pub fn new(request: Request, channels: &[Arc<str>]) -> Self {
+        Self { request, channels: channels.to_vec() }
+    }
+}
+
+/// What must be asked before something expires, for example a new token.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    pub(crate) after: Duration,
+    pub(crate) request: Request,
+}
+
+impl Renewal {
+    /// Sends `request` once this much time has passed. Like a heartbeat it does not wait for a rate limit.
+    pub fn new(after: Duration, request: Request) -> Self {
+        Self { after, request }
+    }
+}

@@ -1,0 +1,245 @@
+//! From a handshake to an open session: sign in, run `on_open`, restore subscriptions, reconcile; all on this thread,
+//! under the deadline of the attempt, with heartbeats answered meanwhile.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use parking_lot::MutexGuard;
+
+use super::serve::One;
+use super::session::{Line, Session};
+use super::{Pacer, Run};
+use crate::connect::Halt;
+use crate::delivery::Overflow;
+use crate::error::{ConnectError, SendError, SessionError};
+use crate::message::Message;
+use crate::request::{Request, RequestId};
+use crate::session::heartbeat::{Action, Monitor};
+use crate::session::rate_limit::{self, Over};
+use crate::shared::{Shared, Unsettled};
+use crate::transport::{Broken, Outgoing, wait};
+use crate::venue::Renewal;
+
+/// What a session leaves to the open connection.
+#[derive(Default)]
+pub(super) struct Ready {
+    /// Messages that came meanwhile.
+    pub(super) kept: VecDeque<Message>,
+    /// Of these, dropped because the overflow policy says so: before the kept ones, or after them.
+    pub(super) dropped: u64,
+    pub(super) renewal: Option<(Instant, Request)>,
+}
+
+impl Run<'_> {
+    /// Makes the session ready, or says why it cannot be.
+    pub(super) fn establish(
+        &mut self,
+        tcp: &TcpStream,
+        monitor: &mut Monitor,
+        deadline: Instant,
+    ) -> Result<Ready, Halt> {
+        let config = &self.shared.config;
+        if config.on_open.is_none() && config.venue.is_none() && config.reconcile.is_none() {
+            return Ok(Ready::default());
+        }
+        self.shared.duty.begin(Instant::now());
+        let mut talk = Talk { run: self, tcp, monitor, deadline, pacer: Pacer::default(), ready: Ready::default() };
+        let result = talk.establish();
+        let ready = talk.ready;
+        self.end_turn(Instant::now());
+        match result {
+            Ok(()) => Ok(ready),
+            Err(SessionError::Cancelled) => Err(Halt::Cancelled),
+            Err(error) => Err(Halt::Failed(ConnectError::Session(Box::new(error)))),
+        }
+    }
+}
+
+struct Talk<'t, 'r> {
+    run: &'t mut Run<'r>,
+    tcp: &'t TcpStream,
+    monitor: &'t mut Monitor,
+    deadline: Instant,
+    pacer: Pacer,
+    ready: Ready,
+}
+
+impl Talk<'_, '_> {
+    fn establish(&mut self) -> Result<(), SessionError> {
+        let shared = self.run.shared;
+        if let Some(venue) = &shared.config.venue {
+            let renewal = venue.authenticate(&mut Session::new(self))?;
+            self.ready.renewal = renewal.map(|Renewal { after, request }| (Instant::now() + after, request));
+        }
+        if let Some(on_open) = &shared.config.on_open {
+            on_open(&mut Session::new(self))?;
+        }
+        self.restore()?;
+        if let Some(reconcile) = shared.config.reconcile.as_ref().filter(|_| self.run.seat.epoch > 0) {
+            // Kept until it is settled: should this fail or panic, the next attempt has to settle the same.
+            let unsettled = self.run.seat.unsettled.clone();
+            reconcile(&mut Session::new(self), &unsettled)?;
+            self.run.seat.unsettled = Unsettled::default();
+        }
+        Ok(())
+    }
+
+    /// Asks for all that is wanted, and waits until each channel is acknowledged or refused.
+    fn restore(&mut self) -> Result<(), SessionError> {
+        let shared = self.run.shared;
+        let mut under_way: HashMap<RequestId, u64> = HashMap::new();
+        loop {
+            for (batch, request) in shared.plan_batches() {
+                let id = Session::new(self).begin(&request)?;
+                under_way.insert(id, batch);
+            }
+            if under_way.is_empty() {
+                return Ok(());
+            }
+            let message = self.next(self.deadline, "acknowledgement of subscriptions")?;
+            let answer = shared.config.correlation.read(&message);
+            match answer.and_then(|answer| Some((under_way.remove(&answer.id)?, answer.outcome))) {
+                Some((batch, outcome)) => shared.settle_batch(batch, &outcome),
+                None => self.keep(message)?,
+            }
+        }
+    }
+
+    fn check(&self, until: Instant, waiting_for: &str) -> Result<(), SessionError> {
+        if self.run.shared.orders.standing().is_some() {
+            return Err(SessionError::Cancelled);
+        }
+        if Instant::now() >= until { Err(self.timeout(waiting_for)) } else { Ok(()) }
+    }
+
+    fn timeout(&self, waiting_for: &str) -> SessionError {
+        SessionError::Timeout { waiting_for: waiting_for.into(), limit: self.run.shared.config.connect_timeout }
+    }
+
+    /// The next message that is no heartbeat; `None` when there is none by `until`.
+    fn next_by(&mut self, until: Instant) -> Result<Option<Message>, SessionError> {
+        loop {
+            if self.run.shared.orders.standing().is_some() {
+                return Err(SessionError::Cancelled);
+            }
+            self.drive()?;
+            match self.run.read_one(self.monitor).map_err(disconnected)? {
+                One::Message(message, now) => {
+                    self.run.shared.counters.received.add(1);
+                    if !self.run.heartbeat_message(self.monitor, &message, now).map_err(disconnected)? {
+                        return Ok(Some(message));
+                    }
+                }
+                One::Control => {}
+                One::Nothing if Instant::now() >= until => return Ok(None),
+                One::Nothing => self.sleep(until)?,
+            }
+        }
+    }
+
+    fn drive(&mut self) -> Result<(), SessionError> {
+        self.run.drive().map(drop).map_err(disconnected)
+    }
+
+    /// Sleeps until bytes come, a heartbeat is due, or `until`.
+    fn sleep(&mut self, until: Instant) -> Result<(), SessionError> {
+        let shared = self.run.shared;
+        let now = Instant::now();
+        self.run.end_turn(now);
+        match self.monitor.tick(now, true) {
+            Action::Nothing => {}
+            action => {
+                shared.health.publish(self.monitor);
+                self.run.act(action).map_err(disconnected)?;
+                return self.drive();
+            }
+        }
+        let pump = self.run.pump(&mut self.pacer, now, false);
+        let Some(transport) = &mut self.run.link.transport else { return Err(SessionError::Cancelled) };
+        transport.acknowledge();
+        let interest = transport.interest();
+        let deadline = [self.monitor.due(), pump].into_iter().flatten().fold(until, Instant::min);
+        let waited = MutexGuard::unlocked(&mut self.run.link, || {
+            wait(Some((self.tcp.as_fd(), interest)), &shared.wake, Some(deadline), || shared.orders.pending())
+        });
+        shared.duty.begin(Instant::now());
+        let socket = waited.map_err(|error| SessionError::retryable(format!("cannot wait: {error}")))?.socket;
+        if let Some(transport) = self.run.link.transport.as_mut().filter(|_| socket) {
+            transport.refresh();
+        }
+        Ok(())
+    }
+}
+
+impl Line for Talk<'_, '_> {
+    fn shared(&self) -> &Shared {
+        self.run.shared
+    }
+
+    fn epoch(&self) -> u64 {
+        self.run.seat.epoch + 1
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn put(&mut self, message: Message) -> Result<(), SessionError> {
+        loop {
+            self.check(self.deadline, "room under the rate limit")?;
+            match rate_limit::charge(&self.run.shared.limits, &message) {
+                Ok(()) => break,
+                Err(over @ Over::Never { .. }) => return Err(SendError::over(message, over).into()),
+                Err(Over::Wait(time)) => {
+                    let until = (Instant::now() + time).min(self.deadline);
+                    while let Some(message) = self.next_by(until)? {
+                        self.keep(message)?;
+                    }
+                }
+            }
+        }
+        self.run.link.outbox.push_urgent(Outgoing::Message(message));
+        self.drive()
+    }
+
+    fn next(&mut self, until: Instant, waiting_for: &str) -> Result<Message, SessionError> {
+        self.check(until, waiting_for)?;
+        match self.next_by(until)? {
+            Some(message) => Ok(message),
+            None => Err(self.timeout(waiting_for)),
+        }
+    }
+
+    fn keep(&mut self, message: Message) -> Result<(), SessionError> {
+        let config = &self.run.shared.config;
+        let kept = &mut self.ready.kept;
+        if kept.len() >= config.event_capacity {
+            match config.overflow {
+                Overflow::Backpressure | Overflow::Disconnect => {
+                    return Err(SessionError::TooManyMessages(config.event_capacity));
+                }
+                Overflow::DropNewest => {}
+                Overflow::DropOldest => {
+                    kept.pop_front();
+                    kept.push_back(message);
+                }
+            }
+            self.ready.dropped += 1;
+            self.run.shared.counters.dropped.add(1);
+            return Ok(());
+        }
+        kept.push_back(message);
+        Ok(())
+    }
+
+    fn take_kept(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<Message> {
+        let index = self.ready.kept.iter().position(wanted)?;
+        self.ready.kept.remove(index)
+    }
+}
+
+fn disconnected(broken: Broken) -> SessionError {
+    SessionError::Disconnected(broken.reason)
+}

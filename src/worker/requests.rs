@@ -1,0 +1,192 @@
+//! What the worker does about requests and subscriptions on an open connection: matches answers, sees to deadlines, asks
+//! for channels, renews what expires, replaces a connection that is old enough.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Run;
+use super::serve::lost;
+use crate::command::{Outbound, Receipt};
+use crate::error::{RefusedChannel, RequestError};
+use crate::event::{DisconnectReason, Event};
+use crate::message::{CloseFrame, Message};
+use crate::request::{Request, Response, RpcError};
+use crate::session::json_rpc::{Barred, Claim, Pending, Purpose, Sink};
+use crate::session::rate_limit::{self, Over};
+use crate::transport::Broken;
+use crate::venue::Renewal;
+
+/// A connection that is to be replaced waits so long for the answers to its requests.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Run<'_> {
+    /// Hands the answer to who asked; gives the message back if it answers nobody.
+    pub(super) fn answered(&mut self, message: Message) -> Result<Option<Message>, Broken> {
+        let shared = self.shared;
+        let Some(answer) = shared.config.correlation.read(&message) else { return Ok(Some(message)) };
+        let outcome = answer.outcome.map_err(RequestError::Rpc);
+        match shared.requests.claim(&answer.id) {
+            Claim::Nobody => return Ok(Some(message)),
+            Claim::Late { method } => {
+                self.emit(Event::LateResponse(Box::new(Response { id: answer.id, method, outcome })));
+            }
+            Claim::Pending(pending) => {
+                let response = Response { id: answer.id, method: pending.method, outcome };
+                self.respond(response, pending.sink)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn respond(&mut self, response: Response, sink: Sink) -> Result<(), Broken> {
+        match sink {
+            Sink::Caller(sender) => {
+                // Nobody waits, and it is an answer: it may be an order's.
+                let answered = !matches!(
+                    response.outcome,
+                    Err(RequestError::NotSent { .. } | RequestError::OutcomeUnknown { .. })
+                );
+                if let Some(response) = sender.try_send(response).err().filter(|_| answered) {
+                    self.emit(Event::LateResponse(Box::new(response.into_inner())));
+                }
+            }
+            Sink::Handler => {
+                self.emit(Event::Response(Box::new(response)));
+                if !self.link.outbox.is_empty() {
+                    self.drive()?;
+                }
+            }
+            Sink::Worker(Purpose::Renewal) => self.renewed(response)?,
+            Sink::Worker(Purpose::Subscription(batch)) => self.batch_answered(batch, response),
+        }
+        Ok(())
+    }
+
+    fn batch_answered(&mut self, batch: u64, response: Response) {
+        let shared = self.shared;
+        let before = shared.subscriptions.lock().refusals();
+        let outcome = match response.outcome {
+            Ok(result) => Ok(result),
+            Err(RequestError::Rpc(error)) => Err(error),
+            Err(_) => {
+                shared.subscriptions.lock().unanswered(batch);
+                shared.resubscribe.store(true, Ordering::Relaxed);
+                return;
+            }
+        };
+        shared.settle_batch(batch, &outcome);
+        // What was refused in company is tried again, and what was decided meanwhile is next.
+        shared.resubscribe.store(true, Ordering::Relaxed);
+        let refused: Vec<_> = shared.subscriptions.lock().refusals();
+        for refusal in refused.into_iter().filter(|refusal| !before.contains(refusal)) {
+            let RefusedChannel { channel, error } = &refusal;
+            log::warn!("client `{}`: the server refused channel {channel}: {error}", shared.tag.name);
+            self.emit(Event::SubscriptionRefused(Box::new(refusal)));
+        }
+    }
+
+    fn renewed(&mut self, response: Response) -> Result<(), Broken> {
+        let failed = |message: String| lost(DisconnectReason::RenewalFailed(message.into()));
+        let result = response.decode().map_err(|error| failed(error.to_string()))?;
+        let Some(venue) = &self.shared.config.venue else { return Ok(()) };
+        let renewal = venue.renewed(&result).map_err(|error| failed(error.to_string()))?;
+        self.renewal = renewal.map(|Renewal { after, request }| (Instant::now() + after, request));
+        Ok(())
+    }
+
+    /// When `look_after_session` has something to do, if nothing else happens.
+    pub(super) fn session_due(&self) -> Option<Instant> {
+        let renewal = self.renewal.as_ref().map(|(at, _)| *at);
+        let due = [self.shared.requests.due(), renewal, self.rotate_at, self.ask_again_at];
+        due.into_iter().chain([self.link.outbox.held_until()]).flatten().min()
+    }
+
+    /// Deadlines of requests, channels to ask for, renewal and age. True when something was done.
+    pub(super) fn look_after_session(&mut self, now: Instant) -> Result<bool, Broken> {
+        let shared = self.shared;
+        let mut done = false;
+        if shared.requests.due().is_some_and(|due| now >= due) {
+            for (response, sink) in shared.requests.expire(now) {
+                done = true;
+                self.respond(response, sink)?;
+            }
+        }
+        if shared.resubscribe.swap(false, Ordering::Relaxed) || self.ask_again_at.is_some_and(|at| now >= at) {
+            self.ask_again_at = None;
+            done |= self.ask_for_channels(now);
+        }
+        if let Some((_, request)) = self.renewal.take_if(|(at, _)| now >= *at) {
+            done = true;
+            self.ask(request, Purpose::Renewal, now, |_| Ok(()))
+                .map_err(|error| lost(DisconnectReason::RenewalFailed(format!("{error:?}").into())))?;
+        }
+        if let Some(at) = self.rotate_at.filter(|at| now >= *at) {
+            if shared.requests.pending() == 0 || now >= at + PATIENCE {
+                return Err(Broken { reason: DisconnectReason::MaxAge, code: Some(CloseFrame::NORMAL) });
+            }
+            self.rotate_at = Some((now + Duration::from_millis(50)).min(at + PATIENCE));
+        }
+        Ok(done)
+    }
+
+    /// Asks the server for what the caller wants and does not have, as far as the rate limits let it.
+    fn ask_for_channels(&mut self, now: Instant) -> bool {
+        let shared = self.shared;
+        let batches = shared.plan_batches();
+        let any = !batches.is_empty();
+        for (batch, request) in batches {
+            let charge = |message: &Message| rate_limit::charge(&shared.limits, message);
+            match self.ask(request, Purpose::Subscription(batch), now, charge) {
+                Ok(()) => {}
+                Err(Unasked::Over(Over::Wait(time))) => {
+                    shared.subscriptions.lock().withdrawn(batch);
+                    let at = now + time;
+                    self.ask_again_at = Some(self.ask_again_at.map_or(at, |earlier| earlier.min(at)));
+                }
+                Err(unasked) => {
+                    let error = RpcError::new(0, format!("not asked: {unasked:?}"));
+                    shared.settle_batch(batch, &Err(error));
+                    shared.resubscribe.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        any
+    }
+
+    /// Sends a request of the worker's own.
+    fn ask(
+        &mut self,
+        request: Request,
+        purpose: Purpose,
+        now: Instant,
+        charge: impl FnOnce(&Message) -> Result<(), Over>,
+    ) -> Result<(), Unasked> {
+        let shared = self.shared;
+        let id = shared.requests.next_id();
+        let message = request.encode(&shared.config.correlation, &id).map_err(Unasked::Params)?;
+        charge(&message).map_err(Unasked::Over)?;
+        let receipt = Arc::new(Receipt::request(id.clone()));
+        let pending = Pending {
+            method: request.method,
+            message: message.clone(),
+            deadline: now + shared.config.request_timeout,
+            receipt: receipt.clone(),
+            sink: Sink::Worker(purpose),
+        };
+        shared.requests.register(id, pending).map_err(Unasked::Barred)?;
+        let epoch = Some(self.seat.epoch);
+        self.link.outbox.push(Outbound { message, epoch, receipt: Some(receipt), place: None, charged: true });
+        Ok(())
+    }
+}
+
+/// Why a request of the worker's own was not sent.
+#[derive(Debug)]
+enum Unasked {
+    #[expect(dead_code, reason = "printed")]
+    Params(Box<str>),
+    Over(Over),
+    #[expect(dead_code, reason = "printed")]
+    Barred(Barred),
+}

@@ -1,0 +1,180 @@
+//! The [`Session`]: a connection that is not open to callers yet, in the hands of code that makes it ready. Straight
+//! lines, blocking, on the worker's thread.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{RequestError, SendError, SessionError};
+use crate::event::ClientId;
+use crate::message::Message;
+use crate::request::{Request, RequestId, decode};
+use crate::shared::Shared;
+
+/// A connection between its handshake and [`Event::Open`](crate::Event::Open): given to
+/// [`on_open`](crate::ClientConfig::on_open), to [`reconcile`](crate::ClientConfig::reconcile) and to a
+/// [`Venue`](crate::venue::Venue). Its calls block the client's thread, never longer than
+/// [`deadline`](Session::deadline); while they do, pings and heartbeats are answered. Messages that nobody here asks
+/// for are kept and delivered, in order, after the open event.
+///
+/// ```
+/// # use ws_supervisor::{*, testing::{Script, Server}};
+/// # let server = Server::start(Script::reply(|_, message| match message.as_text() {
+/// #     Some("login") => vec!["tick 1".into(), "welcome".into()],
+/// #     _ => vec![],
+/// # }))?;
+/// # let url = server.url();
+/// let config = ClientConfig::new(url)?.on_open(|session| {
+///     session.send("login")?;
+///     session.recv_until(|message| message.as_text() == Some("welcome"))?;
+///     Ok(())
+/// });
+/// let client = Client::connect(config)?;
+/// # let mut events = client.events().into_iter();
+/// # assert!(matches!(events.next(), Some(Event::Open { .. })));
+/// # assert!(matches!(events.next(), Some(Event::Message(tick)) if tick.as_text() == Some("tick 1")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Session<'a> {
+    line: &'a mut dyn Line,
+}
+
+/// What a session stands on.
+pub(crate) trait Line {
+    fn shared(&self) -> &Shared;
+    /// The number that the connection will have.
+    fn epoch(&self) -> u64;
+    fn deadline(&self) -> Instant;
+    /// Writes a message, as soon as the rate limits let it pass.
+    fn put(&mut self, message: Message) -> Result<(), SessionError>;
+    /// The next message that is no heartbeat.
+    fn next(&mut self, until: Instant, waiting_for: &str) -> Result<Message, SessionError>;
+    /// Keeps a message for later.
+    fn keep(&mut self, message: Message) -> Result<(), SessionError>;
+    /// Takes the first of the kept messages that is wanted.
+    fn take_kept(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<Message>;
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(line: &'a mut dyn Line) -> Self {
+        Self { line }
+    }
+
+    /// Sends a message, waiting for a rate limit if there is one. Nothing is handed back should the connection end:
+    /// the attempt ends with it.
+    ///
+    /// # Errors
+    /// When the connection ends, the time runs out, the message is larger than `max_message_size` or costs more than a
+    /// rate limit ever gives, or the client is being stopped.
+    pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SessionError> {
+        let message = message.into();
+        let limit = self.line.shared().config.max_message_size;
+        if message.len() > limit {
+            return Err(SendError::TooLarge { message, limit }.into());
+        }
+        self.line.put(message)
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// When the server refuses it ([`SessionError::Rpc`]), its result does not fit `R`, it is not answered in time, or
+    /// the connection ends.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use ws_supervisor::ClientConfig;
+    ///
+    /// let config = ClientConfig::new("wss://venue.example")?.on_open(|session| {
+    ///     let _: serde_json::Value = session.request("public/hello", json!({"client_name": "desk"}))?;
+    ///     Ok(())
+    /// });
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn request<R: DeserializeOwned>(&mut self, method: &str, params: impl Serialize) -> Result<R, SessionError> {
+        self.call(Request::new(method, params))
+    }
+
+    /// As [`request`](Session::request), with a request made before. Its [`timeout`](Request::timeout) counts, if it is
+    /// shorter than what is left.
+    ///
+    /// # Errors
+    /// As [`request`](Session::request).
+    pub fn call<R: DeserializeOwned>(&mut self, request: Request) -> Result<R, SessionError> {
+        let method = &request.method;
+        let malformed = |message| SessionError::Malformed { method: method.clone(), message };
+        let until = request.timeout.map_or(self.line.deadline(), |time| self.until(time));
+        let id = self.begin(&request)?;
+        let waiting_for = format!("answer to `{method}`");
+        loop {
+            let message = self.line.next(until, &waiting_for)?;
+            let answer = self.line.shared().config.correlation.read(&message).filter(|answer| answer.id == id);
+            match answer.map(|answer| answer.outcome) {
+                None => self.line.keep(message)?,
+                Some(Err(error)) => return Err(SessionError::Rpc { method: method.clone(), error }),
+                Some(Ok(result)) => {
+                    return decode(result).map_err(|error| match error {
+                        RequestError::Undecodable { message, .. } => malformed(message),
+                        other => SessionError::retryable(other),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Sends a request and does not wait; returns its id, for [`recv_until`](Session::recv_until).
+    pub(crate) fn begin(&mut self, request: &Request) -> Result<RequestId, SessionError> {
+        let shared = self.line.shared();
+        let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
+        let message = request
+            .encode(&shared.config.correlation, &id)
+            .map_err(|message| SessionError::Malformed { method: request.method.clone(), message })?;
+        self.send(message)?;
+        Ok(id)
+    }
+
+    /// Waits for a message that `wanted` recognises, and returns it. Looks at those first that came while something
+    /// else was waited for; the others stay in order.
+    ///
+    /// # Errors
+    /// When none came by the [`deadline`](Session::deadline), or the connection ends.
+    pub fn recv_until(&mut self, mut wanted: impl FnMut(&Message) -> bool) -> Result<Message, SessionError> {
+        if let Some(message) = self.line.take_kept(&mut wanted) {
+            return Ok(message);
+        }
+        loop {
+            let message = self.line.next(self.line.deadline(), "message that was waited for")?;
+            if wanted(&message) {
+                return Ok(message);
+            }
+            self.line.keep(message)?;
+        }
+    }
+
+    /// The number that this connection will have once it is open.
+    pub fn epoch(&self) -> u64 {
+        self.line.epoch()
+    }
+
+    /// When the session must be ready: `connect_timeout` after the attempt began.
+    pub fn deadline(&self) -> Instant {
+        self.line.deadline()
+    }
+
+    fn until(&self, time: Duration) -> Instant {
+        let deadline = self.line.deadline();
+        Instant::now().checked_add(time).map_or(deadline, |until| until.min(deadline))
+    }
+
+    /// The client's id.
+    pub fn id(&self) -> ClientId {
+        self.line.shared().tag.id
+    }
+
+    /// The client's name.
+    pub fn name(&self) -> &str {
+        &self.line.shared().tag.name
+    }
+}
