@@ -342,7 +342,7 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot(&self.shared.duty)
+        self.shared.counters.snapshot(&self.shared.duty, self.shared.requests.pending())
     }
 
     /// The client's id.

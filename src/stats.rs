@@ -25,6 +25,8 @@ pub struct Stats {
     pub unsent: u64,
     /// Received messages that the overflow policy dropped.
     pub dropped: u64,
+    /// Requests that wait for their answers.
+    pub pending_requests: usize,
     /// Signs of life that the heartbeat counts: pongs, venue's pings, heartbeat messages.
     pub heartbeats: u64,
     /// Connections opened after the first.
@@ -143,7 +145,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self, duty: &Duty) -> Stats {
+    pub(crate) fn snapshot(&self, duty: &Duty, pending_requests: usize) -> Stats {
         let epoch = self.epoch.get();
         let (before, received) = (self.received_before.get(), self.received.get());
         Stats {
@@ -153,6 +155,7 @@ impl Counters {
             sent: self.sent.get(),
             unsent: self.unsent.get(),
             dropped: self.dropped.get(),
+            pending_requests,
             heartbeats: self.heartbeats.get(),
             reconnects: epoch.saturating_sub(1),
             failed_attempts: self.failed_attempts.get(),

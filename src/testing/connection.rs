@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
-use super::script::{Answer, Peer, Script};
+use super::script::{Answer, Conduct, Peer, Say, Script};
 use super::{Acceptor, Inner};
 use crate::command::Outbound;
 use crate::message::{CloseFrame, Message};
@@ -155,6 +155,15 @@ fn serve_on(
     };
     let (target, headers) = read_request(line, &mut wire)?;
     let key = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"));
+    if let (None, Some(http)) = (key, &script.http) {
+        let (status, body) = http(&target).map_or(("404 Not Found", String::new()), |body| ("200 OK", body));
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        write_all(line, &mut wire, answer.as_bytes())?;
+        return None;
+    }
     let accept = derive_accept_key(key.map_or("", |(_, key)| key).as_bytes());
     inner.note(index, |record| (record.target, record.headers) = (target.clone(), headers));
     if !line.pass(script.upgrade_delay) {
@@ -186,7 +195,9 @@ fn serve_on(
     write_all(line, &mut wire, answer.as_bytes())?;
     let transport = Transport::new(wire, Vec::new(), Role::Server, 64 << 20);
     let peer = Peer { index, target };
-    Talk { inner, line, script, peer, transport, outbox: Outbox::default(), served: Counter::default() }.run()
+    let conduct = script.conduct.as_ref().map(|conduct| conduct(&peer));
+    let (outbox, served) = (Outbox::default(), Counter::default());
+    Talk { inner, line, script, peer, transport, outbox, served, conduct }.run()
 }
 
 /// Says nothing until the connection is cut or the client gives up.
@@ -246,6 +257,7 @@ struct Talk<'a> {
     transport: Transport,
     outbox: Outbox,
     served: Counter,
+    conduct: Option<Box<dyn Conduct>>,
 }
 
 impl Talk<'_> {
@@ -299,6 +311,10 @@ impl Talk<'_> {
                     self.outbox.push_urgent(Outgoing::Ping(Bytes::from_static(b"ping")));
                 }
             }
+            if let Some(conduct) = self.conduct.as_mut().filter(|conduct| conduct.due().is_some_and(|due| now >= due)) {
+                let words = conduct.tick(now);
+                self.speak(words);
+            }
             self.flush()?;
             if !deaf && self.read()? {
                 continue;
@@ -308,9 +324,23 @@ impl Talk<'_> {
                 (true, true) => Some(PollFlags::OUT),
                 (false, _) => Some(self.transport.interest()),
             };
-            let until = [next, next_ping].into_iter().flatten().min();
+            let due = self.conduct.as_ref().and_then(|conduct| conduct.due());
+            let until = [next, next_ping, due].into_iter().flatten().min();
             self.line.wait(interest, until).then_some(())?;
             self.transport.refresh();
+        }
+    }
+
+    fn speak(&mut self, words: Vec<Say>) {
+        for word in words {
+            match word {
+                Say::Message(message) => self.outbox.push(outbound(message)),
+                Say::Close(frame) => {
+                    // After what was said before it.
+                    let _ = self.flush();
+                    self.outbox.push_urgent(Outgoing::Close(frame));
+                }
+            }
         }
     }
 
@@ -338,6 +368,12 @@ impl Talk<'_> {
             match self.transport.read() {
                 Ok(Incoming::Message(message)) => {
                     self.inner.note(index, |record| record.received.push(message.clone()));
+                    if let Some(conduct) = &mut self.conduct {
+                        let words = conduct.message(&message);
+                        self.speak(words);
+                        self.flush()?;
+                        continue;
+                    }
                     let replies = (self.script.reply)(&self.peer, &message);
                     if !replies.is_empty() && !self.script.reply_delay.is_zero() {
                         self.line.pass(self.script.reply_delay).then_some(())?;

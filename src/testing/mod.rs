@@ -22,6 +22,8 @@
 
 mod certificates;
 mod connection;
+#[cfg(feature = "deribit")]
+mod deribit;
 mod script;
 
 use std::io;
@@ -37,6 +39,9 @@ use rustix::event::PollFlags;
 
 use self::certificates::Certificates;
 use self::connection::Line;
+#[cfg(feature = "deribit")]
+#[cfg_attr(docsrs, doc(cfg(feature = "deribit")))]
+pub use self::deribit::{DeribitServer, DeribitServerBuilder};
 pub use self::script::{Peer, Script};
 use crate::message::{CloseFrame, Message};
 use crate::supervisor::Supervisor;
@@ -393,6 +398,13 @@ impl Inner {
             book.running -= 1;
         }
         self.changed.notify_all();
+    }
+
+    #[cfg(feature = "deribit")]
+    fn push_to(&self, index: usize, message: Message) {
+        if let Some(Some(line)) = self.book.lock().lines.get(index) {
+            line.push(message);
+        }
     }
 
     fn note(&self, index: usize, note: impl FnOnce(&mut Record)) {

@@ -1,7 +1,7 @@
 //! What a scripted server does on a connection: the [`Script`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::message::{CloseFrame, Message};
 
@@ -15,6 +15,23 @@ pub struct Peer {
     pub target: String,
 }
 
+/// What a connection says besides answering.
+#[cfg_attr(not(feature = "deribit"), allow(dead_code))]
+pub(super) enum Say {
+    Message(Message),
+    Close(CloseFrame),
+}
+
+/// A connection that remembers: for a server with sessions. Dropped when the connection is over.
+pub(super) trait Conduct: Send {
+    fn message(&mut self, message: &Message) -> Vec<Say>;
+    /// When `tick` has something to do.
+    fn due(&self) -> Option<Instant>;
+    fn tick(&mut self, now: Instant) -> Vec<Say>;
+}
+
+type Conducts = dyn Fn(&Peer) -> Box<dyn Conduct> + Send + Sync;
+type Http = dyn Fn(&str) -> Option<String> + Send + Sync;
 type Reply = dyn Fn(&Peer, &Message) -> Vec<Message> + Send + Sync;
 type Greeting = dyn Fn(&Peer) -> Vec<Message> + Send + Sync;
 
@@ -59,6 +76,8 @@ pub struct Script {
     pub(super) then_mute: bool,
     pub(super) then_deaf: bool,
     pub(super) then_raw: Vec<u8>,
+    pub(super) conduct: Option<Arc<Conducts>>,
+    pub(super) http: Option<Arc<Http>>,
 }
 
 impl Script {
@@ -80,7 +99,22 @@ impl Script {
             then_mute: false,
             then_deaf: false,
             then_raw: Vec::new(),
+            conduct: None,
+            http: None,
         }
+    }
+
+    /// Accepts, and has each connection conducted by a value of its own. What is no upgrade is answered by `http`, by its
+    /// target, with JSON.
+    #[cfg(feature = "deribit")]
+    pub(super) fn conducted(
+        conduct: impl Fn(&Peer) -> Box<dyn Conduct> + Send + Sync + 'static,
+        http: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        let mut script = Self::silent();
+        script.conduct = Some(Arc::new(conduct));
+        script.http = Some(Arc::new(http));
+        script
     }
 
     /// Accepts and sends every message back.

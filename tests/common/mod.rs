@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ws_supervisor::testing::Server;
-use ws_supervisor::{Client, ClientConfig, Event, ReadyState};
+use serde_json::{Value, json};
+use ws_supervisor::testing::{Script, Server};
+use ws_supervisor::{Client, ClientConfig, Event, Message, ReadyState};
 
 /// Far more than anything here takes, also on a busy machine.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -88,4 +89,29 @@ fn task(thread: &str) -> Option<PathBuf> {
     let tasks = Path::new("/proc/self/task").read_dir().ok()?;
     let is_it = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread);
     tasks.flatten().map(|task| task.path()).find(is_it)
+}
+
+/// A text message as JSON.
+pub fn json_of(message: &Message) -> Value {
+    serde_json::from_str(message.as_text().unwrap()).unwrap()
+}
+
+/// A server that answers JSON-RPC requests by this function; `None` leaves one unanswered.
+pub fn rpc(answer: impl Fn(&str, &Value) -> Option<Result<Value, i64>> + Send + Sync + 'static) -> Script {
+    Script::reply(move |_, message| {
+        let request = json_of(message);
+        let (id, method) = (&request["id"], request["method"].as_str().unwrap_or_default());
+        let reply = match answer(method, &request["params"]) {
+            None => return vec![],
+            Some(Ok(result)) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
+            Some(Err(code)) => json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": "refused"}}),
+        };
+        vec![reply.to_string().into()]
+    })
+}
+
+/// The methods that a connection was asked for, in order.
+pub fn methods(server: &Server, index: usize) -> Vec<String> {
+    let method = |message: &Message| json_of(message)["method"].as_str().unwrap_or_default().to_owned();
+    server.records()[index].received.iter().map(method).collect()
 }
