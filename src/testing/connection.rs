@@ -283,7 +283,7 @@ impl Talk<'_> {
             if self.line.is_cut() {
                 return None;
             }
-            for command in self.line.commands.1.try_iter() {
+            for command in self.line.commands.1.try_iter().take(256) {
                 match command {
                     Command::Push(message) => self.outbox.push(outbound(message)),
                     Command::Ping(payload) => self.outbox.push_urgent(Outgoing::Ping(payload)),
