@@ -98,7 +98,15 @@ impl Talk<'_, '_> {
             if under_way.is_empty() {
                 return Ok(());
             }
-            let message = self.next(self.deadline, "acknowledgement of subscriptions")?;
+            // While a batch waited for its turn under a rate limit, answers to earlier ones may have come.
+            let mut ours = |message: &Message| {
+                let answer = shared.config.correlation.read(message);
+                answer.is_some_and(|answer| under_way.contains_key(&answer.id))
+            };
+            let message = match self.take_kept(&mut ours) {
+                Some(message) => message,
+                None => self.next(self.deadline, "acknowledgement of subscriptions")?,
+            };
             let answer = shared.config.correlation.read(&message);
             match answer.and_then(|answer| Some((under_way.remove(&answer.id)?, answer.outcome))) {
                 Some((batch, outcome)) => shared.settle_batch(batch, &outcome),

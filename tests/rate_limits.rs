@@ -1,0 +1,169 @@
+//! Over a limit nothing is sent, heartbeats never wait, and an account's clients share what it has.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{LONG, config, eventually, json_of, methods, ms, next_open, rpc};
+use parking_lot::Mutex;
+use serde_json::json;
+use ws_supervisor::testing::{Script, Server};
+use ws_supervisor::{
+    Client, Context, Delivery, Handler, Heartbeat, Message, RateLimit, Request, RequestError, SendError, Supervisor,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn over_the_limit_is_an_error_that_says_when_to_come_back() {
+    let server = Server::start(rpc(|_, _| Some(Ok(json!(1))))).unwrap();
+    let limit = RateLimit::bucket(2, 1, HOUR).unwrap();
+    let client = Client::connect(config(&server).rate_limit(limit)).unwrap();
+    client.send(r#"{"method":"a"}"#).unwrap();
+    client.request::<u32>("b", ()).unwrap();
+    match client.send(r#"{"method":"c"}"#).unwrap_err() {
+        SendError::RateLimited { message, retry_after, .. } => {
+            assert_eq!(message.as_text(), Some(r#"{"method":"c"}"#));
+            assert!(retry_after > HOUR / 2 && retry_after <= HOUR, "{retry_after:?}");
+        }
+        other => panic!("{other}"),
+    }
+    match client.request::<u32>("d", ()) {
+        Err(RequestError::Refused(SendError::RateLimited { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    // One who would wait is told at once that it would be too long.
+    let begun = Instant::now();
+    assert!(client.send_when_allowed(r#"{"method":"e"}"#, LONG).is_err());
+    assert!(client.call::<u32>(Request::new("f", ()).wait_for_limit(LONG)).is_err());
+    assert!(begun.elapsed() < LONG);
+    let confirmed = client.send_confirmed(r#"{"method":"g"}"#, LONG).unwrap_err();
+    assert!(confirmed.to_string().contains("over the rate limit"), "{confirmed}");
+    assert_eq!(client.stats().pending_requests, 0);
+    assert_eq!(methods(&server, 0), ["a", "b"]);
+}
+
+#[test]
+fn what_can_never_pass_is_refused_for_good() {
+    let server = Server::start(Script::silent()).unwrap();
+    let limit = RateLimit::bucket(10, 10, HOUR).unwrap().cost(|message| message.len() as u32);
+    let config = config(&server).rate_limit(limit).queue_while_disconnected(1);
+    let client = Client::connect(config.clone()).unwrap();
+    match client.send("more than ten").unwrap_err() {
+        SendError::TooCostly { cost: 13, capacity: 10, .. } => {}
+        other => panic!("{other}"),
+    }
+    client.send("ten bytes!").unwrap();
+    let in_session = config.on_open(|session| session.send("more than ten"));
+    let refused = Client::connect(in_session).unwrap_err();
+    assert!(refused.to_string().contains("never gives more than 10"), "{refused}");
+}
+
+#[test]
+fn heartbeats_and_answers_to_tests_never_wait() {
+    let test = r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}"#;
+    let server = Server::start(Script::silent().every(ms(5), move |_| vec![test.into()]).ping_every(ms(5))).unwrap();
+    let limit = RateLimit::bucket(1, 1, HOUR).unwrap();
+    let heartbeat = Heartbeat::deribit(Duration::from_secs(10));
+    let client = Client::connect(config(&server).rate_limit(limit).heartbeat(heartbeat)).unwrap();
+    client.send(r#"{"method":"the only one"}"#).unwrap();
+    assert!(client.send("x").is_err());
+    assert!(server.wait_until(LONG, |records| records[0].received.len() > 10 && records[0].pongs > 10));
+}
+
+#[test]
+fn what_waited_for_a_connection_is_let_out_at_the_limits_pace() {
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let seen = times.clone();
+    let server = Server::start(Script::reply(move |_, _| {
+        seen.lock().push(Instant::now());
+        vec![]
+    }))
+    .unwrap();
+    server.pause();
+    let supervisor = Supervisor::start().unwrap();
+    let limit = RateLimit::bucket(3, 1, ms(30)).unwrap();
+    let config = config(&server).rate_limit(limit).queue_while_disconnected(100).heartbeat(Heartbeat::disabled());
+    let client = supervisor.spawn_client(config).unwrap();
+    (0..10).for_each(|n| client.send(n.to_string()).unwrap());
+    server.resume().unwrap();
+    eventually("all out", || times.lock().len() == 10);
+    let times = times.lock();
+    // Three at once, then one in 30 ms: seven of them, less what is late on a busy machine.
+    assert!(times[9] - times[0] > ms(30) * 5, "{:?}", times[9] - times[0]);
+    let all: Vec<_> =
+        server.records().pop().unwrap().received.iter().map(|m| m.as_text().unwrap().to_owned()).collect();
+    assert_eq!(all, (0..10).map(|n| n.to_string()).collect::<Vec<_>>(), "in order");
+}
+
+#[test]
+fn a_hundred_clients_of_one_account_never_exceed_its_limit() {
+    const LIMIT: u32 = 20;
+    const WINDOW: Duration = Duration::from_secs(2);
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let seen = times.clone();
+    let server = Server::start(Script::reply(move |_, message| {
+        if json_of(message)["method"] != "login" {
+            seen.lock().push(Instant::now());
+        }
+        vec![]
+    }))
+    .unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let account = RateLimit::window(LIMIT, WINDOW).unwrap();
+    let clients: Vec<Client> = (0..100)
+        .map(|n| {
+            let config = config(&server).name(format!("{n}")).many_clients().rate_limit(account.clone());
+            supervisor.spawn_client(config).unwrap()
+        })
+        .collect();
+    assert!(clients.iter().all(|client| next_open(client) == 1));
+    let end = Instant::now() + WINDOW * 3;
+    std::thread::scope(|scope| {
+        for some in clients.chunks(25) {
+            scope.spawn(move || {
+                while Instant::now() < end {
+                    for client in some {
+                        match client.send(r#"{"method":"x"}"#) {
+                            Ok(()) | Err(SendError::RateLimited { .. }) => {}
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                    std::thread::park_timeout(ms(1));
+                }
+            });
+        }
+    });
+    let sent: u64 = clients.iter().map(|client| client.stats().sent).sum();
+    assert!(server.wait_until(LONG, |_| times.lock().len() as u64 == sent));
+    let mut times = times.lock().clone();
+    times.sort();
+    for (index, from) in times.iter().enumerate() {
+        let within = times[index..].iter().take_while(|at| **at < *from + WINDOW).count();
+        assert!(within <= LIMIT as usize, "{within} in one window");
+    }
+    // And it is used: three windows' worth, less what the spreading of the burst costs.
+    assert!(sent > u64::from(LIMIT) * 2, "{sent}");
+}
+
+#[test]
+fn a_handler_meets_the_same_limit() {
+    struct Eager(crossbeam_channel::Sender<(bool, bool)>);
+    impl Handler for Eager {
+        fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+            let sent = context.send("a").is_ok();
+            let asked = context.request(Request::new("b", ()));
+            let limited = matches!(asked, Err(RequestError::Refused(SendError::RateLimited { .. })));
+            self.0.send((sent, limited)).unwrap();
+        }
+    }
+    let server = Server::start(Script::silent()).unwrap();
+    let (told, heard) = crossbeam_channel::unbounded();
+    let limit = RateLimit::bucket(1, 1, HOUR).unwrap();
+    let config = config(&server).rate_limit(limit).delivery(Delivery::inline(move || Eager(told.clone())));
+    let client = Client::connect(config).unwrap();
+    server.push("tick");
+    assert_eq!(heard.recv_timeout(LONG), Ok((true, true)));
+    assert_eq!(client.stats().pending_requests, 0);
+}
