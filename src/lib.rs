@@ -43,8 +43,36 @@
 //!
 //! What no retry can mend (a certificate that is not trusted, 401, 403, 404, a refused subprotocol) parks at once.
 //!
-//! Handles stay valid through all of it. Every open connection has a number, the *epoch*, that only rises. Your
-//! subscriptions are yours to renew: send them whenever [`Event::Open`] comes.
+//! Handles stay valid through all of it. Every open connection has a number, the *epoch*, that only rises.
+//!
+//! # From a connection to a session
+//!
+//! A new connection knows nothing. Before anyone is told that it is open, on the client's thread and within
+//! [`connect_timeout`](ClientConfig::connect_timeout), in this order: [`prepare`](ClientConfig::prepare) sets URL and
+//! headers, the handshake is made, the [`venue`](ClientConfig::venue) signs in, [`on_open`](ClientConfig::on_open) asks
+//! and waits in straight lines, the wanted channels are [subscribed](ClientConfig::subscribe) to and acknowledged one by
+//! one, and on every connection but the first [`reconcile`](ClientConfig::reconcile) settles what the last one left open.
+//!
+//! ```
+//! use serde_json::json;
+//! use ws_supervisor::{Client, ClientConfig, Event};
+//!
+//! # let server = ws_supervisor::testing::DeribitServer::start()?;
+//! # let url = server.url();
+//! let config = ClientConfig::new(url)?.on_open(|session| {
+//!     let sign_in = json!({"grant_type": "client_credentials", "client_id": "id", "client_secret": "secret"});
+//!     let token: serde_json::Value = session.request("public/auth", sign_in)?;
+//!     println!("signed in for {} s", token["expires_in"]);
+//!     Ok(())
+//! });
+//! let client = Client::connect(config)?;
+//! let positions: Vec<serde_json::Value> = client.request("private/get_positions", json!({"currency": "BTC"}))?;
+//! # assert!(positions.is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `venue::deribit` and [`venue::binance`] do all of that for these two venues; [`venue::Venue`] is how another is
+//! taught.
 //!
 //! # What is promised about a message
 //!
@@ -53,6 +81,9 @@
 //! [`Event::Closed`]). It is never written on a later connection than the one it was accepted for, unless you asked for
 //! a [queue](ClientConfig::queue_while_disconnected): a stale order must not reach the venue.
 //! [`Client::send_confirmed`] waits until the kernel has it.
+//!
+//! A request ([`Client::request`]) is answered exactly once or fails exactly once; [`RequestError`] says whether the
+//! server may have acted on it. It is never queued for a later connection and never repeated.
 //!
 //! What the server sent arrives in order, whole, and within bounds: see [`Overflow`] for what happens when you are
 //! slower than the server.
@@ -82,7 +113,7 @@
 //!
 //! ```text
 //! caller's threads           worker thread, one a client               the server
-//! Client ---Command--->  worker --> session (decides: heartbeat, backoff)
+//! Client ---Command--->  worker --> session (decides: heartbeat, backoff, requests, subscriptions, limits)
 //!    ^                     |    --> transport (TCP, TLS, frames) --------->
 //!    +-----Event----------- <-----
 //!                          |
@@ -92,6 +123,7 @@
 //! # Features
 //!
 //! - `vendored`: builds OpenSSL from source, for machines without its headers.
+//! - `deribit`: the venue Deribit (the module `venue::deribit`), and with `testing` an embedded one.
 //! - `testing`: the scripted server that this crate is tested with, for your own tests (the module `testing`).
 //! - `kernel-timestamps`: when the kernel had each message, on Linux (`ClientConfig::kernel_timestamps`).
 //! - `real-time`: the real-time scheduler for a client's thread (`ClientConfig::real_time_priority`).

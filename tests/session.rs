@@ -10,11 +10,12 @@ use common::{LONG, config, eventually, json_of, methods, ms, next, next_open, ne
 use crossbeam_channel::{bounded, unbounded};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use ws_supervisor::testing::{Script, Server};
+use ws_supervisor::testing::{DeribitServer, Script, Server};
+use ws_supervisor::venue::deribit::Deribit;
 use ws_supervisor::{
-    Client, ConnectError, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message, Overflow,
-    ParkReason, ReadyState, Request, RequestError, SendError, SessionError, StartError, Supervisor, Unsettled,
-    WaitError,
+    Client, ClientConfig, ConnectError, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message,
+    Overflow, ParkReason, ReadyState, Request, RequestError, SendError, SessionError, StartError, Supervisor,
+    Unsettled, WaitError,
 };
 
 fn next_failure(client: &Client) -> (ConnectError, Option<Duration>) {
@@ -177,6 +178,33 @@ fn a_panic_of_on_open_is_the_workers() {
     assert!(reason.to_string().contains("a panic that a test asked for"), "{reason}");
     assert_eq!(next_open(&client), 1);
     assert_eq!(server.accepts(), 2);
+}
+
+#[test]
+fn a_panic_leaves_nothing_of_its_session_to_the_next() {
+    let server = DeribitServer::start().unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let calls = AtomicUsize::new(0);
+    let venue = Deribit::new().client_signature("id", "secret");
+    let channel = "user.orders.BTC-PERPETUAL.raw";
+    let config = ClientConfig::new(server.url()).unwrap().venue(venue).subscribe([channel]).backoff(ms(5), ms(20));
+    // The second connection is signed in and has its channels when it comes to grief.
+    let config = config.reconcile(move |_, _| {
+        assert!(calls.fetch_add(1, Ordering::Relaxed) > 0, "a panic that a test asked for");
+        Ok(())
+    });
+    let client = supervisor.spawn_client(config).unwrap();
+    next_open(&client);
+    server.server().cut();
+    let restored = next(&client, |event| match event {
+        Event::Open { restored, epoch: 2, .. } => Some(restored),
+        _ => None,
+    });
+    assert_eq!(restored, [channel.into()]);
+    let last = server.server().accepts() - 1;
+    assert_eq!((last, client.stats().restarts), (2, 1));
+    assert_eq!(methods(server.server(), last), ["public/set_heartbeat", "public/auth", "private/subscribe"]);
+    assert!(server.server().wait_until(LONG, |records| records[1].ended), "its socket is closed");
 }
 
 #[test]
@@ -404,4 +432,23 @@ fn a_connection_that_is_old_enough_is_replaced_when_nothing_is_pending() {
     assert_eq!(next_open(&client), 2);
     assert!(server.wait_until(LONG, |records| records[0].close_code == Some(1000)));
     assert_eq!(client.stats().restarts, 0);
+    // An answer that is on its way is waited for.
+    let waiting: Arc<AtomicBool> = Arc::default();
+    let answers = waiting.clone();
+    let server = Server::start(Script::reply(move |_, message| {
+        if !answers.load(Ordering::Relaxed) {
+            return vec![];
+        }
+        vec![json!({"id": json_of(message)["params"][0], "result": 1}).to_string().into()]
+    }))
+    .unwrap();
+    let client = supervisor.spawn_client(config(&server).name("patient").max_age(ms(50))).unwrap();
+    next_open(&client);
+    let pending = client.start_request(Request::new("slow", ()).id(5)).unwrap();
+    assert!(pending.receiver().recv_timeout(ms(200)).is_err());
+    assert_eq!(client.epoch(), 1, "old enough, but it waits");
+    waiting.store(true, Ordering::Relaxed);
+    client.send(r#"{"method":"answer","params":[5]}"#).unwrap();
+    assert_eq!(pending.wait::<u32>().unwrap(), 1);
+    assert_eq!(next_open(&client), 2);
 }

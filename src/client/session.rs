@@ -83,6 +83,10 @@ impl Client {
     /// [`request_timeout`](crate::ClientConfig::request_timeout). `()` stands for no parameters. A request is never
     /// queued for a later connection and never repeated.
     ///
+    /// Answers are read in their turn among the messages: under
+    /// [`Overflow::Backpressure`](crate::Overflow::Backpressure) a thread that should be reading events had better not
+    /// wait here while they pile up.
+    ///
     /// # Errors
     /// Each variant of [`RequestError`] says whether the server may have acted on it. When the connection ends, a
     /// pending request fails at once.

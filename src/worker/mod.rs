@@ -148,6 +148,10 @@ fn post_mortem(shared: &Shared, message: Box<str>) {
         if let Some(queue) = &mut seat.queue {
             queue.push_event(event);
         }
+    } else {
+        // In the middle of an attempt, or of opening a session.
+        link.transport = None;
+        shared.register_socket(None);
     }
     seat.reconnect.panicked(Instant::now());
     let exit = ExitReason::Panicked(message);
@@ -180,8 +184,8 @@ struct Run<'a> {
     closing: bool,
     /// What must be asked before something expires, and when.
     renewal: Option<(Instant, Request)>,
-    /// When the connection is to be replaced.
-    rotate_at: Option<Instant>,
+    /// When the connection is to be replaced: once nothing is pending, or at the latest.
+    rotation: Option<(Instant, Instant)>,
     /// When the rate limits have room for the channels that are still to be asked for.
     ask_again_at: Option<Instant>,
 }
@@ -202,7 +206,7 @@ impl<'a> Run<'a> {
             reads_broken: false,
             closing: false,
             renewal: None,
-            rotate_at: None,
+            rotation: None,
             ask_again_at: None,
         }
     }

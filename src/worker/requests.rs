@@ -18,7 +18,7 @@ use crate::transport::Broken;
 use crate::venue::Renewal;
 
 /// A connection that is to be replaced waits so long for the answers to its requests.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Run<'_> {
     /// Hands the answer to who asked; gives the message back if it answers nobody.
@@ -98,7 +98,8 @@ impl Run<'_> {
     /// When `look_after_session` has something to do, if nothing else happens.
     pub(super) fn session_due(&self) -> Option<Instant> {
         let renewal = self.renewal.as_ref().map(|(at, _)| *at);
-        let due = [self.shared.requests.due(), renewal, self.rotate_at, self.ask_again_at];
+        let rotation = self.rotation.map(|(at, _)| at);
+        let due = [self.shared.requests.due(), renewal, rotation, self.ask_again_at];
         due.into_iter().chain([self.link.outbox.held_until()]).flatten().min()
     }
 
@@ -121,11 +122,11 @@ impl Run<'_> {
             self.ask(request, Purpose::Renewal, now, |_| Ok(()))
                 .map_err(|error| lost(DisconnectReason::RenewalFailed(format!("{error:?}").into())))?;
         }
-        if let Some(at) = self.rotate_at.filter(|at| now >= *at) {
-            if shared.requests.pending() == 0 || now >= at + PATIENCE {
+        if let Some((_, latest)) = self.rotation.filter(|(at, _)| now >= *at) {
+            if shared.requests.pending() == 0 || now >= latest {
                 return Err(Broken { reason: DisconnectReason::MaxAge, code: Some(CloseFrame::NORMAL) });
             }
-            self.rotate_at = Some((now + Duration::from_millis(50)).min(at + PATIENCE));
+            self.rotation = Some(((now + Duration::from_millis(50)).min(latest), latest));
         }
         Ok(done)
     }
