@@ -5,6 +5,7 @@ usage: cryptofeed_deribit.py wss://localhost:PORT/ws/api/v2 COMMANDS
 COMMANDS is a file (a pipe to the server's stdin) that takes `break INSTRUMENT`.
 """
 
+import asyncio
 import logging
 import sys
 
@@ -49,7 +50,7 @@ async def book(update, receipt):
             pipe.write("break BTC-PERPETUAL\n")
     # It asks for a new snapshot by connecting anew.
     if Count.broken_at and gaps() and Count.snapshots > 1 and Count.books > Count.broken_at + 100:
-        handler.stop(loop=None)
+        asyncio.get_running_loop().stop()
 
 
 async def trade(update, receipt):
