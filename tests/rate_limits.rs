@@ -76,18 +76,16 @@ fn heartbeats_and_answers_to_tests_never_wait() {
 fn what_waited_for_a_connection_is_let_out_at_the_limits_pace() {
     let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let seen = times.clone();
-    let server = Server::start(Script::reply(move |_, _| {
-        seen.lock().push(Instant::now());
-        vec![]
-    }))
-    .unwrap();
-    server.pause();
+    let server = Server::start(Script::refuse(503)).unwrap();
     let supervisor = Supervisor::start().unwrap();
     let limit = RateLimit::bucket(3, 1, ms(30)).unwrap();
     let config = config(&server).rate_limit(limit).queue_while_disconnected(100).heartbeat(Heartbeat::disabled());
     let client = supervisor.spawn_client(config).unwrap();
     (0..10).for_each(|n| client.send(n.to_string()).unwrap());
-    server.resume().unwrap();
+    server.set_script(Script::reply(move |_, _| {
+        seen.lock().push(Instant::now());
+        vec![]
+    }));
     eventually("all out", || times.lock().len() == 10);
     let times = times.lock();
     // Three at once, then one in 30 ms: seven of them, less what is late on a busy machine.

@@ -262,7 +262,7 @@ fn callers_wait_for_the_session_and_nothing_of_theirs_is_sent_before() {
     }
     // As much time as it takes the server to say something.
     server.push("something");
-    assert!(server.wait_until(LONG, |records| records[0].served == 1));
+    assert!(server.wait_until(LONG, |records| records[0].served == 1 && !records[0].received.is_empty()));
     assert_eq!(methods(&server, 0), ["login"]);
     server.push("go on");
     assert!(server.wait_until(LONG, |records| records[0].received.len() == 3));
@@ -280,10 +280,11 @@ fn a_session_that_does_not_come_to_be_ends_with_its_time_or_its_connection_or_th
     assert!(retry_in.is_some());
     client.close().unwrap();
 
-    let patient = config.connect_timeout(LONG);
-    let seen = server.accepts();
-    let client = supervisor.spawn_client(patient.clone().name("cut")).unwrap();
-    assert!(server.wait_until(LONG, |records| records.len() > seen && records[seen].received.len() == 1));
+    let server = Server::start(Script::silent()).unwrap();
+    let patient = common::config(&server).connect_timeout(LONG);
+    let patient = patient.on_open(|session| session.request::<()>("login", ()));
+    let client = supervisor.spawn_client(patient.name("cut")).unwrap();
+    assert!(server.wait_until(LONG, |records| records.first().is_some_and(|record| record.received.len() == 1)));
     server.close_all(1012, "restart");
     let (error, _) = next_failure(&client);
     assert!(matches!(session_error(error), SessionError::Disconnected(DisconnectReason::ClosedByServer(Some(_)))));
@@ -295,14 +296,16 @@ fn a_session_that_does_not_come_to_be_ends_with_its_time_or_its_connection_or_th
         |_, supervisor| drop(supervisor.shutdown(LONG)),
     ];
     for (n, stop) in stops.into_iter().enumerate() {
-        let before = server.accepts();
-        let client = supervisor.spawn_client(patient.clone().name(format!("stopped {n}")).close_timeout(LONG)).unwrap();
-        assert!(server.wait_until(LONG, |records| records.len() > before && records[before].received.len() == 1));
+        let server = Server::start(Script::silent()).unwrap();
+        let config = common::config(&server).close_timeout(LONG).connect_timeout(LONG);
+        let config = config.on_open(|session| session.request::<()>("login", ()));
+        let client = supervisor.spawn_client(config.name(format!("stopped {n}"))).unwrap();
+        assert!(server.wait_until(LONG, |records| records.first().is_some_and(|record| record.received.len() == 1)));
         let begun = Instant::now();
         stop(&client, &supervisor);
         wait_for_state(&client, ReadyState::Closed);
         assert!(begun.elapsed() < LONG / 2);
-        assert!(server.wait_until(LONG, |records| records[before].ended));
+        assert!(server.wait_until(LONG, |records| records[0].ended));
     }
 }
 
@@ -312,7 +315,9 @@ fn an_on_open_that_ignores_its_errors_is_left_behind_like_any_handler() {
     let supervisor = Supervisor::start().unwrap();
     let release = Arc::new(AtomicBool::new(false));
     let released = release.clone();
+    let (entered, is_in) = unbounded();
     let config = config(&server).close_timeout(ms(50)).name("stubborn").on_open(move |session| {
+        let _ = entered.send(());
         while !released.load(Ordering::Relaxed) {
             let _ = session.recv_until(|_| true);
             std::thread::park_timeout(ms(1));
@@ -320,7 +325,7 @@ fn an_on_open_that_ignores_its_errors_is_left_behind_like_any_handler() {
         Ok(())
     });
     let client = supervisor.spawn_client(config).unwrap();
-    assert!(server.wait_until(LONG, |records| records.first().is_some_and(|record| record.opened)));
+    is_in.recv_timeout(LONG).unwrap();
     assert!(client.close().is_err());
     release.store(true, Ordering::Relaxed);
 }

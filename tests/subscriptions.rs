@@ -138,14 +138,15 @@ fn what_is_decided_without_a_connection_holds_on_the_next() {
     let config = config(&server).venue(Unlimited).request_timeout(ms(50)).subscribe(["a@x", "b@x"]);
     let client = supervisor.spawn_client(config).unwrap();
     next_open(&client);
-    server.pause();
+    server.set_script(Script::refuse(503));
+    server.cut();
     eventually("down", || client.ready_state() != ReadyState::Open);
     client.unsubscribe(["a@x"]).unwrap();
     match client.subscribe(["c@x"]) {
         Err(SubscribeError::Timeout { pending, .. }) => assert_eq!(pending, ["c@x".into()]),
         other => panic!("{other:?}"),
     }
-    server.resume().unwrap();
+    server.set_script(binance(&streams));
     assert_eq!(next_open(&client), 2);
     let last = server.accepts() - 1;
     assert_eq!(streams.lock().channels[last], BTreeSet::from(["b@x".to_owned(), "c@x".to_owned()]));

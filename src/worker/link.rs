@@ -23,8 +23,6 @@ pub(crate) struct Link {
     broken: Option<Broken>,
     /// Only read to its end any more.
     pub(crate) writes_broken: bool,
-    /// Callers may write: the session is open.
-    pub(crate) ready: bool,
 }
 
 impl Link {
@@ -35,12 +33,12 @@ impl Link {
     /// A connection on which the session is still to be opened.
     pub(crate) fn open(&mut self, transport: Transport) {
         (self.transport, self.broken, self.writes_broken) = (Some(transport), None, false);
-        (self.ready, self.outbox.held) = (false, true);
+        self.outbox.held = true;
     }
 
     /// The session is open: what callers send may be written.
     pub(crate) fn release(&mut self) {
-        (self.ready, self.outbox.held) = (true, false);
+        self.outbox.held = false;
     }
 
     /// Takes what callers sent, but no more than the transport can carry away: the bounded channel is what holds a
@@ -68,7 +66,7 @@ impl Link {
 
     /// On a caller's thread, for a worker that sleeps: writes what callers sent. False when the worker must see to it.
     fn write_for_worker(&mut self, shared: &Shared) -> bool {
-        if self.transport.is_none() || !self.ready || self.broken.is_some() || self.writes_broken {
+        if self.transport.is_none() || self.outbox.held || self.broken.is_some() || self.writes_broken {
             return false;
         }
         if !self.outbox.is_empty() {
