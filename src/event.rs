@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{ConnectError, RefusedChannel};
 use crate::message::{CloseFrame, Message};
-use crate::request::Response;
+use crate::response::Response;
 
 /// What a client is doing: RFC 6455's four states, and the two that recovery adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

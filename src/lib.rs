@@ -144,6 +144,7 @@ mod health;
 mod message;
 mod queue;
 mod request;
+mod response;
 mod session;
 mod shared;
 mod stats;
@@ -167,7 +168,8 @@ pub use error::{
 pub use event::{ClientEvent, ClientId, DisconnectReason, Event, ExitReason, ParkReason, ReadyState};
 pub use health::HeartbeatHealth;
 pub use message::{CloseFrame, Message};
-pub use request::{Answer, Correlation, PendingResponse, Request, RequestId, Response, RpcError};
+pub use request::{Answer, Correlation, Request, RequestId, RpcError};
+pub use response::{PendingResponse, Response};
 pub use session::heartbeat::{Heartbeat, HeartbeatKind};
 pub use session::rate_limit::RateLimit;
 pub use shared::{UnknownRequest, Unsettled};

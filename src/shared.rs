@@ -1,5 +1,7 @@
 //! What a client's handles, its worker and its supervisor have in common. It outlives every run of the worker.
 
+mod account;
+
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -7,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
-use serde_json::Value;
 
+use self::account::Collected;
+pub use self::account::{UnknownRequest, Unsettled};
 use crate::command::{Order, OrderKind, Orders, Outbound, Places};
 use crate::config::ClientConfig;
 use crate::delivery::{Tag, Way};
@@ -21,11 +23,10 @@ use crate::gate::{Gate, Pass};
 use crate::health::Health;
 use crate::message::Message;
 use crate::queue::{Outlet, Queue};
-use crate::request::{Request, RequestId, Response, RpcError};
-use crate::session::json_rpc::{Requests, Sink};
+use crate::session::json_rpc::Requests;
 use crate::session::rate_limit::RateLimit;
 use crate::session::reconnect::Reconnect;
-use crate::session::subscriptions::{Operation, Subscriptions};
+use crate::session::subscriptions::Subscriptions;
 use crate::stats::Counters;
 use crate::wake::Wake;
 use crate::worker::duty::Duty;
@@ -72,37 +73,6 @@ pub(crate) struct Seat {
     pub(crate) open: bool,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,
-}
-
-/// What the last connection left open, for [`ClientConfig::reconcile`].
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Unsettled {
-    /// Messages that were accepted and not written; the venue has none of them.
-    pub unsent: Vec<Message>,
-    /// Requests that were written and not answered: the venue may have acted on each, or not. Those whose time ran out
-    /// before are among them, if that is not longer ago than a minute.
-    pub unknown: Vec<UnknownRequest>,
-}
-
-/// A request whose outcome is unknown.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct UnknownRequest {
-    /// Its id.
-    pub id: RequestId,
-    /// Its method.
-    pub method: Box<str>,
-    /// The request as it was written.
-    pub message: Message,
-}
-
-/// What was accepted and came to nothing.
-#[derive(Debug, Default)]
-pub(crate) struct Collected {
-    pub(crate) unsent: Vec<Message>,
-    /// Of requests of the handler's.
-    pub(crate) responses: Vec<Response>,
 }
 
 /// The ready state, for those who wait for it to change.
@@ -293,104 +263,6 @@ impl Shared {
         }
     }
 
-    /// Closes the gate to `pass` and collects all that was accepted and not written. Messages for whatever connection
-    /// comes next stay when the gate still lets such pass.
-    pub(crate) fn collect_unsent(&self, seat: &mut Seat, link: &mut Link, pass: Pass) -> Collected {
-        self.gate.close(pass);
-        link.transport = None;
-        let keep_queued = pass == Pass::Queue;
-        let mut collected = Collected::default();
-        let mut kept = Vec::new();
-        let accepted: Vec<Outbound> = link.outbox.take_all().chain(self.outbound.1.try_iter()).collect();
-        for item in accepted {
-            if keep_queued && item.epoch.is_none() {
-                item.receipt.iter().for_each(|receipt| receipt.wait_again());
-                kept.push(item);
-                continue;
-            }
-            self.hand_back(item, &mut collected);
-        }
-        link.outbox.requeue(kept);
-        let unknown = self.abandon_requests(&mut collected);
-        if self.config.reconcile.is_some() {
-            seat.unsettled.unsent.extend(collected.unsent.iter().cloned());
-            seat.unsettled.unknown.extend(unknown);
-        }
-        seat.open = false;
-        self.register_socket(None);
-        collected
-    }
-
-    /// Something accepted was not written.
-    fn hand_back(&self, item: Outbound, collected: &mut Collected) {
-        match &item.receipt {
-            None => collected.unsent.push(item.message),
-            Some(receipt) => match receipt.request_id() {
-                None => receipt.settle(false),
-                Some(id) => match self.requests.not_sent(id) {
-                    // The worker's own are nobody's loss.
-                    None | Some((_, Sink::Worker(_))) => return,
-                    Some((response, sink)) => respond(response, sink, collected),
-                },
-            },
-        }
-        self.counters.unsent.add(1);
-    }
-
-    /// The connection is over: no answer will come, and no channel is subscribed to.
-    fn abandon_requests(&self, collected: &mut Collected) -> Vec<UnknownRequest> {
-        let mut unknown = Vec::new();
-        for left in self.requests.disconnected() {
-            if let Some((response, sink)) = left.untold {
-                if matches!(sink, Sink::Worker(_)) {
-                    continue;
-                }
-                respond(response, sink, collected);
-            }
-            unknown.push(UnknownRequest { id: left.id, method: left.method, message: left.message });
-        }
-        self.subscriptions.lock().disconnected();
-        self.settled.notify_all();
-        unknown
-    }
-
-    /// Which requests bring about what the caller wants, each with the number of its batch.
-    pub(crate) fn plan_batches(&self) -> Vec<(u64, Request)> {
-        let Some(venue) = &self.config.venue else { return Vec::new() };
-        let mut subscriptions = self.subscriptions.lock();
-        let mut requests = Vec::new();
-        for (operation, mut channels) in subscriptions.plan() {
-            let batches = match operation {
-                Operation::Subscribe => venue.subscribe(&channels),
-                Operation::Unsubscribe => venue.unsubscribe(&channels),
-            };
-            for batch in batches {
-                channels.retain(|channel| !batch.channels.contains(channel));
-                requests.push((subscriptions.asked(operation, batch.channels), batch.request));
-            }
-            for forgotten in channels {
-                let batch = subscriptions.asked(operation, vec![forgotten]);
-                subscriptions.refused(batch, &RpcError::new(0, "the venue's dialect has no request for it"));
-            }
-        }
-        requests
-    }
-
-    /// A batch was answered.
-    pub(crate) fn settle_batch(&self, batch: u64, outcome: &Result<Bytes, RpcError>) {
-        let Some(venue) = &self.config.venue else { return };
-        let mut subscriptions = self.subscriptions.lock();
-        match outcome {
-            Err(error) => subscriptions.refused(batch, error),
-            Ok(result) => {
-                let result: Value = serde_json::from_slice(result).unwrap_or_default();
-                subscriptions.answered(batch, |channel| venue.acknowledges(channel, &result));
-            }
-        }
-        drop(subscriptions);
-        self.settled.notify_all();
-    }
-
     /// As `conclude`, for a client without a worker.
     pub(crate) fn conclude_idle(&self, end: End) {
         let mut seat = self.seat.lock();
@@ -459,14 +331,6 @@ impl Shared {
         if matches!(end, End::Closed(_)) {
             *self.outlet.lock() = None;
         }
-    }
-}
-
-fn respond(response: Response, sink: Sink, collected: &mut Collected) {
-    match sink {
-        Sink::Caller(sender) => drop(sender.try_send(response)),
-        Sink::Handler => collected.responses.push(response),
-        Sink::Worker(_) => {}
     }
 }
 

@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use crate::command::Receipt;
 use crate::error::{RequestError, SendError, Unanswered};
 use crate::message::Message;
-use crate::request::{RequestId, Response};
+use crate::request::RequestId;
+use crate::response::Response;
 
 /// Requests that may be pending at once: memory is bounded, whatever callers and servers do.
 const MAX_PENDING: usize = 65_536;

@@ -1,6 +1,7 @@
 //! The worker: the loop on the client's own thread, sole owner of the socket. Connect, serve, close, and say why it
 //! ended. It never spawns anything.
 
+mod close;
 mod context;
 pub(crate) mod duty;
 mod establish;

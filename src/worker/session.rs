@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use crate::error::{RequestError, SendError, SessionError};
 use crate::event::ClientId;
 use crate::message::Message;
-use crate::request::{Request, RequestId, decode};
+use crate::request::{Request, RequestId};
+use crate::response::decode;
 use crate::shared::Shared;
 
 /// A connection between its handshake and [`Event::Open`](crate::Event::Open): given to

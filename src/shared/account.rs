@@ -1,0 +1,154 @@
+//! The account at a connection's end: what was accepted and not written, which requests nobody knows the outcome of, which
+//! channels must be asked for anew. And what is asked for on the worker's own account.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::{Seat, Shared};
+use crate::command::Outbound;
+use crate::gate::Pass;
+use crate::message::Message;
+use crate::request::{Request, RequestId, RpcError};
+use crate::response::Response;
+use crate::session::json_rpc::Sink;
+use crate::session::subscriptions::Operation;
+use crate::worker::link::Link;
+
+/// What the last connection left open, for [`ClientConfig::reconcile`](crate::ClientConfig::reconcile).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Unsettled {
+    /// Messages that were accepted and not written; the venue has none of them.
+    pub unsent: Vec<Message>,
+    /// Requests that were written and not answered: the venue may have acted on each, or not. Those whose time ran out
+    /// before are among them, if that is not longer ago than a minute.
+    pub unknown: Vec<UnknownRequest>,
+}
+
+/// A request whose outcome is unknown.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UnknownRequest {
+    /// Its id.
+    pub id: RequestId,
+    /// Its method.
+    pub method: Box<str>,
+    /// The request as it was written.
+    pub message: Message,
+}
+
+/// What was accepted and came to nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    pub(crate) unsent: Vec<Message>,
+    /// Of requests of the handler's.
+    pub(crate) responses: Vec<Response>,
+}
+
+impl Shared {
+    /// Closes the gate to `pass` and collects all that was accepted and not written. Messages for whatever connection
+    /// comes next stay when the gate still lets such pass.
+    pub(crate) fn collect_unsent(&self, seat: &mut Seat, link: &mut Link, pass: Pass) -> Collected {
+        self.gate.close(pass);
+        link.transport = None;
+        let keep_queued = pass == Pass::Queue;
+        let mut collected = Collected::default();
+        let mut kept = Vec::new();
+        let accepted: Vec<Outbound> = link.outbox.take_all().chain(self.outbound.1.try_iter()).collect();
+        for item in accepted {
+            if keep_queued && item.epoch.is_none() {
+                item.receipt.iter().for_each(|receipt| receipt.wait_again());
+                kept.push(item);
+                continue;
+            }
+            self.hand_back(item, &mut collected);
+        }
+        link.outbox.requeue(kept);
+        let unknown = self.abandon_requests(&mut collected);
+        if self.config.reconcile.is_some() {
+            seat.unsettled.unsent.extend(collected.unsent.iter().cloned());
+            seat.unsettled.unknown.extend(unknown);
+        }
+        seat.open = false;
+        self.register_socket(None);
+        collected
+    }
+
+    /// Something accepted was not written.
+    pub(super) fn hand_back(&self, item: Outbound, collected: &mut Collected) {
+        match &item.receipt {
+            None => collected.unsent.push(item.message),
+            Some(receipt) => match receipt.request_id() {
+                None => receipt.settle(false),
+                Some(id) => match self.requests.not_sent(id) {
+                    // The worker's own are nobody's loss.
+                    None | Some((_, Sink::Worker(_))) => return,
+                    Some((response, sink)) => respond(response, sink, collected),
+                },
+            },
+        }
+        self.counters.unsent.add(1);
+    }
+
+    /// The connection is over: no answer will come, and no channel is subscribed to.
+    pub(super) fn abandon_requests(&self, collected: &mut Collected) -> Vec<UnknownRequest> {
+        let mut unknown = Vec::new();
+        for left in self.requests.disconnected() {
+            if let Some((response, sink)) = left.untold {
+                if matches!(sink, Sink::Worker(_)) {
+                    continue;
+                }
+                respond(response, sink, collected);
+            }
+            unknown.push(UnknownRequest { id: left.id, method: left.method, message: left.message });
+        }
+        self.subscriptions.lock().disconnected();
+        self.settled.notify_all();
+        unknown
+    }
+
+    /// Which requests bring about what the caller wants, each with the number of its batch.
+    pub(crate) fn plan_batches(&self) -> Vec<(u64, Request)> {
+        let Some(venue) = &self.config.venue else { return Vec::new() };
+        let mut subscriptions = self.subscriptions.lock();
+        let mut requests = Vec::new();
+        for (operation, mut channels) in subscriptions.plan() {
+            let batches = match operation {
+                Operation::Subscribe => venue.subscribe(&channels),
+                Operation::Unsubscribe => venue.unsubscribe(&channels),
+            };
+            for batch in batches {
+                channels.retain(|channel| !batch.channels.contains(channel));
+                requests.push((subscriptions.asked(operation, batch.channels), batch.request));
+            }
+            for forgotten in channels {
+                let batch = subscriptions.asked(operation, vec![forgotten]);
+                subscriptions.refused(batch, &RpcError::new(0, "the venue's dialect has no request for it"));
+            }
+        }
+        requests
+    }
+
+    /// A batch was answered.
+    pub(crate) fn settle_batch(&self, batch: u64, outcome: &Result<Bytes, RpcError>) {
+        let Some(venue) = &self.config.venue else { return };
+        let mut subscriptions = self.subscriptions.lock();
+        match outcome {
+            Err(error) => subscriptions.refused(batch, error),
+            Ok(result) => {
+                let result: Value = serde_json::from_slice(result).unwrap_or_default();
+                subscriptions.answered(batch, |channel| venue.acknowledges(channel, &result));
+            }
+        }
+        drop(subscriptions);
+        self.settled.notify_all();
+    }
+}
+
+fn respond(response: Response, sink: Sink, collected: &mut Collected) {
+    match sink {
+        Sink::Caller(sender) => drop(sender.try_send(response)),
+        Sink::Handler => collected.responses.push(response),
+        Sink::Worker(_) => {}
+    }
+}

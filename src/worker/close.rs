@@ -1,0 +1,89 @@
+//! The orderly end of a connection: what was accepted goes out, a close frame, and the server has its say.
+
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use super::Run;
+use crate::command::Order;
+use crate::delivery::Overflow;
+use crate::event::ReadyState;
+use crate::gate::Pass;
+use crate::message::{CloseFrame, Message};
+use crate::transport::{Incoming, Outgoing, wait};
+
+impl Run<'_> {
+    /// The orderly end: what was accepted is written, then a close frame, then the server has its say; all of it
+    /// within three quarters of the order's time, so that whoever waits for us sees us come back.
+    pub(super) fn close(&mut self, tcp: &TcpStream, mut order: Order) {
+        let shared = self.shared;
+        let share = |order: Order| {
+            let now = Instant::now();
+            now + order.deadline.saturating_duration_since(now).mul_f64(0.75)
+        };
+        let mut deadline = share(order);
+        shared.gate.close(Pass::Queue);
+        shared.status.set(ReadyState::Closing);
+        self.closing = true;
+        let mut asked = false;
+        while Instant::now() < deadline {
+            // A shutdown may have less patience than what we began with.
+            if let Some(later) = shared.orders.standing().filter(|later| later.deadline < order.deadline) {
+                (order, deadline) = (later, share(later));
+            }
+            if !asked {
+                self.link.take(&shared.outbound.1);
+            }
+            let Ok(written) = self.drive() else { break };
+            let Some(transport) = &mut self.link.transport else { break };
+            if written && !asked {
+                if !shared.outbound.1.is_empty() {
+                    continue;
+                }
+                asked = true;
+                let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
+                let flushed = transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush());
+                if flushed.is_err() {
+                    break;
+                }
+            }
+            match transport.read() {
+                Ok(Incoming::Nothing) => {
+                    let interest = (tcp.as_fd(), transport.interest());
+                    match wait(Some(interest), &shared.wake, Some(deadline), || false) {
+                        Ok(waited) if waited.socket => transport.refresh(),
+                        Ok(_) => {}
+                        Err(_) => break,
+                    }
+                }
+                Ok(Incoming::Message(message)) => self.received_while_closing(message),
+                Ok(Incoming::Close(_)) => {
+                    let _ = transport.flush();
+                    break;
+                }
+                Ok(Incoming::Ended) | Err(_) => break,
+                Ok(Incoming::Ping | Incoming::Pong(_)) => {}
+            }
+        }
+    }
+
+    /// Delivered if there is room. The caller asked for the end, so a full queue no longer holds it up.
+    fn received_while_closing(&mut self, message: Message) {
+        let counters = &self.shared.counters;
+        counters.received.add(1);
+        let message = match self.shared.requests.is_idle() {
+            true => Some(message),
+            false => self.answered(message).unwrap_or(None),
+        };
+        let Some(message) = message else { return };
+        if let Some(queue) = &mut self.seat.queue {
+            let dropped = match self.shared.config.overflow {
+                Overflow::DropOldest | Overflow::DropNewest => queue.push_message(message).unwrap_or(1),
+                _ => queue.push_or_drop(message),
+            };
+            counters.dropped.add(dropped);
+        } else {
+            self.with_handler(|handler, context| handler.on_message(context, message));
+        }
+    }
+}
