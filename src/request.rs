@@ -109,7 +109,11 @@ impl RpcError {
 
 impl fmt::Display for RpcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.code, self.message)?;
+        match self.code {
+            // Not the server's: it said nothing, or nothing with a number.
+            0 => write!(f, "{}", self.message)?,
+            code => write!(f, "{code} {}", self.message)?,
+        }
         // Most venues put the interesting half of the sentence there.
         match &self.data {
             Some(data) => write!(f, " ({data})"),
