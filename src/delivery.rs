@@ -122,7 +122,8 @@ impl fmt::Debug for Delivery {
 /// read, no heartbeat, no stop. A panic ends the run of the worker, and the supervisor starts another with a new
 /// handler.
 pub trait Handler {
-    /// A connection is open. Called instead of [`on_event`](Handler::on_event) with [`Event::Open`].
+    /// A connection is open. Called instead of [`on_event`](Handler::on_event) with [`Event::Open`]; which channels the
+    /// server has acknowledged or refused, [`Context::subscriptions`] says.
     fn on_open(&mut self, context: &mut Context<'_>) {
         let _ = context;
     }

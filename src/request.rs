@@ -132,7 +132,8 @@ impl std::error::Error for RpcError {}
 ///
 /// let ticker = Request::new("public/ticker", [("instrument_name", "BTC-PERPETUAL")]);
 /// let urgent = Request::new("private/cancel_all", ()).timeout(Duration::from_secs(2)).id("panic-button");
-/// # let _ = (ticker, urgent);
+/// let patient = Request::new("public/get_time", ()).wait_for_limit(Duration::from_secs(1));
+/// # let _ = (ticker, urgent, patient);
 /// ```
 #[derive(Clone)]
 pub struct Request {
@@ -173,6 +174,11 @@ impl Request {
     pub fn wait_for_limit(mut self, at_most: Duration) -> Self {
         self.limit_wait = at_most;
         self
+    }
+
+    pub(crate) fn encode_notification(&self) -> Result<Message, Box<str>> {
+        let params = self.params.as_ref().map_err(Clone::clone)?;
+        Ok(json_rpc(None, &self.method, params.as_deref()))
     }
 
     pub(crate) fn encode(&self, correlation: &Correlation, id: &RequestId) -> Result<Message, Box<str>> {
@@ -221,17 +227,7 @@ pub struct Correlation {
 impl Correlation {
     /// JSON-RPC 2.0. A message with an id, a result or an error, and no method is an answer.
     pub fn json_rpc() -> Self {
-        Self::new(
-            |id, method, params| {
-                let method = Value::from(method);
-                let id = id.json();
-                Message::text(match params {
-                    Some(params) => format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method},"params":{params}}}"#),
-                    None => format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method}}}"#),
-                })
-            },
-            |message| Answer::parse(message, "\"id\""),
-        )
+        Self::new(|id, method, params| json_rpc(Some(id), method, params), |message| Answer::parse(message, "\"id\""))
     }
 
     /// In your own way. `write` is given the id, the method and the parameters as JSON; it runs on the caller's thread.
@@ -255,7 +251,21 @@ impl fmt::Debug for Correlation {
     }
 }
 
+/// A request, or without an id a notification (JSON-RPC 2.0 section 4).
+fn json_rpc(id: Option<&RequestId>, method: &str, params: Option<&str>) -> Message {
+    let id = id.map_or(String::new(), |id| format!(r#""id":{},"#, id.json()));
+    let params = params.map_or(String::new(), |params| format!(r#","params":{params}"#));
+    Message::text(format!(r#"{{"jsonrpc":"2.0",{id}"method":{}{params}}}"#, Value::from(method)))
+}
+
 /// What a message answers, as a [`Correlation`] reads it.
+///
+/// ```
+/// use ws_supervisor::{Answer, RequestId, RpcError};
+/// let done = Answer::result(RequestId::from(1), r#"{"order_id":"7"}"#);
+/// let refused = Answer::error(RequestId::from("a"), RpcError::new(10_028, "too_many_requests"));
+/// # let _ = (done, refused);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub(crate) id: RequestId,

@@ -166,6 +166,25 @@ impl Client {
         Ok(PendingResponse { id, deadline, response, shared: shared.clone() })
     }
 
+    /// Sends a JSON-RPC 2.0 notification (section 4.1): a request without an id, which nobody answers. Accounted for like
+    /// any message of [`send`](Client::send).
+    ///
+    /// # Errors
+    /// As [`send`](Client::send), and when the parameters cannot be written as JSON.
+    ///
+    /// ```
+    /// # let server = ws_supervisor::testing::Server::echo()?;
+    /// # let client = ws_supervisor::Client::connect(ws_supervisor::ClientConfig::new(server.url())?)?;
+    /// client.notify("trades/seen", [17, 18])?;
+    /// # let sent = server.wait_for_message(|_| true);
+    /// # assert_eq!(sent.as_text(), Some(r#"{"jsonrpc":"2.0","method":"trades/seen","params":[17,18]}"#));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn notify(&self, method: &str, params: impl Serialize) -> Result<(), RequestError> {
+        let message = Request::new(method, params).encode_notification().map_err(RequestError::Params)?;
+        Ok(self.send(message)?)
+    }
+
     /// As [`send`](Client::send), and waits until the [rate limits](crate::RateLimit) let the message pass, blocking for
     /// at most `at_most`.
     ///
@@ -195,6 +214,16 @@ impl Client {
     /// # Errors
     /// [`SubscribeError::Refused`] names the channels that the server refused, which are then not wanted any more;
     /// [`SubscribeError::Timeout`] those that it has not acknowledged, which still are.
+    ///
+    /// ```
+    /// # use ws_supervisor::{*, testing::DeribitServer, venue::deribit::Deribit};
+    /// # let server = DeribitServer::start()?;
+    /// # let client = Client::connect(ClientConfig::new(server.url())?.venue(Deribit::new()))?;
+    /// client.subscribe(["ticker.BTC-PERPETUAL.100ms", "ticker.ETH-PERPETUAL.100ms"])?;
+    /// client.unsubscribe(["ticker.ETH-PERPETUAL.100ms"])?;
+    /// assert_eq!(client.subscriptions().active.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe<C: AsRef<str>>(&self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
         self.want(&names(channels), true)
     }

@@ -32,6 +32,19 @@ impl ClientConfig {
     /// Channels that the client wants from the start, as if [`Client::subscribe`](crate::Client::subscribe) had been
     /// called; call it again for more. They are subscribed to before [`Event::Open`](crate::Event::Open), which tells
     /// what the server refused. Defaults to none.
+    ///
+    /// ```
+    /// use ws_supervisor::{Client, ClientConfig, Event, testing::DeribitServer, venue::deribit::Deribit};
+    ///
+    /// let server = DeribitServer::start()?;
+    /// let config = ClientConfig::new(server.url())?.venue(Deribit::new()).subscribe(["trades.BTC-PERPETUAL.100ms"]);
+    /// let client = Client::connect(config)?;
+    /// match client.events().recv()? {
+    ///     Event::Open { restored, .. } => assert_eq!(&*restored[0], "trades.BTC-PERPETUAL.100ms"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn subscribe<C: AsRef<str>>(mut self, channels: impl IntoIterator<Item = C>) -> Self {
         self.channels.extend(channels.into_iter().map(|channel| Arc::from(channel.as_ref())));
         self
@@ -113,12 +126,27 @@ impl ClientConfig {
 
     /// How requests are written and answers recognised. Defaults to [`Correlation::json_rpc`], or to the
     /// [`venue`](ClientConfig::venue)'s.
+    ///
+    /// ```
+    /// use ws_supervisor::{ClientConfig, Correlation, venue::{Venue, binance::Binance}};
+    /// let config = ClientConfig::new("wss://venue.example")?.correlation(Binance::spot().correlation());
+    /// # let _ = config.correlation(Correlation::json_rpc());
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
     pub fn correlation(mut self, correlation: Correlation) -> Self {
         self.correlation = correlation;
         self
     }
 
     /// How long a request waits for its answer, and `subscribe` for its acknowledgements. Defaults to 30 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.request_timeout(Duration::from_secs(5));
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
     pub fn request_timeout(mut self, time: Duration) -> Self {
         self.request_timeout = time;
         self
@@ -145,6 +173,14 @@ impl ClientConfig {
 
     /// Replaces a connection once it is this old: waits up to 10 s for the answers to pending requests, closes it and
     /// dials at once. Defaults to the [`venue`](ClientConfig::venue)'s, or to any age.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.max_age(Duration::from_secs(23 * 3600));
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self

@@ -13,6 +13,19 @@ use crate::message::Message;
 use crate::request::{RequestId, RpcError};
 
 /// Why a request has no answer.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ws_supervisor::{*, testing::{Script, Server}};
+/// # let server = Server::start(Script::silent())?;
+/// # let client = Client::connect(ClientConfig::new(server.url())?)?;
+/// let hasty = Request::new("private/buy", ()).timeout(Duration::from_millis(10));
+/// match client.call::<u32>(hasty) {
+///     Err(RequestError::OutcomeUnknown { cause, .. }) => assert_eq!(cause, Unanswered::TimedOut),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unanswered {
@@ -238,6 +251,20 @@ impl From<SendError> for SessionError {
 }
 
 /// A channel that the server did not acknowledge.
+///
+/// ```
+/// # use ws_supervisor::{*, testing::DeribitServer, venue::deribit::Deribit};
+/// # let server = DeribitServer::start()?;
+/// # let client = Client::connect(ClientConfig::new(server.url())?.venue(Deribit::new()))?;
+/// match client.subscribe(["book.BTC-PERPETUAL.100ms", "book.NOTHING.100ms"]) {
+///     Err(SubscribeError::Refused(refused)) => {
+///         assert_eq!(&*refused[0].channel, "book.NOTHING.100ms");
+///         println!("{}: {}", refused[0].channel, refused[0].error);
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefusedChannel {

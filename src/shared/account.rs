@@ -15,6 +15,21 @@ use crate::session::subscriptions::Operation;
 use crate::worker::link::Link;
 
 /// What the last connection left open, for [`ClientConfig::reconcile`](crate::ClientConfig::reconcile).
+///
+/// ```
+/// use ws_supervisor::{ClientConfig, SessionError, Unsettled};
+///
+/// fn settle(unsettled: &Unsettled) -> Result<(), SessionError> {
+///     for request in &unsettled.unknown {
+///         println!("ask the venue about {} {}: {:?}", request.method, request.id, request.message.as_text());
+///     }
+///     println!("{} never left", unsettled.unsent.len());
+///     Ok(())
+/// }
+/// let config = ClientConfig::new("wss://venue.example")?.reconcile(|_session, unsettled| settle(unsettled));
+/// # let _ = config;
+/// # Ok::<(), ws_supervisor::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Unsettled {

@@ -90,6 +90,14 @@ pub trait Venue: Send + Sync + 'static {
 }
 
 /// One request for some channels.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ws_supervisor::{Request, venue::Batch};
+/// let channels: Vec<Arc<str>> = vec!["trades".into(), "book".into()];
+/// let batches: Vec<_> = channels.chunks(100).map(|some| Batch::new(Request::new("subscribe", some), some)).collect();
+/// # let _ = batches;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub(crate) request: Request,
@@ -104,6 +112,14 @@ impl Batch {
 }
 
 /// What must be asked before something expires, for example a new token.
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::{Request, venue::Renewal};
+/// let token = Request::new("public/auth", [("grant_type", "refresh_token"), ("refresh_token", "…")]);
+/// let renewal = Renewal::new(Duration::from_secs(720), token);
+/// # let _ = renewal;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Renewal {
     pub(crate) after: Duration,

@@ -118,6 +118,25 @@ impl Context<'_> {
 
     /// Wants these channels from now on, as [`Client::subscribe`](crate::Client::subscribe) does, and does not wait: a
     /// refusal comes as [`Event::SubscriptionRefused`](crate::Event::SubscriptionRefused).
+    ///
+    /// ```
+    /// use ws_supervisor::{Context, Event, Handler, Message};
+    ///
+    /// struct Follower;
+    /// impl Handler for Follower {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    ///         if message.as_text().is_some_and(|text| text.contains("new_instrument")) {
+    ///             context.subscribe(["book.ETH-PERPETUAL.raw"]);
+    ///             context.unsubscribe(["book.BTC-PERPETUAL.raw"]);
+    ///         }
+    ///     }
+    ///     fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
+    ///         if let Event::SubscriptionRefused(refused) = event {
+    ///             eprintln!("{}: {}; still there: {:?}", refused.channel, refused.error, context.subscriptions().active);
+    ///         }
+    ///     }
+    /// }
+    /// ```
     pub fn subscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) {
         self.shared.want(&names(channels), true);
     }

@@ -1,5 +1,6 @@
 //! Deribit's requests that an engine uses, each as a [`Request`] for [`Client::call`](crate::Client::call),
 //! [`start_request`](crate::Client::start_request) or [`Context::request`](crate::Context::request).
+//! Their results are the venue's, in whatever type of yours fits.
 
 use serde::Serialize;
 use serde_json::{Value, json};
