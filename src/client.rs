@@ -19,7 +19,6 @@ use crate::event::{ClientId, Event, ExitReason, ReadyState};
 use crate::gate::Pass;
 use crate::health::HeartbeatHealth;
 use crate::message::Message;
-use crate::session::rate_limit;
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::supervisor::Tree;
@@ -158,16 +157,21 @@ impl Client {
                 return Err(SendError::NotOpen { message, state: self.ready_state() }.into());
             }
         };
-        let receipt = enlist(&message, epoch)?;
-        let charged = epoch.is_some();
-        if charged && !shared.limits.is_empty() {
-            if let Err(over) = rate_limit::charge(&shared.limits, &message) {
-                self.withdraw(receipt.as_deref());
+        let charged = if epoch.is_some() { usize::MAX } else { 0 };
+        if !shared.limits.is_empty() {
+            if let Err(over) = shared.charge(&message, epoch.is_some()) {
                 return Err(SendError::over(message, over).into());
             }
         }
+        let receipt = enlist(&message, epoch)?;
         let outbound = Outbound { message, epoch, receipt, place, charged };
         let result = shared.outbound.0.try_send(outbound);
+        if let Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) = &result {
+            // Before a disconnect could take it for one that was accepted.
+            if let Some(id) = item.receipt.as_ref().and_then(|receipt| receipt.request_id()) {
+                let _ = shared.requests.withdraw(id);
+            }
+        }
         drop(passage);
         match result {
             Ok(()) => {
@@ -175,16 +179,8 @@ impl Client {
                 Ok(())
             }
             Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
-                self.withdraw(item.receipt.as_deref());
                 Err(SendError::Full { message: item.message }.into())
             }
-        }
-    }
-
-    /// It was not accepted after all.
-    fn withdraw(&self, receipt: Option<&Receipt>) {
-        if let Some(id) = receipt.and_then(Receipt::request_id) {
-            let _ = self.shared.requests.withdraw(id);
         }
     }
 

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use crate::message::Message;
 use crate::request::RequestId;
+
+/// So much time after `now`; for a time beyond all reason, a year.
+pub(crate) fn later(now: Instant, time: Duration) -> Instant {
+    now.checked_add(time).unwrap_or(now + Duration::from_secs(365 * 86_400))
+}
 
 /// An accepted message on its way to the socket.
 #[derive(Debug)]
@@ -17,8 +22,8 @@ pub(crate) struct Outbound {
     /// The connection it was accepted for; `None`: whichever comes next.
     pub(crate) epoch: Option<u64>,
     pub(crate) receipt: Option<Arc<Receipt>>,
-    /// Whether the rate limits have let it pass. What waits for a connection is charged when it is written.
-    pub(crate) charged: bool,
+    /// How many of the rate limits have let it pass. What waits for a connection is charged when it is written.
+    pub(crate) charged: usize,
     /// Its place among those that wait for the next connection, until it is written or handed back.
     #[expect(dead_code, reason = "held for its drop")]
     pub(crate) place: Option<Place>,

@@ -169,7 +169,7 @@ pub use event::{ClientEvent, ClientId, DisconnectReason, Event, ExitReason, Park
 pub use health::HeartbeatHealth;
 pub use message::{CloseFrame, Message};
 pub use request::{Answer, Correlation, Request, RequestId, RpcError};
-pub use response::{PendingResponse, Response};
+pub use response::{Json, PendingResponse, Response};
 pub use session::heartbeat::{Heartbeat, HeartbeatKind};
 pub use session::rate_limit::RateLimit;
 pub use shared::{UnknownRequest, Unsettled};

@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::message::Message;
+use crate::response::Json;
 
 /// What ties an answer to its request: JSON-RPC 2.0 allows a number or a string.
 ///
@@ -262,19 +262,19 @@ fn json_rpc(id: Option<&RequestId>, method: &str, params: Option<&str>) -> Messa
 ///
 /// ```
 /// use ws_supervisor::{Answer, RequestId, RpcError};
-/// let done = Answer::result(RequestId::from(1), r#"{"order_id":"7"}"#);
+/// let done = Answer::result(RequestId::from(1), r#"{"order_id":"7"}"#.to_owned());
 /// let refused = Answer::error(RequestId::from("a"), RpcError::new(10_028, "too_many_requests"));
 /// # let _ = (done, refused);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub(crate) id: RequestId,
-    pub(crate) outcome: Result<Bytes, RpcError>,
+    pub(crate) outcome: Result<Json, RpcError>,
 }
 
 impl Answer {
     /// The request was carried out; `json` is its result.
-    pub fn result(id: RequestId, json: impl Into<Bytes>) -> Self {
+    pub fn result(id: RequestId, json: impl Into<Json>) -> Self {
         Self { id, outcome: Ok(json.into()) }
     }
 
@@ -307,7 +307,7 @@ impl Answer {
         }
         let outcome = match (envelope.error, envelope.result) {
             (Some(error), _) => Err(RpcError::parse(error.get())),
-            (None, Some(result)) => Ok(bytes.slice_ref(result.get().as_bytes())),
+            (None, Some(result)) => Ok(Json(bytes.slice_ref(result.get().as_bytes()))),
             (None, None) => return None,
         };
         Some(Self { id, outcome })
@@ -330,9 +330,9 @@ mod tests {
     #[test]
     fn answers_are_told_from_everything_else() {
         let result = read(r#" {"jsonrpc":"2.0","result":{"a":[1]},"id":12,"usIn":1}"#).unwrap();
-        assert_eq!((result.id, &*result.outcome.unwrap()), (12.into(), br#"{"a":[1]}"#.as_slice()));
+        assert_eq!((result.id, result.outcome.unwrap().as_bytes()), (12.into(), br#"{"a":[1]}"#.as_slice()));
         let null = read(r#"{"id":"x\"y","result":null}"#).unwrap();
-        assert_eq!((null.id, &*null.outcome.unwrap()), ("x\"y".into(), b"null".as_slice()));
+        assert_eq!((null.id, null.outcome.unwrap().as_bytes()), ("x\"y".into(), b"null".as_slice()));
         let error =
             read(r#"{"id":1,"error":{"code":-32602,"message":"Invalid params","data":{"reason":"x"}}}"#).unwrap();
         assert_eq!(error.outcome.unwrap_err().to_string(), r#"-32602 Invalid params ({"reason":"x"})"#);

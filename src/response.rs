@@ -12,6 +12,73 @@ use crate::error::RequestError;
 use crate::request::RequestId;
 use crate::shared::Shared;
 
+/// A result as JSON, a part of the message that brought it. Not printed by `Debug`: it may be a token.
+///
+/// ```
+/// use ws_supervisor::Json;
+/// let result = Json::from(r#"{"access_token":"secret"}"#.to_owned());
+/// assert_eq!(format!("{result:?}"), "Json(25 bytes)");
+/// assert!(result.as_bytes().starts_with(b"{"));
+/// let fields: std::collections::BTreeMap<String, String> = result.decode()?;
+/// # assert_eq!(fields["access_token"], "secret");
+/// # Ok::<(), ws_supervisor::RequestError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Json(pub(crate) Bytes);
+
+impl Json {
+    /// The JSON text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As a type of yours.
+    ///
+    /// # Errors
+    /// [`RequestError::Undecodable`], with the result in it, when it does not fit `R`.
+    pub fn decode<R: DeserializeOwned>(self) -> Result<R, RequestError> {
+        serde_json::from_slice(&self.0)
+            .map_err(|error| RequestError::Undecodable { message: without_values(&error), result: self })
+    }
+}
+
+impl From<String> for Json {
+    fn from(json: String) -> Self {
+        Self(json.into())
+    }
+}
+
+impl From<Bytes> for Json {
+    fn from(json: Bytes) -> Self {
+        Self(json)
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Json({} bytes)", self.0.len())
+    }
+}
+
+/// What serde says, but for the values that it quotes: this may end in a log, and they in the wrong hands.
+fn without_values(error: &serde_json::Error) -> Box<str> {
+    let text = error.to_string();
+    let mut told = String::with_capacity(text.len());
+    let (mut quoted, mut escaped) = (false, false);
+    for character in text.chars() {
+        match character {
+            '"' if !escaped => {
+                quoted = !quoted;
+                told.push_str(if quoted { "\"…" } else { "\"" });
+            }
+            character if !quoted => told.push(character),
+            _ => {}
+        }
+        escaped = quoted && character == '\\' && !escaped;
+    }
+    told.into()
+}
+
 /// What became of a request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -21,7 +88,7 @@ pub struct Response {
     /// Its method.
     pub method: Box<str>,
     /// The result as JSON, a part of the message that brought it; or why there is none.
-    pub outcome: Result<Bytes, RequestError>,
+    pub outcome: Result<Json, RequestError>,
 }
 
 impl Response {
@@ -45,16 +112,11 @@ impl Response {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn decode<R: DeserializeOwned>(self) -> Result<R, RequestError> {
-        decode(self.outcome?)
+        self.outcome?.decode()
     }
 }
 
-pub(crate) fn decode<R: DeserializeOwned>(result: Bytes) -> Result<R, RequestError> {
-    serde_json::from_slice(&result)
-        .map_err(|error| RequestError::Undecodable { message: error.to_string().into(), result })
-}
-
-/// A request that is under way. Drop it if you don't care: its response then comes as
+/// A request that is under way. Drop it if you don't care: an answer that comes after that is an
 /// [`Event::LateResponse`](crate::Event::LateResponse).
 pub struct PendingResponse {
     pub(crate) id: RequestId,
@@ -114,5 +176,24 @@ impl PendingResponse {
 impl fmt::Debug for PendingResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PendingResponse").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_told_without_what_it_is() {
+        let token = Json::from(r#"{"access_token":"sec\\\"ret"}"#.to_owned());
+        #[derive(Debug, serde::Deserialize)]
+        struct Wrong {
+            #[expect(dead_code, reason = "only read into")]
+            access_token: u64,
+        }
+        let error = token.decode::<Wrong>().unwrap_err();
+        let told = format!("{error} {error:?}");
+        assert!(told.contains("invalid type: string") && told.contains("expected u64"), "{told}");
+        assert!(!told.contains("sec") && !told.contains("ret"), "{told}");
     }
 }

@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use self::account::Collected;
 pub use self::account::{UnknownRequest, Unsettled};
-use crate::command::{Order, OrderKind, Orders, Outbound, Places};
+use crate::command::{Order, OrderKind, Orders, Outbound, Places, later};
 use crate::config::ClientConfig;
 use crate::delivery::{Tag, Way};
 use crate::error::{ConnectError, StartError, WaitError};
@@ -24,7 +24,7 @@ use crate::health::Health;
 use crate::message::Message;
 use crate::queue::{Outlet, Queue};
 use crate::session::json_rpc::Requests;
-use crate::session::rate_limit::RateLimit;
+use crate::session::rate_limit::{self, Over, RateLimit};
 use crate::session::reconnect::Reconnect;
 use crate::session::subscriptions::Subscriptions;
 use crate::stats::Counters;
@@ -236,11 +236,23 @@ impl Shared {
     }
 
     pub(crate) fn order(&self, kind: OrderKind, grace: Duration) -> Order {
-        let now = Instant::now();
-        let order = Order { kind, deadline: now.checked_add(grace).unwrap_or(now + Duration::from_secs(86_400)) };
+        let order = Order { kind, deadline: later(Instant::now(), grace) };
         self.orders.give(order);
         self.wake.wake();
         order
+    }
+
+    /// Takes what a message costs from the rate limits, or for a message that is charged when it is written, sees
+    /// whether it can ever pass. While such messages are let out at the limits' pace nothing may overtake them, and
+    /// nothing be added that would leave together with them.
+    pub(crate) fn charge(&self, message: &Message, at_once: bool) -> Result<(), Over> {
+        if !at_once {
+            return rate_limit::check(&self.limits, message);
+        }
+        match self.places.taken() {
+            0 => rate_limit::charge(&self.limits, message),
+            queued => Err(Over::Wait(rate_limit::time_for(&self.limits, queued))),
+        }
     }
 
     pub(crate) fn set_thread(&self) {

@@ -122,7 +122,7 @@ fn errors_results_and_what_does_not_fit_are_told_apart() {
         Err(error @ RequestError::Undecodable { .. }) => {
             assert!(error.to_string().starts_with("carried out, but"), "{error}");
             let RequestError::Undecodable { result, .. } = error else { unreachable!() };
-            assert_eq!(&*result, br#"{"order_id":"7"}"#, "the order's id is not lost");
+            assert_eq!(result.as_bytes(), br#"{"order_id":"7"}"#, "the order's id is not lost");
         }
         other => panic!("{other:?}"),
     }

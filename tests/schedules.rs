@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::venue::{Batch, Renewal, Venue};
 use ws_supervisor::{
-    Event, Heartbeat, Message, PendingResponse, ReadyState, Request, RequestError, Session, SessionError, Supervisor,
+    Event, Heartbeat, Message, PendingResponse, RateLimit, ReadyState, Request, RequestError, Session, SessionError,
+    Supervisor,
 };
 
 /// What the server knows of one connection.
@@ -70,6 +71,7 @@ impl World {
                 connection.epoch = params[0].as_u64();
                 json!("ok")
             }
+            "renew" => json!("ok"),
             "private/subscribe" => {
                 connection.channels.extend(names().filter(|name| name != "bad"));
                 names().filter(|name| name != "bad").collect()
@@ -96,7 +98,15 @@ impl World {
     }
 }
 
-struct Dialect;
+struct Dialect {
+    renews: Option<Duration>,
+}
+
+impl Dialect {
+    fn renewal(&self) -> Option<Renewal> {
+        Some(Renewal::new(self.renews?, Request::new("renew", ())))
+    }
+}
 
 impl Venue for Dialect {
     fn heartbeat(&self) -> Heartbeat {
@@ -105,7 +115,10 @@ impl Venue for Dialect {
     fn authenticate(&self, session: &mut Session<'_>) -> Result<Option<Renewal>, SessionError> {
         let epoch = session.epoch();
         session.request::<Value>("auth", [epoch])?;
-        Ok(None)
+        Ok(self.renewal())
+    }
+    fn renewed(&self, _: &Value) -> Result<Option<Renewal>, SessionError> {
+        Ok(self.renewal())
     }
     fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
         channels.chunks(2).map(|some| Batch::new(Request::new("private/subscribe", some), some)).collect()
@@ -131,13 +144,23 @@ fn one_schedule(seed: u64) {
     let hears = world.clone();
     let server = Server::start(Script::reply(move |peer, message| hears.hear(peer.index, message))).unwrap();
     let supervisor = Supervisor::builder().intensity(usize::MAX, Duration::from_secs(60)).start().unwrap();
-    let config = config(&server)
-        .venue(Dialect)
+    let renews = (dice.u8(0..4) == 0).then(|| ms(dice.u64(5..40)));
+    let mut config = config(&server)
+        .venue(Dialect { renews })
         .subscribe(CHANNELS[..dice.usize(0..3)].iter())
         .backoff(ms(1), ms(4))
         .connect_timeout(ms(100))
         .request_timeout(ms(dice.u64(5..60)))
         .event_capacity(100_000);
+    if dice.u8(0..4) == 0 {
+        config = config.max_age(ms(dice.u64(10..60)));
+    }
+    if dice.u8(0..4) == 0 {
+        config = config.rate_limit(RateLimit::bucket(20, 20, ms(dice.u64(5..40))).unwrap());
+    }
+    if dice.u8(0..4) == 0 {
+        config = config.reconcile(|session, _| session.request::<Value>("auth", [session.epoch()]).map(drop));
+    }
     let client = supervisor.spawn_client(config).unwrap();
     // The wanted set as the two threads leave it: each has channels of its own, and tells the truth about refusals.
     let (numbers, wanted) =
@@ -258,7 +281,7 @@ fn one_schedule(seed: u64) {
         match outcome {
             Ok(result) => {
                 assert!(came, "{number} was answered");
-                assert_eq!(serde_json::from_slice::<Vec<u64>>(&result).unwrap(), [number], "by its own answer");
+                assert_eq!(result.decode::<Vec<u64>>().unwrap(), [number], "by its own answer");
             }
             Err(RequestError::NotSent { .. }) => assert!(!came, "{number} came, and was called not sent"),
             // The server may have it or not: that is what it says.

@@ -183,11 +183,11 @@ fn a_handler_subscribes_and_is_told_of_refusals() {
     struct Picky(crossbeam_channel::Sender<String>);
     impl Handler for Picky {
         fn on_open(&mut self, context: &mut Context<'_>) {
-            context.subscribe(["good@x", "bad"]);
+            context.subscribe(["good@x", "bad"]).unwrap();
         }
         fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
             if context.subscriptions().active.contains(&"good@x".into()) {
-                context.unsubscribe(["good@x"]);
+                context.unsubscribe(["good@x"]).unwrap();
             }
         }
         fn on_event(&mut self, _: &mut Context<'_>, event: Event) {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Client;
-use crate::command::Receipt;
+use crate::command::{Receipt, later};
 use crate::error::{RefusedChannel, RequestError, SendError, SubscribeError};
 use crate::event::ReadyState;
 use crate::message::Message;
@@ -64,6 +64,11 @@ impl Shared {
             false => subscriptions.unwant(channels),
         }
         drop(subscriptions);
+        self.ask_for_channels();
+    }
+
+    /// Has the worker look at what is wanted.
+    fn ask_for_channels(&self) {
         self.resubscribe.store(true, Ordering::Relaxed);
         self.wake.wake();
     }
@@ -134,15 +139,14 @@ impl Client {
         }
         let timeout = request.timeout.unwrap_or(shared.config.request_timeout);
         let limit_wait = request.limit_wait;
-        let (sender, response) = crossbeam_channel::bounded(1);
-        let mut deadline = Instant::now();
         let mut sooner = false;
-        let sent: Result<(), RequestError> = waiting_for_limit(limit_wait, message, |message| {
-            deadline = Instant::now().checked_add(timeout).unwrap_or(deadline + Duration::from_secs(86_400 * 365));
+        let (deadline, response) = waiting_for_limit(limit_wait, message, |message| {
+            let deadline = later(Instant::now(), timeout);
+            let (sender, response) = crossbeam_channel::bounded(1);
             let enlist = |message: &Message, epoch: Option<u64>| {
                 if epoch.is_none() {
                     let (message, state) = (message.clone(), self.ready_state());
-                    return Err(SendError::NotOpen { message, state }.into());
+                    return Err(RequestError::Refused(SendError::NotOpen { message, state }));
                 }
                 let receipt = Arc::new(Receipt::request(id.clone()));
                 let pending = Pending {
@@ -156,9 +160,8 @@ impl Client {
                 sooner = registered.map_err(|barred| barred.error(&id, message))?;
                 Ok(Some(receipt))
             };
-            self.accept(message, enlist)
-        });
-        sent?;
+            self.accept(message, enlist).map(|()| (deadline, response))
+        })?;
         if sooner {
             // A worker that sleeps would sleep through the deadline.
             shared.wake.wake();
@@ -189,7 +192,8 @@ impl Client {
     /// at most `at_most`.
     ///
     /// # Errors
-    /// As [`send`](Client::send); [`SendError::RateLimited`], at once, when there will be no room in time.
+    /// As [`send`](Client::send); [`SendError::RateLimited`], at once, when there will be no room in time; on the
+    /// client's own thread always, which must not sleep.
     ///
     /// ```
     /// use std::time::Duration;
@@ -204,7 +208,11 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send_when_allowed(&self, message: impl Into<Message>, at_most: Duration) -> Result<(), SendError> {
-        waiting_for_limit(at_most, message.into(), |message| self.send(message))
+        let message = message.into();
+        if self.shared.is_own_thread() {
+            return Err(SendError::OwnThread { message });
+        }
+        waiting_for_limit(at_most, message, |message| self.send(message))
     }
 
     /// Wants these channels from now on, over every reconnect and restart, and waits until the server has acknowledged
@@ -232,7 +240,8 @@ impl Client {
     /// there is nothing to wait for: the next one does not have them.
     ///
     /// # Errors
-    /// As [`subscribe`](Client::subscribe).
+    /// As [`subscribe`](Client::subscribe). A channel that the server refuses to let go goes on for as long as the
+    /// connection, and is not asked for on the next.
     pub fn unsubscribe<C: AsRef<str>>(&self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
         self.want(&names(channels), false)
     }
@@ -250,9 +259,10 @@ impl Client {
         if shared.is_own_thread() {
             return Err(SubscribeError::OwnThread);
         }
-        shared.want(channels, wanted);
-        let deadline = Instant::now().checked_add(shared.config.request_timeout);
+        let deadline = later(Instant::now(), shared.config.request_timeout);
+        let _waits = Waits::new(shared, channels, wanted);
         let mut subscriptions = shared.subscriptions.lock();
+        let mut last_look = false;
         loop {
             let (mut pending, mut refused) = (vec![], vec![]);
             for channel in channels {
@@ -266,25 +276,50 @@ impl Client {
                 return Ok(());
             }
             if pending.is_empty() {
-                let names: Vec<_> = refused.iter().map(|refusal| refusal.channel.clone()).collect();
-                subscriptions.unwant(&names);
+                if wanted {
+                    let names: Vec<_> = refused.iter().map(|refusal| refusal.channel.clone()).collect();
+                    subscriptions.unwant(&names);
+                }
                 return Err(SubscribeError::Refused(refused));
             }
             let state = self.ready_state();
             if matches!(state, ReadyState::Closed | ReadyState::Parked) {
                 return Err(SubscribeError::NotRunning(state));
             }
-            let timed_out = match deadline {
-                Some(deadline) => shared.settled.wait_until(&mut subscriptions, deadline).timed_out(),
-                None => {
-                    shared.settled.wait(&mut subscriptions);
-                    false
-                }
-            };
-            if timed_out {
-                return Err(SubscribeError::Timeout { pending, state: self.ready_state() });
+            if last_look {
+                return Err(SubscribeError::Timeout { pending, state });
+            }
+            last_look = shared.settled.wait_until(&mut subscriptions, deadline).timed_out();
+        }
+    }
+}
+
+/// Somebody who waits for channels; while they do, what becomes of each is remembered.
+struct Waits<'a>(&'a Shared, &'a [Arc<str>]);
+
+impl<'a> Waits<'a> {
+    fn new(shared: &'a Shared, channels: &'a [Arc<str>], wanted: bool) -> Self {
+        let mut subscriptions = shared.subscriptions.lock();
+        // Before they can be refused and forgotten.
+        match wanted {
+            true => {
+                subscriptions.want(channels);
+                subscriptions.wait(channels, true);
+            }
+            false => {
+                subscriptions.wait(channels, true);
+                subscriptions.unwant(channels);
             }
         }
+        drop(subscriptions);
+        shared.ask_for_channels();
+        Self(shared, channels)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.subscriptions.lock().wait(self.1, false);
     }
 }
 

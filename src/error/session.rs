@@ -5,12 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::SendError;
 use crate::event::{DisconnectReason, ReadyState};
 use crate::message::Message;
 use crate::request::{RequestId, RpcError};
+use crate::response::Json;
 
 /// Why a request has no answer.
 ///
@@ -87,8 +86,8 @@ pub enum RequestError {
     Undecodable {
         /// What does not fit.
         message: Box<str>,
-        /// The result, as JSON.
-        result: Bytes,
+        /// The result.
+        result: Json,
     },
 }
 
@@ -195,7 +194,7 @@ impl SessionError {
     /// This error, as one that no retry can mend.
     pub fn into_fatal(self) -> Self {
         match self {
-            Self::Fatal(_) => self,
+            Self::Fatal(_) | Self::Cancelled => self,
             other => Self::Fatal(Box::new(other)),
         }
     }

@@ -19,9 +19,14 @@ use crate::response::Response;
 /// Requests that may be pending at once: memory is bounded, whatever callers and servers do.
 const MAX_PENDING: usize = 65_536;
 
-/// For so long, and so many, requests that have failed are remembered, so that a late answer is known for what it is.
-const REMEMBERED: usize = 1024;
+/// For so long requests that have failed are remembered, so that a late answer is known for what it is.
 const MEMORY: Duration = Duration::from_secs(60);
+
+/// While nothing is read, what the worker itself asked for gets this much longer, again and again.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Ids of callers' own choice that are larger than this do not move the client's own numbers.
+const MAX_NUMBER: u64 = u64::MAX / 2;
 
 /// Whom the response is for.
 #[derive(Debug)]
@@ -68,9 +73,10 @@ impl Pending {
 #[derive(Debug)]
 pub(crate) enum Claim {
     Pending(Pending),
-    /// A request that was given up on.
+    /// A request that was given up on; what for, if it was the worker's.
     Late {
         method: Box<str>,
+        own: Option<Purpose>,
     },
     Nobody,
 }
@@ -103,6 +109,7 @@ struct GivenUp {
     id: RequestId,
     method: Box<str>,
     message: Message,
+    own: Option<Purpose>,
     forget_at: Instant,
 }
 
@@ -112,17 +119,21 @@ pub(crate) struct Leftover {
     pub(crate) id: RequestId,
     pub(crate) method: Box<str>,
     pub(crate) message: Message,
-    /// Who is yet to be told; `None`: who waited was told when the time ran out.
-    pub(crate) untold: Option<(Response, Sink)>,
+    /// For the handler; callers have been told.
+    pub(crate) untold: Option<Response>,
 }
 
 impl Table {
     fn remember(&mut self, id: RequestId, pending: &Pending, now: Instant) {
-        if self.given_up.len() == REMEMBERED {
+        if self.given_up.len() == MAX_PENDING {
             self.given_up.pop_front();
         }
         let (method, message) = (pending.method.clone(), pending.message.clone());
-        self.given_up.push_back(GivenUp { id, method, message, forget_at: now + MEMORY });
+        let own = match pending.sink {
+            Sink::Worker(purpose) => Some(purpose),
+            _ => None,
+        };
+        self.given_up.push_back(GivenUp { id, method, message, own, forget_at: now + MEMORY });
     }
 
     fn next(&self) -> Option<Instant> {
@@ -150,6 +161,13 @@ impl Requests {
     /// An id that no other request of this client has or had.
     pub(crate) fn next_id(&self) -> RequestId {
         RequestId::Number(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The client's own numbers stay clear of those that callers choose.
+    pub(crate) fn reserve(&self, id: &RequestId) {
+        if let RequestId::Number(number @ ..=MAX_NUMBER) = id {
+            self.next.fetch_max(number + 1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -187,10 +205,7 @@ impl Requests {
             return Err(Barred::Duplicate);
         }
         let deadline = pending.deadline;
-        if let RequestId::Number(number) = id {
-            // Its own numbers stay clear of those that callers choose.
-            self.next.fetch_max(number.saturating_add(1), Ordering::Relaxed);
-        }
+        self.reserve(&id);
         match table.pending.entry(id) {
             Entry::Occupied(_) => return Err(Barred::Duplicate),
             Entry::Vacant(place) => drop(place.insert(pending)),
@@ -218,7 +233,7 @@ impl Requests {
             None => {
                 let index = table.given_up.iter().position(|given_up| given_up.id == *id);
                 match index.and_then(|index| table.given_up.remove(index)) {
-                    Some(given_up) => Claim::Late { method: given_up.method },
+                    Some(given_up) => Claim::Late { method: given_up.method, own: given_up.own },
                     None => Claim::Nobody,
                 }
             }
@@ -227,11 +242,18 @@ impl Requests {
         claim
     }
 
-    /// Fails what is due by `now`.
-    pub(crate) fn expire(&self, now: Instant) -> Vec<(Response, Sink)> {
+    /// Fails what is due by `now`. Callers are told here, so that none of them waits for what a handler does about
+    /// another; the rest is returned. While nothing is read (`paused`) the worker's own requests are left alone.
+    pub(crate) fn expire(&self, now: Instant, paused: bool) -> Vec<(Response, Sink)> {
         let mut table = self.table.lock();
-        let due: Vec<_> = table.pending.iter().filter(|(_, p)| p.deadline <= now).map(|(id, _)| id.clone()).collect();
-        let failed = due.into_iter().filter_map(|id| time_out(&mut table, id, now)).collect();
+        let mut due = Vec::new();
+        for (id, pending) in table.pending.iter_mut().filter(|(_, pending)| pending.deadline <= now) {
+            match pending.sink {
+                Sink::Worker(_) if paused => pending.deadline = now + GRACE,
+                _ => due.push(id.clone()),
+            }
+        }
+        let failed = due.into_iter().filter_map(|id| time_out(&mut table, id, now)).filter_map(tell_caller).collect();
         while table.given_up.front().is_some_and(|given_up| given_up.forget_at <= now) {
             table.given_up.pop_front();
         }
@@ -245,9 +267,7 @@ impl Requests {
         let mut table = self.table.lock();
         let failed = time_out(&mut table, id.clone(), now);
         self.publish(&table, self.due().or(Some(now + MEMORY)));
-        if let Some((response, Sink::Caller(sender))) = failed {
-            let _ = sender.try_send(response);
-        }
+        let _ = failed.and_then(tell_caller);
     }
 
     /// The connection is over and these bytes never left.
@@ -263,19 +283,26 @@ impl Requests {
         let all = std::mem::take(&mut *table);
         self.publish(&table, None);
         drop(table);
-        let told = all.given_up.into_iter().map(|GivenUp { id, method, message, .. }| Leftover {
-            id,
-            method,
-            message,
-            untold: None,
-        });
-        let untold = all.pending.into_iter().map(|(id, pending)| Leftover {
-            id: id.clone(),
-            method: pending.method.clone(),
-            message: pending.message.clone(),
-            untold: Some(pending.fail(id, Unanswered::Disconnected, true)),
+        let foreign = all.given_up.into_iter().filter(|given_up| given_up.own.is_none());
+        let told = foreign.map(|GivenUp { id, method, message, .. }| Leftover { id, method, message, untold: None });
+        let waiting = all.pending.into_iter().filter(|(_, pending)| !matches!(pending.sink, Sink::Worker(_)));
+        let untold = waiting.map(|(id, pending)| {
+            let (method, message) = (pending.method.clone(), pending.message.clone());
+            let rest = tell_caller(pending.fail(id.clone(), Unanswered::Disconnected, true));
+            Leftover { id, method, message, untold: rest.map(|(response, _)| response) }
         });
         told.chain(untold).collect()
+    }
+}
+
+/// Gives back what is not for a caller.
+fn tell_caller((response, sink): (Response, Sink)) -> Option<(Response, Sink)> {
+    match sink {
+        Sink::Caller(sender) => {
+            let _ = sender.try_send(response);
+            None
+        }
+        sink => Some((response, sink)),
     }
 }
 

@@ -33,6 +33,8 @@ use crate::message::Message;
 pub struct RateLimit {
     meter: Arc<dyn Meter>,
     capacity: u32,
+    /// The time in which one token comes.
+    interval: Duration,
     cost: Arc<dyn Fn(&Message) -> u32 + Send + Sync>,
 }
 
@@ -87,7 +89,8 @@ impl RateLimit {
     /// message takes one, unless [`cost`](RateLimit::cost) says otherwise.
     ///
     /// # Errors
-    /// When one of the three is zero, or `refill` tokens a `period` are more than one a nanosecond.
+    /// When one of the three is zero, `refill` tokens a `period` are more than one a nanosecond, or an empty bucket would
+    /// take more than a century to fill.
     pub fn bucket(capacity: u32, refill: u32, period: Duration) -> Result<Self, ConfigError> {
         Self::with_clock(capacity, refill, period, Monotonic)
     }
@@ -125,10 +128,14 @@ impl RateLimit {
         let refuse = |rule: &str| ConfigError::new("rate_limit", rule);
         let size = NonZeroU32::new(capacity).ok_or_else(|| refuse("the bucket must hold at least one token"))?;
         let interval = period.checked_div(refill).filter(|interval| !interval.is_zero());
-        let quota = interval.and_then(Quota::with_period);
-        let quota = quota.ok_or_else(|| refuse("must refill, by at most one token a nanosecond"))?.allow_burst(size);
+        let interval = interval.ok_or_else(|| refuse("must refill, by at most one token a nanosecond"))?;
+        // governor counts in nanoseconds of 64 bits.
+        if interval.as_nanos().saturating_mul(capacity.into()) > u128::from(u64::MAX / 4) {
+            return Err(refuse("must be full again within a century"));
+        }
+        let quota = Quota::with_period(interval).ok_or_else(|| refuse("must refill"))?.allow_burst(size);
         let meter = Metered { bucket: RateLimiter::direct_with_clock(quota, clock.clone()), clock };
-        Ok(Self { meter: Arc::new(meter), capacity, cost: Arc::new(|_| 1) })
+        Ok(Self { meter: Arc::new(meter), capacity, interval, cost: Arc::new(|_| 1) })
     }
 
     /// What a message costs; 0 for one that this limit does not count. Of the same bucket: clones made before share it
@@ -166,6 +173,29 @@ pub(crate) fn charge(limits: &[RateLimit], message: &Message) -> Result<(), Over
     limits.iter().try_for_each(|limit| limit.charge(message))
 }
 
+/// As `charge`, from where an earlier attempt was stopped: `charged` counts the limits that have let the message pass.
+pub(crate) fn charge_on(limits: &[RateLimit], message: &Message, charged: &mut usize) -> Result<(), Over> {
+    for limit in limits.iter().skip(*charged) {
+        limit.charge(message)?;
+        *charged += 1;
+    }
+    Ok(())
+}
+
+/// Whether a message costs more than one of the buckets ever holds.
+pub(crate) fn check(limits: &[RateLimit], message: &Message) -> Result<(), Over> {
+    limits.iter().try_for_each(|limit| match (limit.cost)(message) {
+        cost if cost > limit.capacity => Err(Over::Never { cost, capacity: limit.capacity }),
+        _ => Ok(()),
+    })
+}
+
+/// About how long it takes until so many messages have passed.
+pub(crate) fn time_for(limits: &[RateLimit], messages: usize) -> Duration {
+    let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+    limits.iter().map(|limit| limit.interval.saturating_mul(messages)).max().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,9 +221,14 @@ mod tests {
     #[test]
     fn limits_that_cannot_be_meant_are_refused() {
         let second = Duration::from_secs(1);
-        for (capacity, refill, period) in
-            [(0, 1, second), (1, 0, second), (1, 1, Duration::ZERO), (1, 2, Duration::from_nanos(1))]
-        {
+        for (capacity, refill, period) in [
+            (u32::MAX, 1, 3600 * second),
+            (10, 1, Duration::MAX),
+            (0, 1, second),
+            (1, 0, second),
+            (1, 1, Duration::ZERO),
+            (1, 2, Duration::from_nanos(1)),
+        ] {
             assert_eq!(RateLimit::bucket(capacity, refill, period).unwrap_err().option(), "rate_limit");
         }
         assert!(RateLimit::window(0, second).is_err() && RateLimit::window(1, Duration::ZERO).is_err());

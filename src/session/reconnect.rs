@@ -136,6 +136,13 @@ impl Reconnect {
         Next::RetryIn(wait)
     }
 
+    /// The open connection was given up on purpose, for another.
+    pub(crate) fn rotated(&mut self, now: Instant) -> Next {
+        self.settle(now);
+        self.opened_at = None;
+        Next::RetryIn(Duration::ZERO)
+    }
+
     /// The worker panicked. Not the network's fault: from an open connection the next run dials at once, so that a
     /// crash loop meets the restart intensity and not the backoff. A wait that was under way still stands.
     pub(crate) fn panicked(&mut self, now: Instant) {

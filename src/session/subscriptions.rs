@@ -30,6 +30,13 @@ enum Line {
 struct Channel {
     wanted: bool,
     line: Line,
+    /// The server would not let it go.
+    kept: Option<RpcError>,
+    /// How many wait for it: what becomes of it is remembered until each has seen it.
+    waiting: usize,
+    /// What it was last asked for, and the batch since which nothing else was: an earlier answer that comes late means
+    /// nothing any more.
+    meant: Option<(Operation, u64)>,
     /// Something had no answer on this connection, so that the server may have it or not.
     uncertain: bool,
     /// How many channels may go together with this one: a batch that was refused is halved until the culprit is found.
@@ -59,6 +66,8 @@ pub(crate) enum Standing {
 pub(crate) struct Subscriptions {
     channels: BTreeMap<Arc<str>, Channel>,
     batches: HashMap<u64, (Operation, Vec<Arc<str>>)>,
+    /// Batches whose time ran out: their answers may still come.
+    late: BTreeMap<u64, (Operation, Vec<Arc<str>>)>,
     last_batch: u64,
 }
 
@@ -66,9 +75,17 @@ impl Subscriptions {
     /// The caller wants these. One that was refused is asked for again.
     pub(crate) fn want(&mut self, channels: &[Arc<str>]) {
         for name in channels {
-            let new = || Channel { wanted: true, line: Line::Absent, uncertain: false, together: usize::MAX };
+            let new = || Channel {
+                wanted: true,
+                line: Line::Absent,
+                uncertain: false,
+                kept: None,
+                meant: None,
+                waiting: 0,
+                together: usize::MAX,
+            };
             let channel = self.channels.entry(name.clone()).or_insert_with(new);
-            channel.wanted = true;
+            (channel.wanted, channel.kept) = (true, None);
             if matches!(channel.line, Line::Refused(_)) {
                 (channel.line, channel.together) = (Line::Absent, usize::MAX);
             }
@@ -79,7 +96,17 @@ impl Subscriptions {
     pub(crate) fn unwant(&mut self, channels: &[Arc<str>]) {
         for name in channels {
             if let Some(channel) = self.channels.get_mut(name) {
-                channel.wanted = false;
+                (channel.wanted, channel.kept) = (false, None);
+            }
+        }
+        self.sweep();
+    }
+
+    /// Somebody waits for these, or does not any more.
+    pub(crate) fn wait(&mut self, channels: &[Arc<str>], waits: bool) {
+        for name in channels {
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.waiting = if waits { channel.waiting + 1 } else { channel.waiting.saturating_sub(1) };
             }
         }
         self.sweep();
@@ -91,7 +118,7 @@ impl Subscriptions {
         for (name, channel) in &self.channels {
             let asks = match (&channel.line, channel.wanted) {
                 (Line::Absent | Line::Unknown, true) => true,
-                (Line::Present | Line::Unknown, false) => false,
+                (Line::Present | Line::Unknown, false) if channel.kept.is_none() => false,
                 _ => continue,
             };
             groups.entry((asks, channel.together)).or_default().push(name.clone());
@@ -110,6 +137,9 @@ impl Subscriptions {
         for name in &channels {
             if let Some(channel) = self.channels.get_mut(name) {
                 channel.line = Line::Asked(self.last_batch);
+                if channel.meant.is_none_or(|(meant, _)| meant != operation) {
+                    channel.meant = Some((operation, self.last_batch));
+                }
             }
         }
         self.batches.insert(self.last_batch, (operation, channels));
@@ -118,6 +148,9 @@ impl Subscriptions {
 
     /// The server carried out a batch; `acknowledged` says for which channels.
     pub(crate) fn answered(&mut self, batch: u64, acknowledged: impl Fn(&str) -> bool) {
+        if let Some((operation, names)) = self.late.remove(&batch) {
+            return self.answered_late(batch, operation, &names, acknowledged);
+        }
         self.settle(batch, |operation, name, channel, _| {
             channel.uncertain = false;
             channel.line = match operation {
@@ -129,10 +162,35 @@ impl Subscriptions {
         });
     }
 
+    /// A batch that was given up on was carried out after all. What was asked since, and meant the same, need not be
+    /// waited for.
+    fn answered_late(
+        &mut self,
+        batch: u64,
+        operation: Operation,
+        names: &[Arc<str>],
+        acknowledged: impl Fn(&str) -> bool,
+    ) {
+        for name in names.iter().filter(|name| operation == Operation::Unsubscribe || acknowledged(name)) {
+            let Some(channel) = self.channels.get_mut(name) else { continue };
+            let still = channel.meant.is_some_and(|(meant, since)| meant == operation && since <= batch);
+            if still && matches!(channel.line, Line::Unknown | Line::Asked(_)) {
+                let subscribed = operation == Operation::Subscribe;
+                channel.line = if subscribed { Line::Present } else { Line::Absent };
+                channel.uncertain = false;
+            }
+        }
+        self.sweep();
+    }
+
     /// The server refused a batch. Of several channels one may be to blame: they are tried in halves.
     pub(crate) fn refused(&mut self, batch: u64, error: &RpcError) {
         self.settle(batch, |operation, _, channel, size| match (operation, size) {
-            (_, 1) => channel.line = Line::Refused(error.clone()),
+            (Operation::Subscribe, 1) => channel.line = Line::Refused(error.clone()),
+            (Operation::Unsubscribe, 1) => {
+                channel.undo(operation);
+                channel.kept = Some(error.clone());
+            }
             (operation, size) => {
                 channel.together = size / 2;
                 channel.undo(operation);
@@ -147,6 +205,12 @@ impl Subscriptions {
 
     /// Nobody knows what became of a batch. To ask again does no harm.
     pub(crate) fn unanswered(&mut self, batch: u64) {
+        if let Some(known) = self.batches.get(&batch) {
+            self.late.insert(batch, known.clone());
+            if self.late.len() > 256 {
+                self.late.pop_first();
+            }
+        }
         self.settle(batch, |_, _, channel, _| (channel.line, channel.uncertain) = (Line::Unknown, true));
     }
 
@@ -164,24 +228,30 @@ impl Subscriptions {
     /// The connection is over: the next one knows nothing.
     pub(crate) fn disconnected(&mut self) {
         self.batches.clear();
+        self.late.clear();
         for channel in self.channels.values_mut() {
+            (channel.kept, channel.meant) = (None, None);
             (channel.line, channel.uncertain, channel.together) = (Line::Absent, false, usize::MAX);
         }
         self.sweep();
     }
 
     fn sweep(&mut self) {
-        self.channels.retain(|_, channel| channel.wanted || !matches!(channel.line, Line::Absent | Line::Refused(_)));
+        self.channels.retain(|_, channel| {
+            channel.wanted || channel.waiting > 0 || !matches!(channel.line, Line::Absent | Line::Refused(_))
+        });
     }
 
     /// How a channel stands for someone who wants it, or wants it gone.
     pub(crate) fn standing(&self, channel: &str, wanted: bool) -> Standing {
         match self.channels.get(channel) {
+            None => Standing::Settled,
+            Some(Channel { line: Line::Refused(error), .. }) if wanted => Standing::Refused(error.clone()),
+            Some(Channel { kept: Some(error), .. }) if !wanted => Standing::Refused(error.clone()),
             // Somebody else has decided otherwise since.
             Some(channel) if channel.wanted != wanted => Standing::Settled,
-            None => Standing::Settled,
             Some(Channel { line: Line::Present, .. }) if wanted => Standing::Settled,
-            Some(Channel { line: Line::Refused(error), .. }) => Standing::Refused(error.clone()),
+            Some(Channel { line: Line::Absent | Line::Refused(_), .. }) if !wanted => Standing::Settled,
             Some(_) => Standing::UnderWay,
         }
     }
@@ -199,7 +269,9 @@ impl Subscriptions {
     /// What is wanted and refused on this connection.
     pub(crate) fn refusals(&self) -> Vec<RefusedChannel> {
         let refused = |(name, channel): (&Arc<str>, &Channel)| match &channel.line {
-            Line::Refused(error) => Some(RefusedChannel { channel: name.clone(), error: error.clone() }),
+            Line::Refused(error) if channel.wanted => {
+                Some(RefusedChannel { channel: name.clone(), error: error.clone() })
+            }
             _ => None,
         };
         self.channels.iter().filter_map(refused).collect()
@@ -261,16 +333,72 @@ mod tests {
         assert!(subscriptions.plan().is_empty() && subscriptions.wanted() == names(&["a"]));
     }
 
+    #[test]
+    fn everyone_who_waits_is_told_of_a_refusal() {
+        let mut subscriptions = Subscriptions::default();
+        let bad = names(&["bad"]);
+        for _ in 0..2 {
+            subscriptions.want(&bad);
+            subscriptions.wait(&bad, true);
+        }
+        let batch = subscriptions.asked(Operation::Subscribe, bad.clone());
+        subscriptions.refused(batch, &RpcError::new(1, ""));
+        for _ in 0..2 {
+            assert!(matches!(subscriptions.standing("bad", true), Standing::Refused(_)));
+            subscriptions.unwant(&bad);
+            subscriptions.wait(&bad, false);
+        }
+        assert!(subscriptions.channels.is_empty());
+    }
+
+    #[test]
+    fn a_channel_that_the_server_does_not_let_go_is_still_there_and_is_not_asked_about_for_ever() {
+        let mut subscriptions = Subscriptions::default();
+        let one = names(&["a"]);
+        subscriptions.want(&one);
+        let batch = subscriptions.asked(Operation::Subscribe, one.clone());
+        subscriptions.answered(batch, |_| true);
+        subscriptions.unwant(&one);
+        let batch = subscriptions.asked(Operation::Unsubscribe, one.clone());
+        subscriptions.refused(batch, &RpcError::new(10_028, "too_many_requests"));
+        assert!(matches!(subscriptions.standing("a", false), Standing::Refused(_)));
+        assert!(subscriptions.plan().is_empty() && subscriptions.active() == one);
+        subscriptions.want(&one);
+        assert_eq!(subscriptions.standing("a", true), Standing::Settled, "it never went");
+        subscriptions.unwant(&one);
+        assert_eq!(subscriptions.plan(), [(Operation::Unsubscribe, one)], "asked again when asked again");
+    }
+
+    #[test]
+    fn a_late_acknowledgement_counts() {
+        let mut subscriptions = Subscriptions::default();
+        let one = names(&["a"]);
+        subscriptions.want(&one);
+        let first = subscriptions.asked(Operation::Subscribe, one.clone());
+        subscriptions.unanswered(first);
+        let second = subscriptions.asked(Operation::Subscribe, one.clone());
+        subscriptions.answered(first, |_| true);
+        assert_eq!(subscriptions.standing("a", true), Standing::Settled);
+        subscriptions.answered(second, |_| true);
+        subscriptions.unwant(&one);
+        let third = subscriptions.asked(Operation::Unsubscribe, one.clone());
+        subscriptions.answered(first, |_| true);
+        assert_eq!(subscriptions.active(), [], "it meant something else");
+        subscriptions.answered(third, |_| true);
+        assert!(subscriptions.channels.is_empty());
+    }
+
     proptest! {
         /// Callers change their minds, batches are answered, refused and lost, connections end, in any order: when all
         /// comes to rest the server has exactly what is wanted, but for what it refuses.
         #[test]
-        fn at_rest_the_server_has_what_is_wanted(steps in prop::collection::vec((0u8..10, 0usize..6, any::<bool>()), 0..120)) {
+        fn at_rest_the_server_has_what_is_wanted(steps in prop::collection::vec((0u8..12, 0usize..6, any::<bool>()), 0..120)) {
             let all = names(&["a", "b", "c", "d", "e", "bad"]);
             let mut subscriptions = Subscriptions::default();
             let mut server: BTreeSet<Arc<str>> = BTreeSet::new();
             let mut wanted: BTreeSet<Arc<str>> = BTreeSet::new();
             let mut under_way: Vec<(u64, Operation, Vec<Arc<str>>)> = vec![];
+            let mut late: Vec<u64> = vec![];
             let act = |server: &mut BTreeSet<Arc<str>>, subscriptions: &mut Subscriptions, (batch, operation, channels): (u64, Operation, Vec<Arc<str>>), lost: bool| {
                 let bad = operation == Operation::Subscribe && channels.iter().any(|name| &**name == "bad");
                 if !bad {
@@ -289,8 +417,14 @@ mod tests {
                     5..=6 => for (operation, channels) in subscriptions.plan() {
                         under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
                     },
-                    7..=8 if !under_way.is_empty() => act(&mut server, &mut subscriptions, under_way.remove(0), flag),
-                    9 if n == 0 => { server.clear(); under_way.clear(); subscriptions.disconnected(); }
+                    7..=8 if !under_way.is_empty() => {
+                        let batch = under_way.remove(0);
+                        let bad = batch.1 == Operation::Subscribe && batch.2.iter().any(|name| &**name == "bad");
+                        if flag && !bad { late.push(batch.0); }
+                        act(&mut server, &mut subscriptions, batch, flag);
+                    }
+                    10..=11 if !late.is_empty() => subscriptions.answered(late.remove(n % late.len()), |_| true),
+                    9 if n == 0 => { server.clear(); under_way.clear(); late.clear(); subscriptions.disconnected(); }
                     _ => {}
                 }
                 prop_assert_eq!(subscriptions.wanted(), wanted.iter().cloned().collect::<Vec<_>>());

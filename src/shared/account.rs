@@ -1,17 +1,17 @@
 //! The account at a connection's end: what was accepted and not written, which requests nobody knows the outcome of, which
 //! channels must be asked for anew. And what is asked for on the worker's own account.
 
-use bytes::Bytes;
 use serde_json::Value;
 
 use super::{Seat, Shared};
 use crate::command::Outbound;
+use crate::error::RefusedChannel;
 use crate::gate::Pass;
 use crate::message::Message;
 use crate::request::{Request, RequestId, RpcError};
-use crate::response::Response;
+use crate::response::{Json, Response};
 use crate::session::json_rpc::Sink;
-use crate::session::subscriptions::Operation;
+use crate::session::subscriptions::{Operation, Subscriptions};
 use crate::worker::link::Link;
 
 /// What the last connection left open, for [`ClientConfig::reconcile`](crate::ClientConfig::reconcile).
@@ -109,12 +109,7 @@ impl Shared {
     pub(super) fn abandon_requests(&self, collected: &mut Collected) -> Vec<UnknownRequest> {
         let mut unknown = Vec::new();
         for left in self.requests.disconnected() {
-            if let Some((response, sink)) = left.untold {
-                if matches!(sink, Sink::Worker(_)) {
-                    continue;
-                }
-                respond(response, sink, collected);
-            }
+            collected.responses.extend(left.untold);
             unknown.push(UnknownRequest { id: left.id, method: left.method, message: left.message });
         }
         self.subscriptions.lock().disconnected();
@@ -123,9 +118,11 @@ impl Shared {
     }
 
     /// Which requests bring about what the caller wants, each with the number of its batch.
-    pub(crate) fn plan_batches(&self) -> Vec<(u64, Request)> {
-        let Some(venue) = &self.config.venue else { return Vec::new() };
+    /// And channels for which there is none.
+    pub(crate) fn plan_batches(&self) -> (Vec<(u64, Request)>, Vec<RefusedChannel>) {
+        let Some(venue) = &self.config.venue else { return Default::default() };
         let mut subscriptions = self.subscriptions.lock();
+        let known = subscriptions.refusals();
         let mut requests = Vec::new();
         for (operation, mut channels) in subscriptions.plan() {
             let batches = match operation {
@@ -141,23 +138,34 @@ impl Shared {
                 subscriptions.refused(batch, &RpcError::new(0, "the venue's dialect has no request for it"));
             }
         }
-        requests
+        let refused = new_refusals(&subscriptions, &known);
+        drop(subscriptions);
+        self.settled.notify_all();
+        (requests, refused)
     }
 
-    /// A batch was answered.
-    pub(crate) fn settle_batch(&self, batch: u64, outcome: &Result<Bytes, RpcError>) {
-        let Some(venue) = &self.config.venue else { return };
+    /// A batch was answered, if late; returns the channels that are refused with it.
+    pub(crate) fn settle_batch(&self, batch: u64, outcome: &Result<Json, RpcError>) -> Vec<RefusedChannel> {
+        let Some(venue) = &self.config.venue else { return Vec::new() };
         let mut subscriptions = self.subscriptions.lock();
+        let known = subscriptions.refusals();
         match outcome {
             Err(error) => subscriptions.refused(batch, error),
             Ok(result) => {
-                let result: Value = serde_json::from_slice(result).unwrap_or_default();
+                let result: Value = serde_json::from_slice(result.as_bytes()).unwrap_or_default();
                 subscriptions.answered(batch, |channel| venue.acknowledges(channel, &result));
             }
         }
+        // Before the callers who wait can take back what they wanted.
+        let refused = new_refusals(&subscriptions, &known);
         drop(subscriptions);
         self.settled.notify_all();
+        refused
     }
+}
+
+fn new_refusals(subscriptions: &Subscriptions, known: &[RefusedChannel]) -> Vec<RefusedChannel> {
+    subscriptions.refusals().into_iter().filter(|refusal| !known.contains(refusal)).collect()
 }
 
 fn respond(response: Response, sink: Sink, collected: &mut Collected) {

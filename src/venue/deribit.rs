@@ -80,13 +80,20 @@ impl Default for Deribit {
 
 impl Deribit {
     /// Not signed in, heartbeats every 30 s, and the limits of an account without trading volume: 50,000 credits refilled
-    /// by 10,000 a second, 500 for each request that does not reach the matching engine (heartbeats among them); 20 at
-    /// once and 5 a second of those that do.
+    /// by 10,000 a second, 500 for each request that does not reach the matching engine (heartbeats among them, for which
+    /// some of it is set aside); 20 at once and 5 a second of those that do; 10 subscriptions at once and 10 in 3 s; 50
+    /// lists of instruments at once and one a second.
     pub fn new() -> Self {
         let second = Duration::from_secs(1);
         let mut limits = Vec::new();
-        limits.extend(RateLimit::bucket(50_000, 10_000, second).map(|limit| limit.cost(credits)));
-        limits.extend(RateLimit::bucket(20, 5, second).map(|limit| limit.cost(|m| u32::from(is_matching_engine(m)))));
+        let counts = |which: fn(&Message) -> Pool, pool: Pool, cost: u32| {
+            move |message: &Message| if which(message) == pool { cost } else { 0 }
+        };
+        limits.extend(RateLimit::bucket(20, 5, second).map(|limit| limit.cost(counts(pool, Pool::MatchingEngine, 1))));
+        limits
+            .extend(RateLimit::bucket(48_000, 9_500, second).map(|limit| limit.cost(counts(pool, Pool::Common, 500))));
+        limits.extend(RateLimit::bucket(10, 10, 3 * second).map(|limit| limit.cost(counts(pool, Pool::Subscribe, 1))));
+        limits.extend(RateLimit::bucket(50, 1, second).map(|limit| limit.cost(counts(pool, Pool::Instruments, 1))));
         Self {
             credentials: None,
             heartbeat: Duration::from_secs(30),
@@ -119,8 +126,8 @@ impl Deribit {
     }
 
     /// Has the venue cancel this connection's orders when it ends; enabled again after every sign-in, before anything
-    /// can be traded. The venue does not do so after `private/logout`, and notices a dead line by its heartbeats.
-    /// Defaults to false.
+    /// can be traded. The venue does not do so after `private/logout`, and notices a dead line by its heartbeats. Without
+    /// credentials here, whoever signs in has to ask for it. Defaults to false.
     pub fn cancel_on_disconnect(mut self, enabled: bool) -> Self {
         self.cancel_on_disconnect = enabled;
         self
@@ -147,8 +154,7 @@ impl Deribit {
     /// When one of them is zero.
     pub fn matching_engine_limit(mut self, burst: u32, a_second: u32) -> Result<Self, crate::error::ConfigError> {
         let limit = RateLimit::bucket(burst, a_second, Duration::from_secs(1))?;
-        self.limits.truncate(1);
-        self.limits.push(limit.cost(|message| u32::from(is_matching_engine(message))));
+        self.limits[0] = limit.cost(|message| u32::from(pool(message) == Pool::MatchingEngine));
         Ok(self)
     }
 
@@ -248,13 +254,17 @@ fn batches(verb: &str, channels: &[Arc<str>]) -> Vec<Batch> {
     public.chain(private.chunks(BATCH).map(|chunk| batch("private", chunk))).collect()
 }
 
-/// What a message costs of the 50,000 credits: those of the matching engine have a limit of their own.
-fn credits(message: &Message) -> u32 {
-    if is_matching_engine(message) { 0 } else { 500 }
+/// Which of an account's limits a message counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Pool {
+    MatchingEngine,
+    Subscribe,
+    Instruments,
+    Common,
 }
 
-/// The documentation's list of requests that reach the matching engine.
-fn is_matching_engine(message: &Message) -> bool {
+/// By the documentation's list of requests that reach the matching engine, and of those that have a limit of their own.
+pub(crate) fn pool(message: &Message) -> Pool {
     const METHODS: [&str; 14] = [
         "buy",
         "sell",
@@ -271,7 +281,14 @@ fn is_matching_engine(message: &Message) -> bool {
         "verify_block_trade",
         "execute_block_trade",
     ];
-    method(message).and_then(|method| method.strip_prefix("private/")).is_some_and(|name| METHODS.contains(&name))
+    match method(message) {
+        Some("public/subscribe" | "private/subscribe") => Pool::Subscribe,
+        Some("public/get_instruments") => Pool::Instruments,
+        Some(method) if method.strip_prefix("private/").is_some_and(|name| METHODS.contains(&name)) => {
+            Pool::MatchingEngine
+        }
+        _ => Pool::Common,
+    }
 }
 
 /// A request's method, found without parsing the rest of it.
@@ -297,7 +314,7 @@ mod tests {
 
     #[test]
     fn costs_are_found_by_the_method_whatever_else_the_message_says() {
-        let me = |text: &str| is_matching_engine(&Message::text(text));
+        let me = |text: &str| pool(&Message::text(text)) == Pool::MatchingEngine;
         assert!(me(r#"{"jsonrpc":"2.0","id":1,"method":"private/buy","params":{"label":"x"}}"#));
         assert!(me(
             r#"{"params":{"label":"method","note":"\"method\":\"public/test\""},"method" : "private/cancel_all"}"#
@@ -305,8 +322,9 @@ mod tests {
         assert!(!me(r#"{"method":"private/get_positions","params":{"label":"private/buy"}}"#));
         assert!(!me(r#"{"method":"public/buy"}"#));
         assert!(!me("private/buy"));
-        assert_eq!(credits(&Message::text(r#"{"method":"public/ticker"}"#)), 500);
-        assert_eq!(credits(&Message::text(r#"{"method":"private/sell"}"#)), 0);
+        assert_eq!(pool(&Message::text(r#"{"method":"public/ticker"}"#)), Pool::Common);
+        assert_eq!(pool(&Message::text(r#"{"method":"private/subscribe"}"#)), Pool::Subscribe);
+        assert_eq!(pool(&Message::text(r#"{"method":"private/unsubscribe"}"#)), Pool::Common);
     }
 
     #[test]

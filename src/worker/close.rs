@@ -35,22 +35,32 @@ impl Run<'_> {
                 self.link.take(&shared.outbound.1);
             }
             let Ok(written) = self.drive() else { break };
-            let Some(transport) = &mut self.link.transport else { break };
+            // What the rate limits do not let out in time is handed back.
+            let held_until = self.link.outbox.held_until();
+            let written = written || held_until.is_some_and(|until| until >= deadline);
+            if self.link.transport.is_none() {
+                break;
+            }
             if written && !asked {
-                if !shared.outbound.1.is_empty() {
+                if held_until.is_none() && !shared.outbound.1.is_empty() {
                     continue;
                 }
                 asked = true;
+                // Nothing goes out after a close frame.
+                self.link.outbox.held = true;
                 let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
+                let Some(transport) = &mut self.link.transport else { break };
                 let flushed = transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush());
                 if flushed.is_err() {
                     break;
                 }
             }
+            let Some(transport) = &mut self.link.transport else { break };
             match transport.read() {
                 Ok(Incoming::Nothing) => {
                     let interest = (tcp.as_fd(), transport.interest());
-                    match wait(Some(interest), &shared.wake, Some(deadline), || false) {
+                    let until = held_until.map_or(deadline, |until| until.min(deadline));
+                    match wait(Some(interest), &shared.wake, Some(until), || false) {
                         Ok(waited) if waited.socket => transport.refresh(),
                         Ok(_) => {}
                         Err(_) => break,

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::{SubscriptionStatus, names};
-use crate::command::{OrderKind, Outbound, Receipt};
-use crate::error::{RequestError, SendError};
+use crate::command::{OrderKind, Outbound, Receipt, later};
+use crate::error::{RequestError, SendError, SubscribeError};
 use crate::event::ClientId;
 use crate::message::Message;
 use crate::request::{Request, RequestId};
 use crate::session::json_rpc::{Pending, Sink};
-use crate::session::rate_limit;
 use crate::shared::Shared;
 use crate::worker::outbox::Outbox;
 use crate::worker::timers::Timers;
@@ -48,7 +47,7 @@ impl Context<'_> {
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
         let message = message.into();
         let message = self.admit(message)?;
-        self.outbox.push(Outbound { message, epoch: self.epoch, receipt: None, place: None, charged: true });
+        self.outbox.push(Outbound { message, epoch: self.epoch, receipt: None, place: None, charged: usize::MAX });
         Ok(())
     }
 
@@ -64,7 +63,10 @@ impl Context<'_> {
         if self.outbox.waiting() >= config.send_capacity {
             return Err(SendError::Full { message });
         }
-        match rate_limit::charge(&self.shared.limits, &message) {
+        if self.shared.limits.is_empty() {
+            return Ok(message);
+        }
+        match self.shared.charge(&message, true) {
             Ok(()) => Ok(message),
             Err(over) => Err(SendError::over(message, over)),
         }
@@ -106,18 +108,21 @@ impl Context<'_> {
         let pending = Pending {
             method: request.method,
             message: message.clone(),
-            deadline: self.now + timeout,
+            deadline: later(self.now, timeout),
             receipt: receipt.clone(),
             sink: Sink::Handler,
         };
         shared.requests.register(id.clone(), pending).map_err(|barred| barred.error(&id, &message))?;
         let epoch = self.epoch;
-        self.outbox.push(Outbound { message, epoch, receipt: Some(receipt), place: None, charged: true });
+        self.outbox.push(Outbound { message, epoch, receipt: Some(receipt), place: None, charged: usize::MAX });
         Ok(id)
     }
 
     /// Wants these channels from now on, as [`Client::subscribe`](crate::Client::subscribe) does, and does not wait: a
     /// refusal comes as [`Event::SubscriptionRefused`](crate::Event::SubscriptionRefused).
+    ///
+    /// # Errors
+    /// [`SubscribeError::NoVenue`]: nobody knows how to subscribe.
     ///
     /// ```
     /// use ws_supervisor::{Context, Event, Handler, Message};
@@ -126,8 +131,8 @@ impl Context<'_> {
     /// impl Handler for Follower {
     ///     fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
     ///         if message.as_text().is_some_and(|text| text.contains("new_instrument")) {
-    ///             context.subscribe(["book.ETH-PERPETUAL.raw"]);
-    ///             context.unsubscribe(["book.BTC-PERPETUAL.raw"]);
+    ///             context.subscribe(["book.ETH-PERPETUAL.raw"]).expect("a venue is configured");
+    ///             context.unsubscribe(["book.BTC-PERPETUAL.raw"]).expect("a venue is configured");
     ///         }
     ///     }
     ///     fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
@@ -137,13 +142,24 @@ impl Context<'_> {
     ///     }
     /// }
     /// ```
-    pub fn subscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) {
-        self.shared.want(&names(channels), true);
+    pub fn subscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
+        self.want(&names(channels), true)
     }
 
     /// Does not want these channels any more.
-    pub fn unsubscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) {
-        self.shared.want(&names(channels), false);
+    ///
+    /// # Errors
+    /// [`SubscribeError::NoVenue`].
+    pub fn unsubscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
+        self.want(&names(channels), false)
+    }
+
+    fn want(&self, channels: &[Arc<str>], wanted: bool) -> Result<(), SubscribeError> {
+        if self.shared.config.venue.is_none() {
+            return Err(SubscribeError::NoVenue);
+        }
+        self.shared.want(channels, wanted);
+        Ok(())
     }
 
     /// What is wanted and what the server has acknowledged.

@@ -4,13 +4,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
 use super::serve::One;
 use super::session::{Line, Session};
 use super::{Pacer, Run};
+use crate::command::later;
 use crate::connect::Halt;
 use crate::delivery::Overflow;
 use crate::error::{ConnectError, SendError, SessionError};
@@ -51,7 +53,8 @@ impl Run<'_> {
         self.end_turn(Instant::now());
         match result {
             Ok(()) => Ok(ready),
-            Err(SessionError::Cancelled) => Err(Halt::Cancelled),
+            // An order weighs more than what the code that it cut short makes of it.
+            Err(_) if self.shared.orders.standing().is_some() => Err(Halt::Cancelled),
             Err(error) => Err(Halt::Failed(ConnectError::Session(Box::new(error)))),
         }
     }
@@ -71,7 +74,7 @@ impl Talk<'_, '_> {
         let shared = self.run.shared;
         if let Some(venue) = &shared.config.venue {
             let renewal = venue.authenticate(&mut Session::new(self))?;
-            self.ready.renewal = renewal.map(|Renewal { after, request }| (Instant::now() + after, request));
+            self.ready.renewal = renewal.map(|Renewal { after, request }| (later(Instant::now(), after), request));
         }
         if let Some(on_open) = &shared.config.on_open {
             on_open(&mut Session::new(self))?;
@@ -90,47 +93,53 @@ impl Talk<'_, '_> {
     fn restore(&mut self) -> Result<(), SessionError> {
         let shared = self.run.shared;
         let mut under_way: HashMap<RequestId, u64> = HashMap::new();
+        shared.resubscribe.store(true, Ordering::Relaxed);
         loop {
-            for (batch, request) in shared.plan_batches() {
-                let id = Session::new(self).begin(&request)?;
-                under_way.insert(id, batch);
-            }
-            if under_way.is_empty() {
+            if shared.resubscribe.swap(false, Ordering::Relaxed) {
+                let seen = self.ready.kept.len();
+                for (batch, request) in shared.plan_batches().0 {
+                    let id = Session::new(self).begin(&request)?;
+                    under_way.insert(id, batch);
+                }
+                // While a batch waited for its turn under a rate limit, answers to earlier ones may have come.
+                let came = self.ready.kept.split_off(seen.min(self.ready.kept.len()));
+                for message in came {
+                    if !settle(shared, &mut under_way, &message) {
+                        self.ready.kept.push_back(message);
+                    }
+                }
+            } else if under_way.is_empty() {
                 return Ok(());
-            }
-            // While a batch waited for its turn under a rate limit, answers to earlier ones may have come.
-            let mut ours = |message: &Message| {
-                let answer = shared.config.correlation.read(message);
-                answer.is_some_and(|answer| under_way.contains_key(&answer.id))
-            };
-            let message = match self.take_kept(&mut ours) {
-                Some(message) => message,
-                None => self.next(self.deadline, "acknowledgement of subscriptions")?,
-            };
-            let answer = shared.config.correlation.read(&message);
-            match answer.and_then(|answer| Some((under_way.remove(&answer.id)?, answer.outcome))) {
-                Some((batch, outcome)) => shared.settle_batch(batch, &outcome),
-                None => self.keep(message)?,
+            } else {
+                let message = self.next(self.deadline, "acknowledgement of subscriptions", None)?;
+                if !settle(shared, &mut under_way, &message) {
+                    self.keep(message)?;
+                }
             }
         }
     }
 
-    fn check(&self, until: Instant, waiting_for: &str) -> Result<(), SessionError> {
+    fn check(&self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<(), SessionError> {
         if self.run.shared.orders.standing().is_some() {
             return Err(SessionError::Cancelled);
         }
-        if Instant::now() >= until { Err(self.timeout(waiting_for)) } else { Ok(()) }
+        if Instant::now() >= until { Err(self.timeout(waiting_for, limit)) } else { Ok(()) }
     }
 
-    fn timeout(&self, waiting_for: &str) -> SessionError {
-        SessionError::Timeout { waiting_for: waiting_for.into(), limit: self.run.shared.config.connect_timeout }
+    fn timeout(&self, waiting_for: &str, limit: Option<Duration>) -> SessionError {
+        let limit = limit.unwrap_or(self.run.shared.config.connect_timeout);
+        SessionError::Timeout { waiting_for: waiting_for.into(), limit }
     }
 
     /// The next message that is no heartbeat; `None` when there is none by `until`.
     fn next_by(&mut self, until: Instant) -> Result<Option<Message>, SessionError> {
-        loop {
+        for reads in 1_u32.. {
             if self.run.shared.orders.standing().is_some() {
                 return Err(SessionError::Cancelled);
+            }
+            // However much comes, the time is looked at now and then.
+            if reads % 64 == 0 && Instant::now() >= until {
+                break;
             }
             self.drive()?;
             match self.run.read_one(self.monitor).map_err(disconnected)? {
@@ -141,10 +150,11 @@ impl Talk<'_, '_> {
                     }
                 }
                 One::Control => {}
-                One::Nothing if Instant::now() >= until => return Ok(None),
+                One::Nothing if Instant::now() >= until => break,
                 One::Nothing => self.sleep(until)?,
             }
         }
+        Ok(None)
     }
 
     fn drive(&mut self) -> Result<(), SessionError> {
@@ -196,7 +206,7 @@ impl Line for Talk<'_, '_> {
 
     fn put(&mut self, message: Message) -> Result<(), SessionError> {
         loop {
-            self.check(self.deadline, "room under the rate limit")?;
+            self.check(self.deadline, "room under the rate limit", None)?;
             match rate_limit::charge(&self.run.shared.limits, &message) {
                 Ok(()) => break,
                 Err(over @ Over::Never { .. }) => return Err(SendError::over(message, over).into()),
@@ -212,11 +222,11 @@ impl Line for Talk<'_, '_> {
         self.drive()
     }
 
-    fn next(&mut self, until: Instant, waiting_for: &str) -> Result<Message, SessionError> {
-        self.check(until, waiting_for)?;
+    fn next(&mut self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<Message, SessionError> {
+        self.check(until, waiting_for, limit)?;
         match self.next_by(until)? {
             Some(message) => Ok(message),
-            None => Err(self.timeout(waiting_for)),
+            None => Err(self.timeout(waiting_for, limit)),
         }
     }
 
@@ -246,6 +256,18 @@ impl Line for Talk<'_, '_> {
         let index = self.ready.kept.iter().position(wanted)?;
         self.ready.kept.remove(index)
     }
+}
+
+/// Whether a message is the answer to one of the batches.
+fn settle(shared: &Shared, under_way: &mut HashMap<RequestId, u64>, message: &Message) -> bool {
+    let answer = shared.config.correlation.read(message);
+    let Some((batch, outcome)) = answer.and_then(|answer| Some((under_way.remove(&answer.id)?, answer.outcome))) else {
+        return false;
+    };
+    shared.settle_batch(batch, &outcome);
+    // What was refused in company is tried again.
+    shared.resubscribe.store(true, Ordering::Relaxed);
+    true
 }
 
 fn disconnected(broken: Broken) -> SessionError {

@@ -33,7 +33,7 @@ impl Link {
     /// A connection on which the session is still to be opened.
     pub(crate) fn open(&mut self, transport: Transport) {
         (self.transport, self.broken, self.writes_broken) = (Some(transport), None, false);
-        self.outbox.held = true;
+        self.outbox.hold();
     }
 
     /// The session is open: what callers send may be written.

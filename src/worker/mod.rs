@@ -24,7 +24,7 @@ pub use self::context::Context;
 use self::link::Link;
 pub use self::session::Session;
 use self::timers::Timers;
-use crate::command::{Order, OrderKind};
+use crate::command::{Order, OrderKind, later};
 use crate::connect::{Attempt, Dial, Halt};
 use crate::delivery::{Handler, Way};
 use crate::error::ConnectError;
@@ -271,13 +271,16 @@ impl<'a> Run<'a> {
     /// Makes a connection; the session on it is to be open by the deadline that comes with it.
     fn dial(&mut self) -> Result<(crate::transport::Transport, Instant), Halt> {
         let shared = self.shared;
-        let deadline = Instant::now() + shared.config.connect_timeout;
+        let deadline = later(Instant::now(), shared.config.connect_timeout);
         let mut dial = Dial::new(&shared.config, self.seat.reconnect.failures() + 1, deadline);
         if let Some(prepare) = &shared.config.prepare {
             shared.duty.begin(Instant::now());
             let prepared = prepare(&mut dial);
             self.end_turn(Instant::now());
-            prepared.map_err(|error| ConnectError::Session(Box::new(error)))?;
+            prepared.map_err(|error| match shared.orders.standing() {
+                Some(_) => Halt::Cancelled,
+                None => ConnectError::Session(Box::new(error)).into(),
+            })?;
         }
         let cancelled = || shared.orders.pending();
         let register = |tcp: &Arc<std::net::TcpStream>| shared.register_socket(Some(tcp.clone()));
@@ -320,7 +323,11 @@ impl<'a> Run<'a> {
 
     fn lost(&mut self, reason: DisconnectReason) -> Option<ExitReason> {
         let unsent = self.collect(Pass::Queue);
-        let next = self.seat.reconnect.failed(Instant::now(), None, fastrand::f64());
+        let next = match reason {
+            // Meant to be: no failure, and nothing to wait for.
+            DisconnectReason::MaxAge => self.seat.reconnect.rotated(Instant::now()),
+            _ => self.seat.reconnect.failed(Instant::now(), None, fastrand::f64()),
+        };
         self.shared.status.set(ReadyState::Connecting);
         let (name, epoch) = (&self.shared.tag.name, self.seat.epoch);
         log::warn!("client `{name}`: connection {epoch} ended: {reason}; {} messages handed back", unsent.len());

@@ -44,6 +44,11 @@ impl Outbox {
         self.urgent.push_back(outgoing);
     }
 
+    /// A new connection, on which the session is still to be opened.
+    pub(crate) fn hold(&mut self) {
+        (self.held, self.held_until) = (true, None);
+    }
+
     /// The session could not be opened: what it wanted to say is forgotten.
     pub(crate) fn clear_urgent(&mut self) {
         self.urgent.clear();
@@ -84,7 +89,6 @@ impl Outbox {
     /// False when all that is left is held up.
     fn fill(&mut self, transport: &mut Transport, sent: &Counter) -> Result<bool, Broken> {
         let base = transport.written();
-        self.held_until = None;
         let mut end = base;
         while end - base < BATCH {
             let outgoing = if let Some(outgoing) = self.urgent.pop_front() {
@@ -112,15 +116,19 @@ impl Outbox {
 
     /// Whether the rate limits let the next one pass.
     fn may_go(&mut self) -> bool {
-        let Some(item) = self.waiting.front_mut().filter(|item| !item.charged) else { return true };
-        match rate_limit::charge(&self.limits, &item.message) {
+        let Some(item) = self.waiting.front_mut().filter(|item| item.charged < self.limits.len()) else { return true };
+        let now = Instant::now();
+        if self.held_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        match rate_limit::charge_on(&self.limits, &item.message, &mut item.charged) {
             Err(Over::Wait(time)) => {
-                self.held_until = Some(Instant::now() + time);
+                self.held_until = Some(now + time);
                 false
             }
-            // What can never pass was refused when it came.
+            // What can never pass was refused when it came, unless its cost has changed since.
             Ok(()) | Err(Over::Never { .. }) => {
-                item.charged = true;
+                self.held_until = None;
                 true
             }
         }
@@ -141,6 +149,7 @@ impl Outbox {
     /// caller took back is not among it.
     pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Outbound> + use<> {
         self.urgent.clear();
+        self.held_until = None;
         let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|(_, item)| item);
         let waiting = std::mem::take(&mut self.waiting).into_iter();
         let not_begun = waiting.filter(|item| item.receipt.as_ref().is_none_or(|receipt| receipt.begin()));

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::Run;
 use super::serve::lost;
-use crate::command::{Outbound, Receipt};
+use crate::command::{Outbound, Receipt, later};
 use crate::error::{RefusedChannel, RequestError};
 use crate::event::{DisconnectReason, Event};
 use crate::message::{CloseFrame, Message};
 use crate::request::{Request, RpcError};
 use crate::response::Response;
 use crate::session::json_rpc::{Barred, Claim, Pending, Purpose, Sink};
-use crate::session::rate_limit::{self, Over};
-use crate::transport::Broken;
+use crate::session::rate_limit::Over;
+use crate::transport::{Broken, Outgoing};
 use crate::venue::Renewal;
 
 /// A connection that is to be replaced waits so long for the answers to its requests.
@@ -29,7 +29,10 @@ impl Run<'_> {
         let outcome = answer.outcome.map_err(RequestError::Rpc);
         match shared.requests.claim(&answer.id) {
             Claim::Nobody => return Ok(Some(message)),
-            Claim::Late { method } => {
+            Claim::Late { own: Some(purpose), method } => {
+                self.respond(Response { id: answer.id, method, outcome }, Sink::Worker(purpose))?;
+            }
+            Claim::Late { method, .. } => {
                 self.emit(Event::LateResponse(Box::new(Response { id: answer.id, method, outcome })));
             }
             Claim::Pending(pending) => {
@@ -66,7 +69,6 @@ impl Run<'_> {
 
     fn batch_answered(&mut self, batch: u64, response: Response) {
         let shared = self.shared;
-        let before = shared.subscriptions.lock().refusals();
         let outcome = match response.outcome {
             Ok(result) => Ok(result),
             Err(RequestError::Rpc(error)) => Err(error),
@@ -76,13 +78,16 @@ impl Run<'_> {
                 return;
             }
         };
-        shared.settle_batch(batch, &outcome);
+        let refused = shared.settle_batch(batch, &outcome);
         // What was refused in company is tried again, and what was decided meanwhile is next.
         shared.resubscribe.store(true, Ordering::Relaxed);
-        let refused: Vec<_> = shared.subscriptions.lock().refusals();
-        for refusal in refused.into_iter().filter(|refusal| !before.contains(refusal)) {
+        self.tell_refusals(refused);
+    }
+
+    fn tell_refusals(&mut self, refused: Vec<RefusedChannel>) {
+        for refusal in refused {
             let RefusedChannel { channel, error } = &refusal;
-            log::warn!("client `{}`: the server refused channel {channel}: {error}", shared.tag.name);
+            log::warn!("client `{}`: channel {channel} is refused: {error}", self.shared.tag.name);
             self.emit(Event::SubscriptionRefused(Box::new(refusal)));
         }
     }
@@ -92,7 +97,7 @@ impl Run<'_> {
         let result = response.decode().map_err(|error| failed(error.to_string()))?;
         let Some(venue) = &self.shared.config.venue else { return Ok(()) };
         let renewal = venue.renewed(&result).map_err(|error| failed(error.to_string()))?;
-        self.renewal = renewal.map(|Renewal { after, request }| (Instant::now() + after, request));
+        self.renewal = renewal.map(|Renewal { after, request }| (later(Instant::now(), after), request));
         Ok(())
     }
 
@@ -105,22 +110,28 @@ impl Run<'_> {
     }
 
     /// Deadlines of requests, channels to ask for, renewal and age. True when something was done.
-    pub(super) fn look_after_session(&mut self, now: Instant) -> Result<bool, Broken> {
+    pub(super) fn look_after_session(&mut self, now: Instant, paused: bool) -> Result<bool, Broken> {
         let shared = self.shared;
         let mut done = false;
         if shared.requests.due().is_some_and(|due| now >= due) {
-            for (response, sink) in shared.requests.expire(now) {
+            // Each is told, whatever becomes of the connection for one of them.
+            let mut result = Ok(());
+            for (response, sink) in shared.requests.expire(now, paused) {
                 done = true;
-                self.respond(response, sink)?;
+                result = result.and(self.respond(response, sink));
             }
+            result?;
         }
-        if shared.resubscribe.swap(false, Ordering::Relaxed) || self.ask_again_at.is_some_and(|at| now >= at) {
+        // While the rate limits hold them up, to ask more often would only cost more of the account's tokens.
+        if self.ask_again_at.is_none_or(|at| now >= at)
+            && (shared.resubscribe.swap(false, Ordering::Relaxed) || self.ask_again_at.is_some())
+        {
             self.ask_again_at = None;
             done |= self.ask_for_channels(now);
         }
         if let Some((_, request)) = self.renewal.take_if(|(at, _)| now >= *at) {
             done = true;
-            self.ask(request, Purpose::Renewal, now, |_| Ok(()))
+            self.ask(request, Purpose::Renewal, now)
                 .map_err(|error| lost(DisconnectReason::RenewalFailed(format!("{error:?}").into())))?;
         }
         if let Some((_, latest)) = self.rotation.filter(|(at, _)| now >= *at) {
@@ -135,50 +146,63 @@ impl Run<'_> {
     /// Asks the server for what the caller wants and does not have, as far as the rate limits let it.
     fn ask_for_channels(&mut self, now: Instant) -> bool {
         let shared = self.shared;
-        let batches = shared.plan_batches();
+        let (batches, mut refused) = shared.plan_batches();
         let any = !batches.is_empty();
         for (batch, request) in batches {
-            let charge = |message: &Message| rate_limit::charge(&shared.limits, message);
-            match self.ask(request, Purpose::Subscription(batch), now, charge) {
+            let asked = match self.ask_again_at {
+                // One was held up: the others wait with it.
+                Some(_) => Err(Unasked::Over(Over::Wait(Duration::ZERO))),
+                None => self.ask(request, Purpose::Subscription(batch), now),
+            };
+            match asked {
                 Ok(()) => {}
+                Err(Unasked::Over(Over::Wait(_)) | Unasked::Barred(Barred::Full)) if self.ask_again_at.is_some() => {
+                    shared.subscriptions.lock().withdrawn(batch);
+                }
                 Err(Unasked::Over(Over::Wait(time))) => {
                     shared.subscriptions.lock().withdrawn(batch);
-                    let at = now + time;
-                    self.ask_again_at = Some(self.ask_again_at.map_or(at, |earlier| earlier.min(at)));
+                    self.ask_again_at = Some(later(now, time));
+                }
+                Err(Unasked::Barred(Barred::Full)) => {
+                    shared.subscriptions.lock().withdrawn(batch);
+                    self.ask_again_at = Some(now + Duration::from_secs(1));
                 }
                 Err(unasked) => {
                     let error = RpcError::new(0, format!("not asked: {unasked:?}"));
-                    shared.settle_batch(batch, &Err(error));
+                    refused.extend(shared.settle_batch(batch, &Err(error)));
                     shared.resubscribe.store(true, Ordering::Relaxed);
                 }
             }
         }
+        self.tell_refusals(refused);
         any
     }
 
-    /// Sends a request of the worker's own.
-    fn ask(
-        &mut self,
-        request: Request,
-        purpose: Purpose,
-        now: Instant,
-        charge: impl FnOnce(&Message) -> Result<(), Over>,
-    ) -> Result<(), Unasked> {
+    /// Sends a request of the worker's own. A renewal does not wait: not for the rate limits, nor behind what they hold.
+    fn ask(&mut self, request: Request, purpose: Purpose, now: Instant) -> Result<(), Unasked> {
         let shared = self.shared;
         let id = shared.requests.next_id();
         let message = request.encode(&shared.config.correlation, &id).map_err(Unasked::Params)?;
-        charge(&message).map_err(Unasked::Over)?;
+        let urgent = purpose == Purpose::Renewal;
+        if !urgent && !shared.limits.is_empty() {
+            shared.charge(&message, true).map_err(Unasked::Over)?;
+        }
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {
             method: request.method,
             message: message.clone(),
-            deadline: now + shared.config.request_timeout,
+            deadline: later(now, shared.config.request_timeout),
             receipt: receipt.clone(),
             sink: Sink::Worker(purpose),
         };
         shared.requests.register(id, pending).map_err(Unasked::Barred)?;
+        if urgent {
+            receipt.begin();
+            self.link.outbox.push_urgent(Outgoing::Message(message));
+            return Ok(());
+        }
         let epoch = Some(self.seat.epoch);
-        self.link.outbox.push(Outbound { message, epoch, receipt: Some(receipt), place: None, charged: true });
+        self.link.outbox.push(Outbound { message, epoch, receipt: Some(receipt), place: None, charged: usize::MAX });
         Ok(())
     }
 }
@@ -189,6 +213,5 @@ enum Unasked {
     #[expect(dead_code, reason = "printed")]
     Params(Box<str>),
     Over(Over),
-    #[expect(dead_code, reason = "printed")]
     Barred(Barred),
 }

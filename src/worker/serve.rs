@@ -20,6 +20,7 @@ use crate::gate::Pass;
 use crate::message::{CloseFrame, Message};
 use crate::queue::Overrun;
 use crate::session::heartbeat::{Action, Monitor};
+use crate::session::rate_limit;
 use crate::transport::{Broken, Incoming, Outgoing, Transport, wait};
 use crate::worker::Context;
 
@@ -151,7 +152,7 @@ impl Run<'_> {
             if self.seat.reconnect.stable_at().is_some_and(|at| now >= at) {
                 self.seat.reconnect.settle(now);
             }
-            if self.look_after_session(now)? {
+            if self.look_after_session(now, read == Read::Paused)? {
                 continue;
             }
             let pump = self.pump(&mut pacer, now, read == Read::Paused);
@@ -400,7 +401,11 @@ impl Run<'_> {
             // A peer that takes nothing gets no heap of pings.
             Action::Ping(_) if self.link.outbox.has_urgent() => {}
             Action::Ping(payload) => self.link.outbox.push_urgent(Outgoing::Ping(payload)),
-            Action::Send(message) => self.link.outbox.push_urgent(Outgoing::Message(message)),
+            Action::Send(message) => {
+                // It does not wait, but the venue counts it.
+                let _ = rate_limit::charge(&self.shared.limits, &message);
+                self.link.outbox.push_urgent(Outgoing::Message(message));
+            }
             Action::Lost { missed } => return Err(lost(DisconnectReason::HeartbeatLost { missed })),
         }
         Ok(())

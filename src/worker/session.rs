@@ -10,7 +10,6 @@ use crate::error::{RequestError, SendError, SessionError};
 use crate::event::ClientId;
 use crate::message::Message;
 use crate::request::{Request, RequestId};
-use crate::response::decode;
 use crate::shared::Shared;
 
 /// A connection between its handshake and [`Event::Open`](crate::Event::Open): given to
@@ -50,7 +49,8 @@ pub(crate) trait Line {
     /// Writes a message, as soon as the rate limits let it pass.
     fn put(&mut self, message: Message) -> Result<(), SessionError>;
     /// The next message that is no heartbeat.
-    fn next(&mut self, until: Instant, waiting_for: &str) -> Result<Message, SessionError>;
+    /// `limit` is the caller's own, where that is shorter than the attempt's.
+    fn next(&mut self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<Message, SessionError>;
     /// Keeps a message for later.
     fn keep(&mut self, message: Message) -> Result<(), SessionError>;
     /// Takes the first of the kept messages that is wanted.
@@ -107,16 +107,17 @@ impl<'a> Session<'a> {
         let method = &request.method;
         let malformed = |message| SessionError::Malformed { method: method.clone(), message };
         let until = request.timeout.map_or(self.line.deadline(), |time| self.until(time));
+        let limit = request.timeout.filter(|_| until < self.line.deadline());
         let id = self.begin(&request)?;
         let waiting_for = format!("answer to `{method}`");
         loop {
-            let message = self.line.next(until, &waiting_for)?;
+            let message = self.line.next(until, &waiting_for, limit)?;
             let answer = self.line.shared().config.correlation.read(&message).filter(|answer| answer.id == id);
             match answer.map(|answer| answer.outcome) {
                 None => self.line.keep(message)?,
                 Some(Err(error)) => return Err(SessionError::Rpc { method: method.clone(), error }),
                 Some(Ok(result)) => {
-                    return decode(result).map_err(|error| match error {
+                    return result.decode().map_err(|error| match error {
                         RequestError::Undecodable { message, .. } => malformed(message),
                         other => SessionError::retryable(other),
                     });
@@ -129,6 +130,7 @@ impl<'a> Session<'a> {
     pub(crate) fn begin(&mut self, request: &Request) -> Result<RequestId, SessionError> {
         let shared = self.line.shared();
         let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
+        shared.requests.reserve(&id);
         let message = request
             .encode(&shared.config.correlation, &id)
             .map_err(|message| SessionError::Malformed { method: request.method.clone(), message })?;
@@ -146,7 +148,7 @@ impl<'a> Session<'a> {
             return Ok(message);
         }
         loop {
-            let message = self.line.next(self.line.deadline(), "message that was waited for")?;
+            let message = self.line.next(self.line.deadline(), "message that was waited for", None)?;
             if wanted(&message) {
                 return Ok(message);
             }

@@ -8,7 +8,7 @@ use super::exchange::{Exchange, Order, Pulse, Token, close};
 use super::market::now_ms;
 use crate::message::Message;
 use crate::testing::script::Say;
-use crate::venue::deribit::signature;
+use crate::venue::deribit::{pool, signature};
 
 type Outcome = Result<Value, (i64, &'static str)>;
 
@@ -39,9 +39,7 @@ pub(super) fn answer(exchange: &mut Exchange, peer: usize, message: &Message, no
     let error = |(code, message): (i64, &str)| {
         stamp(json!({"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": message}}))
     };
-    let orders = ["buy", "sell", "edit", "cancel", "cancel_all", "cancel_by_label"];
-    let matching_engine = method.strip_prefix("private/").is_some_and(|name| orders.contains(&name));
-    if !exchange.charge(peer, matching_engine, now) {
+    if !exchange.charge(peer, pool(message), now) {
         exchange.violations.push(format!("connection {peer}: out of credits at {method}"));
         return vec![error((10_028, "too_many_requests")), close("too_many_requests")];
     }

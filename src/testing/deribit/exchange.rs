@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::market::{self, Market, now_ms};
 use crate::message::{CloseFrame, Message};
 use crate::testing::script::Say;
+use crate::venue::deribit::Pool;
 
 /// What may be set when it is started.
 #[derive(Clone)]
@@ -28,7 +29,7 @@ pub(super) struct Exchange {
     pub(super) orders: BTreeMap<u64, Order>,
     pub(super) peers: BTreeMap<usize, Seat>,
     pub(super) tokens: HashMap<String, Token>,
-    pools: HashMap<String, (Pool, Pool)>,
+    pools: HashMap<(String, Pool), Level>,
     pub(super) violations: Vec<String>,
     pub(super) next: u64,
     pub(super) dice: fastrand::Rng,
@@ -77,12 +78,12 @@ pub(super) struct Order {
     pub(super) created: u64,
 }
 
-struct Pool {
+struct Level {
     level: f64,
     at: Instant,
 }
 
-impl Pool {
+impl Level {
     fn take(&mut self, cost: f64, (capacity, refill): (f64, f64), now: Instant) -> bool {
         let dripped = now.saturating_duration_since(self.at).as_secs_f64() * refill;
         (self.level, self.at) = ((self.level + dripped).min(capacity), now);
@@ -122,12 +123,15 @@ impl Exchange {
     }
 
     /// Takes a request's cost from its pool: the account's, or the connection's own while nobody is signed in.
-    pub(super) fn charge(&mut self, peer: usize, matching_engine: bool, now: Instant) -> bool {
+    pub(super) fn charge(&mut self, peer: usize, pool: Pool, now: Instant) -> bool {
         let whose = self.account(peer, now).unwrap_or_else(|| format!("#{peer}"));
-        let (credits, orders) = (self.rules.credits, self.rules.matching_engine);
-        let full = || (Pool { level: credits.0, at: now }, Pool { level: orders.0, at: now });
-        let pools = self.pools.entry(whose).or_insert_with(full);
-        if matching_engine { pools.1.take(1.0, orders, now) } else { pools.0.take(500.0, credits, now) }
+        let (cost, size) = match pool {
+            Pool::MatchingEngine => (1.0, self.rules.matching_engine),
+            Pool::Subscribe => (3_000.0, (30_000.0, 10_000.0)),
+            Pool::Instruments => (10_000.0, (500_000.0, 10_000.0)),
+            Pool::Common => (500.0, self.rules.credits),
+        };
+        self.pools.entry((whose, pool)).or_insert(Level { level: size.0, at: now }).take(cost, size, now)
     }
 
     pub(super) fn market(&self, name: &str) -> Option<usize> {
