@@ -14,11 +14,13 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{after, select, tick};
+use crossbeam_channel::{after, never, select, tick};
 use serde_json::Value;
 use ws_supervisor::testing::DeribitServer;
 use ws_supervisor::venue::deribit::{self, Deribit, Order};
-use ws_supervisor::{Client, ClientConfig, Event, Message, ReadyState, RequestError, Supervisor};
+use ws_supervisor::{
+    Client, ClientConfig, Event, Message, PendingResponse, ReadyState, RequestError, Response, Supervisor,
+};
 
 use crate::book::Book;
 use crate::options::Options;
@@ -53,6 +55,8 @@ struct Desk {
     order_updates: u64,
     resyncs: u64,
     placed: u64,
+    /// The order that waits for its answer.
+    pending: Option<(String, PendingResponse)>,
 }
 
 impl Desk {
@@ -90,11 +94,13 @@ impl Desk {
                 if let Err(gap) = self.book.apply(data) {
                     self.resyncs += 1;
                     self.say(format!("the book has a gap ({gap}): asking for a new snapshot"));
-                    let channel = value["params"]["channel"].as_str().unwrap_or_default();
-                    let again = self.client.unsubscribe([channel]).and_then(|()| self.client.subscribe([channel]));
-                    if let Err(error) = again {
-                        self.say(format!("{channel}: {error}"));
-                    }
+                    let (client, channel) = (self.client.clone(), BOOK);
+                    // Not on this thread: it must go on reading, or the acknowledgements are never read either.
+                    std::thread::spawn(move || {
+                        if let Err(error) = client.unsubscribe([channel]).and_then(|()| client.subscribe([channel])) {
+                            eprintln!("{channel}: {error}");
+                        }
+                    });
                 }
             }
             Some("trades") => self.trades += data.as_array().map_or(0, |trades| trades.len() as u64),
@@ -113,8 +119,16 @@ impl Desk {
         self.placed += 1;
         let label = format!("quote-{}", self.placed);
         let order = Order::limit("BTC-PERPETUAL", 10.0, (bid * 0.5).round()).label(&label).post_only(true);
-        // No answer to an order is not the same as no order: each of these needs another reaction.
-        match self.client.call::<Value>(deribit::buy(&order)) {
+        match self.client.start_request(deribit::buy(&order)) {
+            Ok(pending) => self.pending = Some((label, pending)),
+            Err(error) => self.say(format!("{label} is not at the venue: {error}")),
+        }
+    }
+
+    /// No answer to an order is not the same as no order: each outcome needs another reaction.
+    fn on_answer(&mut self, response: Response) {
+        let Some((label, _)) = self.pending.take() else { return };
+        match response.decode::<Value>() {
             Ok(placed) => self.say(format!("placed {label}: order {}", placed["order"]["order_id"])),
             Err(error @ (RequestError::Refused(_) | RequestError::NotSent { .. })) => {
                 self.say(format!("{label} is not at the venue: {error}"));
@@ -193,12 +207,15 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         order_updates: 0,
         resyncs: 0,
         placed: 0,
+        pending: None,
     };
     let (events, alerts) = (client.events(), supervisor.events());
     let (every, done) = (tick(options.duration / 8), after(options.duration));
     let mut turn = 0;
     loop {
+        let answer = desk.pending.as_ref().map_or_else(never, |(_, pending)| pending.receiver().clone());
         select! {
+            recv(answer) -> response => if let Ok(response) = response { desk.on_answer(response) },
             recv(events) -> event => match event {
                 Ok(event) => desk.on_event(event),
                 Err(_) => break,
