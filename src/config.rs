@@ -371,7 +371,8 @@ impl ClientConfig {
 
     /// Accepts up to this many messages while there is no connection and writes them first on the next one. Defaults
     /// to 0: a message without a connection is refused, because a stale order must not reach the venue. A message
-    /// that was accepted for an open connection is never moved to a later one, whatever is set here.
+    /// that was accepted for an open connection is never moved to a later one, whatever is set here. Requests are never
+    /// queued.
     pub fn queue_while_disconnected(mut self, messages: usize) -> Self {
         self.queue_while_disconnected = messages;
         self

@@ -20,6 +20,7 @@ use ws_supervisor::testing::DeribitServer;
 use ws_supervisor::venue::deribit::{self, Deribit, Order};
 use ws_supervisor::{
     Client, ClientConfig, Event, Message, PendingResponse, ReadyState, RequestError, Response, Supervisor,
+    SupervisorEvent,
 };
 
 use crate::book::Book;
@@ -79,8 +80,10 @@ impl Desk {
                 self.say(format!("connection {epoch} lost: {reason}; {} messages handed back", unsent.len()));
             }
             Event::ConnectFailed { attempt, error, retry_in, .. } => {
-                self.say(format!("attempt {attempt} failed: {error}; next in {:.1?}", retry_in.unwrap_or_default()));
+                let next = retry_in.map_or("no other follows".into(), |wait| format!("the next in {wait:.1?}"));
+                self.say(format!("attempt {attempt} failed: {error}; {next}"));
             }
+            Event::Parked { reason, .. } => self.say(format!("given up until someone resumes it: {reason}")),
             Event::LateResponse(response) => self.say(format!("late: {} {:?}", response.method, response.outcome)),
             other => self.say(format!("{other:?}")),
         }
@@ -220,7 +223,14 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
                 Ok(event) => desk.on_event(event),
                 Err(_) => break,
             },
-            recv(alerts) -> event => if let Ok(event) = event { desk.say(format!("supervisor: {event:?}")) },
+            recv(alerts) -> event => match event {
+                Ok(SupervisorEvent::Restarted { name, reason, restarts, .. }) => {
+                    desk.say(format!("supervisor: {name} restarted ({reason}), {restarts} times now"));
+                }
+                // There is nothing left to watch.
+                Ok(SupervisorEvent::Parked { .. }) => break,
+                _ => {}
+            },
             recv(every) -> _ => {
                 turn += 1;
                 desk.health();
@@ -231,6 +241,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
             recv(done) -> _ => break,
         }
     }
+    events.try_iter().for_each(|event| desk.on_event(event));
     let open = client.ready_state() == ReadyState::Open;
     let report = supervisor.shutdown(Duration::from_secs(5));
     desk.say(format!(

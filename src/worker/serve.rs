@@ -422,10 +422,12 @@ impl Run<'_> {
             Read::Paused => None,
             _ => Some(transport.interest()),
         };
+        // Channels that a rate limit holds up are looked at again when it is time, not before.
+        let may_ask = self.ask_again_at.is_none();
         let look = || {
             shared.orders.pending()
                 || (takes_commands && !shared.outbound.1.is_empty())
-                || shared.resubscribe.load(Ordering::Relaxed)
+                || (may_ask && shared.resubscribe.load(Ordering::Relaxed))
                 || shared.requests.due_before(deadline)
         };
         let waited = MutexGuard::unlocked(&mut self.link, || {
