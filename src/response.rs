@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde::de::DeserializeOwned;
 
+use crate::command::Receipt;
 use crate::error::RequestError;
 use crate::request::RequestId;
 use crate::shared::Shared;
@@ -60,21 +61,31 @@ impl fmt::Debug for Json {
     }
 }
 
-/// What serde says, but for the values that it quotes: this may end in a log, and they in the wrong hands.
+/// What serde says, but for the values that it quotes, in double quotes or before it says what it expected: this may end
+/// in a log, and they in the wrong hands.
 fn without_values(error: &serde_json::Error) -> Box<str> {
     let text = error.to_string();
+    let names_a_field = text.starts_with("missing field");
+    let expected = text.rfind(", expected ").unwrap_or(text.len());
     let mut told = String::with_capacity(text.len());
-    let (mut quoted, mut escaped) = (false, false);
-    for character in text.chars() {
-        match character {
-            '"' if !escaped => {
-                quoted = !quoted;
-                told.push_str(if quoted { "\"…" } else { "\"" });
+    let (mut quoted, mut escaped) = (None, false);
+    for (at, character) in text.char_indices() {
+        let quotes = character == '"' || (character == '`' && at < expected && !names_a_field);
+        match quoted {
+            None => {
+                told.push(character);
+                if quotes {
+                    told.push('…');
+                    quoted = Some(character);
+                }
             }
-            character if !quoted => told.push(character),
-            _ => {}
+            Some(quote) if character == quote && !escaped => {
+                told.push(character);
+                quoted = None;
+            }
+            Some(_) => {}
         }
-        escaped = quoted && character == '\\' && !escaped;
+        escaped = quoted.is_some() && character == '\\' && !escaped;
     }
     told.into()
 }
@@ -122,6 +133,7 @@ pub struct PendingResponse {
     pub(crate) id: RequestId,
     pub(crate) deadline: Instant,
     pub(crate) response: Receiver<Response>,
+    pub(crate) receipt: Arc<Receipt>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -162,14 +174,14 @@ impl PendingResponse {
     /// As [`Client::request`](crate::Client::request).
     pub fn wait<R: DeserializeOwned>(self) -> Result<R, RequestError> {
         let response = match self.response.recv_deadline(self.deadline) {
-            Ok(response) => response,
-            Err(_) => {
+            Err(RecvTimeoutError::Timeout) => {
                 // The worker sees to deadlines, unless a handler keeps it from doing so.
-                self.shared.requests.give_up(&self.id, Instant::now());
-                self.response.recv().map_err(|_| RequestError::gone(&self.id))?
+                self.shared.requests.give_up(&self.id, &self.receipt, Instant::now());
+                self.response.recv().ok()
             }
+            told => told.ok(),
         };
-        response.decode()
+        response.ok_or_else(|| RequestError::gone(&self.id))?.decode()
     }
 }
 
@@ -195,5 +207,15 @@ mod tests {
         let told = format!("{error} {error:?}");
         assert!(told.contains("invalid type: string") && told.contains("expected u64"), "{told}");
         assert!(!told.contains("sec") && !told.contains("ret"), "{told}");
+        #[derive(Debug, serde::Deserialize)]
+        enum Side {
+            Buy,
+        }
+        let told = Json::from(r#""hush, expected""#.to_owned()).decode::<Side>().unwrap_err().to_string();
+        assert!(told.contains("expected `Buy`") && !told.contains("hush"), "{told}");
+        let told = Json::from("1234567".to_owned()).decode::<u8>().unwrap_err().to_string();
+        assert!(told.contains("expected u8") && !told.contains("1234567"), "{told}");
+        let told = Json::from("{}".to_owned()).decode::<Wrong>().unwrap_err().to_string();
+        assert!(told.contains("missing field `access_token`"), "{told}");
     }
 }

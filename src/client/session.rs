@@ -64,6 +64,7 @@ impl Shared {
             false => subscriptions.unwant(channels),
         }
         drop(subscriptions);
+        self.settled.notify_all();
         self.ask_for_channels();
     }
 
@@ -137,18 +138,22 @@ impl Client {
         if shared.is_own_thread() {
             return Err(SendError::OwnThread { message }.into());
         }
+        if request.id.is_some() && shared.requests.is_taken(&id) {
+            // Before it costs anything.
+            return Err(RequestError::DuplicateId(id));
+        }
         let timeout = request.timeout.unwrap_or(shared.config.request_timeout);
         let limit_wait = request.limit_wait;
         let mut sooner = false;
-        let (deadline, response) = waiting_for_limit(limit_wait, message, |message| {
+        let (deadline, response, receipt) = waiting_for_limit(limit_wait, message, |message| {
             let deadline = later(Instant::now(), timeout);
             let (sender, response) = crossbeam_channel::bounded(1);
+            let receipt = Arc::new(Receipt::request(id.clone()));
             let enlist = |message: &Message, epoch: Option<u64>| {
                 if epoch.is_none() {
                     let (message, state) = (message.clone(), self.ready_state());
                     return Err(RequestError::Refused(SendError::NotOpen { message, state }));
                 }
-                let receipt = Arc::new(Receipt::request(id.clone()));
                 let pending = Pending {
                     method: request.method.clone(),
                     message: message.clone(),
@@ -158,15 +163,15 @@ impl Client {
                 };
                 let registered = shared.requests.register(id.clone(), pending);
                 sooner = registered.map_err(|barred| barred.error(&id, message))?;
-                Ok(Some(receipt))
+                Ok(Some(receipt.clone()))
             };
-            self.accept(message, enlist).map(|()| (deadline, response))
+            self.accept(message, enlist).map(|()| (deadline, response, receipt.clone()))
         })?;
         if sooner {
             // A worker that sleeps would sleep through the deadline.
             shared.wake.wake();
         }
-        Ok(PendingResponse { id, deadline, response, shared: shared.clone() })
+        Ok(PendingResponse { id, deadline, response, receipt, shared: shared.clone() })
     }
 
     /// Sends a JSON-RPC 2.0 notification (section 4.1): a request without an id, which nobody answers. Accounted for like
@@ -275,11 +280,11 @@ impl Client {
             if pending.is_empty() && refused.is_empty() {
                 return Ok(());
             }
+            if (pending.is_empty() || last_look) && wanted {
+                let names: Vec<_> = refused.iter().map(|refusal| refusal.channel.clone()).collect();
+                subscriptions.unwant(&names);
+            }
             if pending.is_empty() {
-                if wanted {
-                    let names: Vec<_> = refused.iter().map(|refusal| refusal.channel.clone()).collect();
-                    subscriptions.unwant(&names);
-                }
                 return Err(SubscribeError::Refused(refused));
             }
             let state = self.ready_state();
@@ -287,7 +292,7 @@ impl Client {
                 return Err(SubscribeError::NotRunning(state));
             }
             if last_look {
-                return Err(SubscribeError::Timeout { pending, state });
+                return Err(SubscribeError::Timeout { pending, refused, state });
             }
             last_look = shared.settled.wait_until(&mut subscriptions, deadline).timed_out();
         }
@@ -312,6 +317,8 @@ impl<'a> Waits<'a> {
             }
         }
         drop(subscriptions);
+        // Others may wait for what is not wanted any more.
+        shared.settled.notify_all();
         shared.ask_for_channels();
         Self(shared, channels)
     }

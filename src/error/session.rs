@@ -296,6 +296,8 @@ pub enum SubscribeError {
     Timeout {
         /// Channels that are not acknowledged yet.
         pending: Vec<Arc<str>>,
+        /// Channels that the server refused; they are no longer wanted.
+        refused: Vec<RefusedChannel>,
         /// What the client was doing.
         state: ReadyState,
     },
@@ -309,18 +311,24 @@ impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoVenue => f.write_str("no venue is configured: set one with `ClientConfig::venue`"),
-            Self::Refused(refused) => {
-                write!(f, "refused by the server:")?;
-                let mut refused = refused.iter();
-                refused.try_for_each(|RefusedChannel { channel, error }| write!(f, " {channel} ({error})"))
-            }
-            Self::Timeout { pending, state } => {
-                write!(f, "not acknowledged in time, and still asked for ({state}): {}", pending.join(" "))
+            Self::Refused(refused) => tell_refused(f, refused),
+            Self::Timeout { pending, refused, state } => {
+                write!(f, "not acknowledged in time, and still asked for ({state}): {}", pending.join(" "))?;
+                if refused.is_empty() {
+                    return Ok(());
+                }
+                f.write_str("; ")?;
+                tell_refused(f, refused)
             }
             Self::NotRunning(state) => write!(f, "the client is {state}"),
             Self::OwnThread => f.write_str("this is the client's own thread: use the handler's context"),
         }
     }
+}
+
+fn tell_refused(f: &mut fmt::Formatter<'_>, refused: &[RefusedChannel]) -> fmt::Result {
+    f.write_str("refused by the server:")?;
+    refused.iter().try_for_each(|RefusedChannel { channel, error }| write!(f, " {channel} ({error})"))
 }
 
 impl Error for SubscribeError {}

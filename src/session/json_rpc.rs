@@ -216,6 +216,12 @@ impl Requests {
         Ok(sooner)
     }
 
+    /// Whether another request with this id waits, or may still be answered.
+    pub(crate) fn is_taken(&self, id: &RequestId) -> bool {
+        let table = self.table.lock();
+        table.pending.contains_key(id) || table.given_up.iter().any(|given_up| given_up.id == *id)
+    }
+
     /// It was not accepted after all.
     pub(crate) fn withdraw(&self, id: &RequestId) -> Option<Pending> {
         let mut table = self.table.lock();
@@ -243,13 +249,14 @@ impl Requests {
     }
 
     /// Fails what is due by `now`. Callers are told here, so that none of them waits for what a handler does about
-    /// another; the rest is returned. While nothing is read (`paused`) the worker's own requests are left alone.
-    pub(crate) fn expire(&self, now: Instant, paused: bool) -> Vec<(Response, Sink)> {
+    /// another; the rest is returned. While not everything that came is read the worker's own requests are left alone:
+    /// their answers may wait unread.
+    pub(crate) fn expire(&self, now: Instant, caught_up: bool) -> Vec<(Response, Sink)> {
         let mut table = self.table.lock();
         let mut due = Vec::new();
         for (id, pending) in table.pending.iter_mut().filter(|(_, pending)| pending.deadline <= now) {
             match pending.sink {
-                Sink::Worker(_) if paused => pending.deadline = now + GRACE,
+                Sink::Worker(_) if !caught_up => pending.deadline = now + GRACE,
                 _ => due.push(id.clone()),
             }
         }
@@ -263,8 +270,12 @@ impl Requests {
     }
 
     /// Fails one request of a caller's, whose time has run out by the caller's clock.
-    pub(crate) fn give_up(&self, id: &RequestId, now: Instant) {
+    pub(crate) fn give_up(&self, id: &RequestId, receipt: &Arc<Receipt>, now: Instant) {
         let mut table = self.table.lock();
+        if !table.pending.get(id).is_some_and(|pending| Arc::ptr_eq(&pending.receipt, receipt)) {
+            // It has ended, and its id may be another's by now.
+            return;
+        }
         let failed = time_out(&mut table, id.clone(), now);
         self.publish(&table, self.due().or(Some(now + MEMORY)));
         let _ = failed.and_then(tell_caller);

@@ -30,8 +30,8 @@ fn what_is_due_fails_truthfully_and_its_late_answer_is_known() {
     assert!(requests.register(1.into(), first).unwrap(), "the worker must hear of it");
     assert!(!requests.register(2.into(), second).unwrap(), "it is awake by then anyway");
     assert!(written.begin());
-    assert!(requests.expire(now + 9 * MS, false).is_empty() && a.is_empty());
-    assert!(requests.expire(now + 20 * MS, true).is_empty(), "callers are told at once");
+    assert!(requests.expire(now + 9 * MS, true).is_empty() && a.is_empty());
+    assert!(requests.expire(now + 20 * MS, false).is_empty(), "callers are told at once");
     let told = [a, b].map(|told| told.try_recv().unwrap()).map(|told| (told.id.to_string(), cause(&told)));
     let timed_out = Unanswered::TimedOut;
     assert_eq!(told, [("1".into(), ("unknown", timed_out)), ("2".into(), ("not sent", timed_out))]);
@@ -50,7 +50,7 @@ fn a_late_answer_is_remembered_for_a_while_and_on_its_own_connection() {
         receipt.begin();
         requests.register(id.into(), request).unwrap();
     }
-    assert!(requests.expire(now + MS, false).is_empty());
+    assert!(requests.expire(now + MS, true).is_empty());
     let again = requests.register(1.into(), pending(now).0).unwrap_err();
     assert_eq!(again, Barred::Duplicate, "its answer may still come");
     assert_eq!(requests.due(), Some(now + MS + MEMORY));
@@ -77,9 +77,9 @@ fn the_workers_own_requests_wait_while_nothing_is_read_and_are_nobodys_business(
     let requests = Requests::new(now);
     let own = || Pending { sink: Sink::Worker(Purpose::Renewal), ..pending(now + MS).0 };
     requests.register(1.into(), own()).unwrap();
-    assert!(requests.expire(now + MS, true).is_empty());
+    assert!(requests.expire(now + MS, false).is_empty());
     assert_eq!(requests.due(), Some(now + MS + GRACE));
-    assert_eq!(requests.expire(now + MS + GRACE, false).len(), 1);
+    assert_eq!(requests.expire(now + MS + GRACE, true).len(), 1);
     requests.register(2.into(), own()).unwrap();
     assert!(requests.disconnected().is_empty());
 }
@@ -111,7 +111,7 @@ proptest! {
                 2 => if let Some(id) = open.get(n as usize) {
                     if matches!(requests.claim(id), Claim::Pending(_)) { end(id); }
                 },
-                3 => { now += n as u32 * MS; requests.expire(now, false); }
+                3 => { now += n as u32 * MS; requests.expire(now, true); }
                 4 => if let Some(id) = open.get(n as usize) {
                     if requests.not_sent(id).is_some() { end(id); }
                 },

@@ -33,8 +33,6 @@ use crate::message::Message;
 pub struct RateLimit {
     meter: Arc<dyn Meter>,
     capacity: u32,
-    /// The time in which one token comes.
-    interval: Duration,
     cost: Arc<dyn Fn(&Message) -> u32 + Send + Sync>,
 }
 
@@ -92,7 +90,8 @@ impl RateLimit {
     /// When one of the three is zero, `refill` tokens a `period` are more than one a nanosecond, or an empty bucket would
     /// take more than a century to fill.
     pub fn bucket(capacity: u32, refill: u32, period: Duration) -> Result<Self, ConfigError> {
-        Self::with_clock(capacity, refill, period, Monotonic)
+        let interval = period.checked_div(refill).unwrap_or_default();
+        Self::with_clock(capacity, interval, Monotonic)
     }
 
     /// Never more than `limit` messages in any window of `period`, however it is laid. A quarter of the limit may go at
@@ -118,24 +117,27 @@ impl RateLimit {
         C: Clock + Clone + Send + Sync + 'static,
     {
         let burst = (limit / 4).max(limit.min(1));
-        Self::with_clock(burst, (limit - burst).max(limit.min(1)), period, clock)
+        let refill = (limit - burst).max(1);
+        // Rounded up: a nanosecond too short, and over a million messages there is one too many.
+        let interval = period.as_nanos().div_ceil(refill.into());
+        Self::with_clock(burst, Duration::from_nanos(u64::try_from(interval).unwrap_or(u64::MAX)), clock)
     }
 
-    fn with_clock<C>(capacity: u32, refill: u32, period: Duration, clock: C) -> Result<Self, ConfigError>
+    /// With one token in each interval.
+    fn with_clock<C>(capacity: u32, interval: Duration, clock: C) -> Result<Self, ConfigError>
     where
         C: Clock + Clone + Send + Sync + 'static,
     {
         let refuse = |rule: &str| ConfigError::new("rate_limit", rule);
         let size = NonZeroU32::new(capacity).ok_or_else(|| refuse("the bucket must hold at least one token"))?;
-        let interval = period.checked_div(refill).filter(|interval| !interval.is_zero());
-        let interval = interval.ok_or_else(|| refuse("must refill, by at most one token a nanosecond"))?;
+        let never = || refuse("must refill, by at most one token a nanosecond");
         // governor counts in nanoseconds of 64 bits.
         if interval.as_nanos().saturating_mul(capacity.into()) > u128::from(u64::MAX / 4) {
             return Err(refuse("must be full again within a century"));
         }
-        let quota = Quota::with_period(interval).ok_or_else(|| refuse("must refill"))?.allow_burst(size);
+        let quota = Quota::with_period(interval).ok_or_else(never)?.allow_burst(size);
         let meter = Metered { bucket: RateLimiter::direct_with_clock(quota, clock.clone()), clock };
-        Ok(Self { meter: Arc::new(meter), capacity, interval, cost: Arc::new(|_| 1) })
+        Ok(Self { meter: Arc::new(meter), capacity, cost: Arc::new(|_| 1) })
     }
 
     /// What a message costs; 0 for one that this limit does not count. Of the same bucket: clones made before share it
@@ -190,12 +192,6 @@ pub(crate) fn check(limits: &[RateLimit], message: &Message) -> Result<(), Over>
     })
 }
 
-/// About how long it takes until so many messages have passed.
-pub(crate) fn time_for(limits: &[RateLimit], messages: usize) -> Duration {
-    let messages = u32::try_from(messages).unwrap_or(u32::MAX);
-    limits.iter().map(|limit| limit.interval.saturating_mul(messages)).max().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,7 +203,7 @@ mod tests {
     #[test]
     fn a_bucket_is_full_at_first_and_says_how_long_to_wait() {
         let clock = FakeRelativeClock::default();
-        let limit = RateLimit::with_clock(4, 2, 1000 * MS, clock.clone()).unwrap().cost(|m| m.len() as u32);
+        let limit = RateLimit::with_clock(4, 500 * MS, clock.clone()).unwrap().cost(|m| m.len() as u32);
         let message = |cost: usize| Message::text("x".repeat(cost));
         assert_eq!(limit.charge(&message(0)), Ok(()));
         assert_eq!(limit.charge(&message(5)), Err(Over::Never { cost: 5, capacity: 4 }));

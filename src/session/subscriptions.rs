@@ -44,6 +44,18 @@ struct Channel {
 }
 
 impl Channel {
+    fn unwanted() -> Self {
+        Self {
+            wanted: false,
+            line: Line::Absent,
+            kept: None,
+            waiting: 0,
+            meant: None,
+            uncertain: false,
+            together: usize::MAX,
+        }
+    }
+
     /// What was asked was not done.
     fn undo(&mut self, operation: Operation) {
         self.line = match operation {
@@ -75,16 +87,7 @@ impl Subscriptions {
     /// The caller wants these. One that was refused is asked for again.
     pub(crate) fn want(&mut self, channels: &[Arc<str>]) {
         for name in channels {
-            let new = || Channel {
-                wanted: true,
-                line: Line::Absent,
-                uncertain: false,
-                kept: None,
-                meant: None,
-                waiting: 0,
-                together: usize::MAX,
-            };
-            let channel = self.channels.entry(name.clone()).or_insert_with(new);
+            let channel = self.channels.entry(name.clone()).or_insert_with(Channel::unwanted);
             (channel.wanted, channel.kept) = (true, None);
             if matches!(channel.line, Line::Refused(_)) {
                 (channel.line, channel.together) = (Line::Absent, usize::MAX);
@@ -105,8 +108,10 @@ impl Subscriptions {
     /// Somebody waits for these, or does not any more.
     pub(crate) fn wait(&mut self, channels: &[Arc<str>], waits: bool) {
         for name in channels {
-            if let Some(channel) = self.channels.get_mut(name) {
-                channel.waiting = if waits { channel.waiting + 1 } else { channel.waiting.saturating_sub(1) };
+            if waits {
+                self.channels.entry(name.clone()).or_insert_with(Channel::unwanted).waiting += 1;
+            } else if let Some(channel) = self.channels.get_mut(name) {
+                channel.waiting -= 1;
             }
         }
         self.sweep();
@@ -119,6 +124,8 @@ impl Subscriptions {
             let asks = match (&channel.line, channel.wanted) {
                 (Line::Absent | Line::Unknown, true) => true,
                 (Line::Present | Line::Unknown, false) if channel.kept.is_none() => false,
+                // Refused now, but an earlier request for it may have been carried out.
+                (Line::Refused(_), false) if channel.uncertain && channel.kept.is_none() => false,
                 _ => continue,
             };
             groups.entry((asks, channel.together)).or_default().push(name.clone());
@@ -174,7 +181,7 @@ impl Subscriptions {
         for name in names.iter().filter(|name| operation == Operation::Unsubscribe || acknowledged(name)) {
             let Some(channel) = self.channels.get_mut(name) else { continue };
             let still = channel.meant.is_some_and(|(meant, since)| meant == operation && since <= batch);
-            if still && matches!(channel.line, Line::Unknown | Line::Asked(_)) {
+            if still && matches!(channel.line, Line::Unknown | Line::Asked(_) | Line::Refused(_)) {
                 let subscribed = operation == Operation::Subscribe;
                 channel.line = if subscribed { Line::Present } else { Line::Absent };
                 channel.uncertain = false;
@@ -238,7 +245,12 @@ impl Subscriptions {
 
     fn sweep(&mut self) {
         self.channels.retain(|_, channel| {
-            channel.wanted || channel.waiting > 0 || !matches!(channel.line, Line::Absent | Line::Refused(_))
+            let gone = match channel.line {
+                Line::Absent => true,
+                Line::Refused(_) => !channel.uncertain,
+                _ => false,
+            };
+            channel.wanted || channel.waiting > 0 || !gone
         });
     }
 
@@ -251,7 +263,8 @@ impl Subscriptions {
             // Somebody else has decided otherwise since.
             Some(channel) if channel.wanted != wanted => Standing::Settled,
             Some(Channel { line: Line::Present, .. }) if wanted => Standing::Settled,
-            Some(Channel { line: Line::Absent | Line::Refused(_), .. }) if !wanted => Standing::Settled,
+            Some(Channel { line: Line::Absent, .. }) if !wanted => Standing::Settled,
+            Some(Channel { line: Line::Refused(_), uncertain: false, .. }) if !wanted => Standing::Settled,
             Some(_) => Standing::UnderWay,
         }
     }
@@ -367,6 +380,24 @@ mod tests {
         assert_eq!(subscriptions.standing("a", true), Standing::Settled, "it never went");
         subscriptions.unwant(&one);
         assert_eq!(subscriptions.plan(), [(Operation::Unsubscribe, one)], "asked again when asked again");
+    }
+
+    #[test]
+    fn what_may_be_there_after_all_is_let_go_however_it_was_refused() {
+        let mut subscriptions = Subscriptions::default();
+        let one = names(&["a"]);
+        subscriptions.want(&one);
+        let first = subscriptions.asked(Operation::Subscribe, one.clone());
+        subscriptions.unanswered(first);
+        let second = subscriptions.asked(Operation::Subscribe, one.clone());
+        subscriptions.refused(second, &RpcError::new(10_028, ""));
+        subscriptions.unwant(&one);
+        assert_eq!(subscriptions.plan(), [(Operation::Unsubscribe, one.clone())]);
+        subscriptions.want(&one);
+        let third = subscriptions.asked(Operation::Subscribe, one.clone());
+        subscriptions.refused(third, &RpcError::new(10_028, ""));
+        subscriptions.answered(first, |_| true);
+        assert_eq!(subscriptions.active(), one, "the first was carried out");
     }
 
     #[test]

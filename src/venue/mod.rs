@@ -20,6 +20,9 @@ pub mod deribit;
 /// [`ClientConfig::venue`](crate::ClientConfig::venue). One value may serve many clients: what belongs to a connection
 /// is passed along.
 ///
+/// [`subscribe`](Venue::subscribe), [`unsubscribe`](Venue::unsubscribe) and [`acknowledges`](Venue::acknowledges) are
+/// called under a lock that the client's handles use too: they answer at once, and do not call the client.
+///
 /// ```
 /// use std::sync::Arc;
 /// use ws_supervisor::{Request, venue::{Batch, Venue}};

@@ -31,6 +31,12 @@ impl Run<'_> {
             if let Some(later) = shared.orders.standing().filter(|later| later.deadline < order.deadline) {
                 (order, deadline) = (later, share(later));
             }
+            let now = Instant::now();
+            if shared.requests.due().is_some_and(|due| now >= due) {
+                for (response, sink) in shared.requests.expire(now, true) {
+                    let _ = self.respond(response, sink);
+                }
+            }
             if !asked {
                 self.link.take(&shared.outbound.1);
             }
@@ -59,7 +65,8 @@ impl Run<'_> {
             match transport.read() {
                 Ok(Incoming::Nothing) => {
                     let interest = (tcp.as_fd(), transport.interest());
-                    let until = held_until.map_or(deadline, |until| until.min(deadline));
+                    let due = [held_until, shared.requests.due()].into_iter().flatten();
+                    let until = due.fold(deadline, Instant::min);
                     match wait(Some(interest), &shared.wake, Some(until), || false) {
                         Ok(waited) if waited.socket => transport.refresh(),
                         Ok(_) => {}

@@ -102,6 +102,9 @@ impl Context<'_> {
         let shared = self.shared;
         let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
         let message = request.encode(&shared.config.correlation, &id).map_err(RequestError::Params)?;
+        if request.id.is_some() && shared.requests.is_taken(&id) {
+            return Err(RequestError::DuplicateId(id));
+        }
         let message = self.admit(message)?;
         let timeout = request.timeout.unwrap_or(shared.config.request_timeout);
         let receipt = Arc::new(Receipt::request(id.clone()));

@@ -17,7 +17,7 @@ use crate::connect::Halt;
 use crate::delivery::Overflow;
 use crate::error::{ConnectError, SendError, SessionError};
 use crate::message::Message;
-use crate::request::{Request, RequestId};
+use crate::request::{Request, RequestId, RpcError};
 use crate::session::heartbeat::{Action, Monitor};
 use crate::session::rate_limit::{self, Over};
 use crate::shared::{Shared, Unsettled};
@@ -47,7 +47,15 @@ impl Run<'_> {
             return Ok(Ready::default());
         }
         self.shared.duty.begin(Instant::now());
-        let mut talk = Talk { run: self, tcp, monitor, deadline, pacer: Pacer::default(), ready: Ready::default() };
+        let mut talk = Talk {
+            run: self,
+            tcp,
+            monitor,
+            deadline,
+            pacer: Pacer::default(),
+            ready: Ready::default(),
+            under_way: HashMap::new(),
+        };
         let result = talk.establish();
         let ready = talk.ready;
         self.end_turn(Instant::now());
@@ -67,6 +75,8 @@ struct Talk<'t, 'r> {
     deadline: Instant,
     pacer: Pacer,
     ready: Ready,
+    /// Batches of channels that wait for their answers.
+    under_way: HashMap<RequestId, u64>,
 }
 
 impl Talk<'_, '_> {
@@ -92,31 +102,42 @@ impl Talk<'_, '_> {
     /// Asks for all that is wanted, and waits until each channel is acknowledged or refused.
     fn restore(&mut self) -> Result<(), SessionError> {
         let shared = self.run.shared;
-        let mut under_way: HashMap<RequestId, u64> = HashMap::new();
         shared.resubscribe.store(true, Ordering::Relaxed);
         loop {
             if shared.resubscribe.swap(false, Ordering::Relaxed) {
-                let seen = self.ready.kept.len();
                 for (batch, request) in shared.plan_batches().0 {
-                    let id = Session::new(self).begin(&request)?;
-                    under_way.insert(id, batch);
-                }
-                // While a batch waited for its turn under a rate limit, answers to earlier ones may have come.
-                let came = self.ready.kept.split_off(seen.min(self.ready.kept.len()));
-                for message in came {
-                    if !settle(shared, &mut under_way, &message) {
-                        self.ready.kept.push_back(message);
+                    match Session::new(self).begin(&request) {
+                        Ok(id) => drop(self.under_way.insert(id, batch)),
+                        // It can never be sent like that; in smaller parts perhaps.
+                        Err(error @ (SessionError::Refused(_) | SessionError::Malformed { .. })) => {
+                            shared.settle_batch(batch, &Err(RpcError::new(0, error.to_string())));
+                            shared.resubscribe.store(true, Ordering::Relaxed);
+                        }
+                        Err(error) => return Err(error),
                     }
                 }
-            } else if under_way.is_empty() {
+            } else if self.under_way.is_empty() {
                 return Ok(());
             } else {
                 let message = self.next(self.deadline, "acknowledgement of subscriptions", None)?;
-                if !settle(shared, &mut under_way, &message) {
-                    self.keep(message)?;
-                }
+                self.keep(message)?;
             }
         }
+    }
+
+    /// Whether a message is the answer to one of the batches.
+    fn settle(&mut self, message: &Message) -> bool {
+        let shared = self.run.shared;
+        if self.under_way.is_empty() {
+            return false;
+        }
+        let answer = shared.config.correlation.read(message);
+        let found = answer.and_then(|answer| Some((self.under_way.remove(&answer.id)?, answer.outcome)));
+        let Some((batch, outcome)) = found else { return false };
+        shared.settle_batch(batch, &outcome);
+        // What was refused in company is tried again.
+        shared.resubscribe.store(true, Ordering::Relaxed);
+        true
     }
 
     fn check(&self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<(), SessionError> {
@@ -214,6 +235,9 @@ impl Line for Talk<'_, '_> {
                     let until = (Instant::now() + time).min(self.deadline);
                     while let Some(message) = self.next_by(until)? {
                         self.keep(message)?;
+                        if Instant::now() >= until {
+                            break;
+                        }
                     }
                 }
             }
@@ -231,6 +255,10 @@ impl Line for Talk<'_, '_> {
     }
 
     fn keep(&mut self, message: Message) -> Result<(), SessionError> {
+        // Also while a later batch waits for its turn under a rate limit.
+        if self.settle(&message) {
+            return Ok(());
+        }
         let config = &self.run.shared.config;
         let kept = &mut self.ready.kept;
         if kept.len() >= config.event_capacity {
@@ -256,18 +284,6 @@ impl Line for Talk<'_, '_> {
         let index = self.ready.kept.iter().position(wanted)?;
         self.ready.kept.remove(index)
     }
-}
-
-/// Whether a message is the answer to one of the batches.
-fn settle(shared: &Shared, under_way: &mut HashMap<RequestId, u64>, message: &Message) -> bool {
-    let answer = shared.config.correlation.read(message);
-    let Some((batch, outcome)) = answer.and_then(|answer| Some((under_way.remove(&answer.id)?, answer.outcome))) else {
-        return false;
-    };
-    shared.settle_batch(batch, &outcome);
-    // What was refused in company is tried again.
-    shared.resubscribe.store(true, Ordering::Relaxed);
-    true
 }
 
 fn disconnected(broken: Broken) -> SessionError {

@@ -14,7 +14,7 @@ use crate::message::{CloseFrame, Message};
 use crate::request::{Request, RpcError};
 use crate::response::Response;
 use crate::session::json_rpc::{Barred, Claim, Pending, Purpose, Sink};
-use crate::session::rate_limit::Over;
+use crate::session::rate_limit::{self, Over};
 use crate::transport::{Broken, Outgoing};
 use crate::venue::Renewal;
 
@@ -43,7 +43,7 @@ impl Run<'_> {
         Ok(None)
     }
 
-    fn respond(&mut self, response: Response, sink: Sink) -> Result<(), Broken> {
+    pub(super) fn respond(&mut self, response: Response, sink: Sink) -> Result<(), Broken> {
         match sink {
             Sink::Caller(sender) => {
                 // Nobody waits, and it is an answer: it may be an order's.
@@ -109,14 +109,15 @@ impl Run<'_> {
         due.into_iter().chain([self.link.outbox.held_until()]).flatten().min()
     }
 
-    /// Deadlines of requests, channels to ask for, renewal and age. True when something was done.
-    pub(super) fn look_after_session(&mut self, now: Instant, paused: bool) -> Result<bool, Broken> {
+    /// Deadlines of requests, channels to ask for, renewal and age. `caught_up` is whether everything that came is read.
+    /// True when something was done.
+    pub(super) fn look_after_session(&mut self, now: Instant, caught_up: bool) -> Result<bool, Broken> {
         let shared = self.shared;
         let mut done = false;
         if shared.requests.due().is_some_and(|due| now >= due) {
             // Each is told, whatever becomes of the connection for one of them.
             let mut result = Ok(());
-            for (response, sink) in shared.requests.expire(now, paused) {
+            for (response, sink) in shared.requests.expire(now, caught_up) {
                 done = true;
                 result = result.and(self.respond(response, sink));
             }
@@ -184,8 +185,12 @@ impl Run<'_> {
         let id = shared.requests.next_id();
         let message = request.encode(&shared.config.correlation, &id).map_err(Unasked::Params)?;
         let urgent = purpose == Purpose::Renewal;
-        if !urgent && !shared.limits.is_empty() {
-            shared.charge(&message, true).map_err(Unasked::Over)?;
+        if !shared.limits.is_empty() {
+            match urgent {
+                // It does not wait, but the venue counts it.
+                true => drop(rate_limit::charge(&shared.limits, &message)),
+                false => shared.charge(&message, true).map_err(Unasked::Over)?,
+            }
         }
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {

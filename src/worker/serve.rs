@@ -106,7 +106,7 @@ impl Run<'_> {
 
     fn serve_until_broken(&mut self, tcp: &TcpStream, mut monitor: Monitor, ready: Ready) -> Result<Order, Broken> {
         let shared = self.shared;
-        self.opened(Instant::now(), ready)?;
+        self.opened(Instant::now(), ready).map_err(|broken| self.last_words(&mut monitor, broken))?;
         shared.health.publish(&monitor);
         let mut pacer = Pacer::default();
         let mut was_paused = false;
@@ -152,7 +152,7 @@ impl Run<'_> {
             if self.seat.reconnect.stable_at().is_some_and(|at| now >= at) {
                 self.seat.reconnect.settle(now);
             }
-            if self.look_after_session(now, read == Read::Paused)? {
+            if self.look_after_session(now, read == Read::CaughtUp)? {
                 continue;
             }
             let pump = self.pump(&mut pacer, now, read == Read::Paused);
@@ -188,6 +188,9 @@ impl Run<'_> {
             (subscriptions.active(), subscriptions.refusals())
         };
         self.link.release();
+        // What waited for this connection goes first.
+        self.link.take(&shared.outbound.1);
+        let mut result = self.drive().map(drop);
         shared.gate.set(Pass::Open { epoch });
         shared.status.set(ReadyState::Open);
         let name = &shared.tag.name;
@@ -204,10 +207,11 @@ impl Run<'_> {
         before.into_iter().for_each(|event| self.emit(event));
         for message in ready.kept {
             let at = message.received_at().unwrap_or(now);
-            self.deliver(message, at)?;
+            // Each of them, also when the line is found broken in between.
+            result = result.and(self.deliver(message, at));
         }
         after.into_iter().for_each(|event| self.emit(event));
-        Ok(())
+        result
     }
 
     fn read_batch(&mut self, monitor: &mut Monitor) -> Result<Read, Broken> {

@@ -130,6 +130,7 @@ impl Exchange {
             Pool::Subscribe => (3_000.0, (30_000.0, 10_000.0)),
             Pool::Instruments => (10_000.0, (500_000.0, 10_000.0)),
             Pool::Common => (500.0, self.rules.credits),
+            Pool::None => return true,
         };
         self.pools.entry((whose, pool)).or_insert(Level { level: size.0, at: now }).take(cost, size, now)
     }
