@@ -3,46 +3,18 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{LONG, config, eventually, json_of, ms, next, next_open, rpc};
+use common::{LONG, Plain, config, eventually, json_of, ms, next, next_open, rpc};
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
-use ws_supervisor::venue::{Batch, Renewal, Venue};
 use ws_supervisor::{
-    Client, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, IdleStrategy, Message, PendingResponse,
-    RateLimit, ReadyState, Request, RequestError, SendError, Session, SessionError, SubscribeError, Supervisor,
+    Client, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message, PendingResponse, ReadyState,
+    Request, RequestError, Session, SessionError, SubscribeError, Supervisor, Unanswered,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// A plain dialect; may renew something after a time, may forget to ask.
-#[derive(Default)]
-struct Plain {
-    renews: Option<Duration>,
-    forgets: bool,
-}
-
-impl Venue for Plain {
-    fn heartbeat(&self) -> Heartbeat {
-        Heartbeat::disabled()
-    }
-    fn authenticate(&self, _: &mut Session<'_>) -> Result<Option<Renewal>, SessionError> {
-        Ok(self.renews.map(|after| Renewal::new(after, Request::new("renew", ()))))
-    }
-    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
-        match self.forgets {
-            true => vec![],
-            false => vec![Batch::new(Request::new("subscribe", channels), channels)],
-        }
-    }
-    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
-        vec![Batch::new(Request::new("unsubscribe", channels), channels)]
-    }
-}
 
 /// Sends twenty requests, then does not return before their time has run out.
 struct Busy {
@@ -88,144 +60,6 @@ fn each_request_is_told_once_whatever_ends_at_the_same_time() {
         assert_eq!(heard.recv_timeout(LONG), Ok(true), "{n}");
     }
     eventually("and the connection is replaced", || client.epoch() > 1);
-}
-
-#[test]
-fn a_request_that_a_limit_held_up_is_never_called_unsent_when_it_was_sent() {
-    let server = Server::start(Script::silent()).unwrap();
-    let slow = Arc::new(AtomicBool::new(false));
-    let once = slow.clone();
-    // A caller's thread that is held up in the middle of its first try, for longer than the request's time.
-    let limit = RateLimit::bucket(1, 1, ms(200)).unwrap().cost(move |_| {
-        if once.swap(false, Ordering::Relaxed) {
-            std::thread::park_timeout(ms(50));
-        }
-        1
-    });
-    let client = Client::connect(config(&server).rate_limit(limit).idle_strategy(IdleStrategy::BusySpin)).unwrap();
-    client.send(r#"{"method":"first"}"#).unwrap();
-    slow.store(true, Ordering::Relaxed);
-    let outcome = client.call::<Value>(Request::new("buy", ()).timeout(ms(10)).wait_for_limit(LONG));
-    let came = || server.records()[0].received.iter().any(|message| json_of(message)["method"] == "buy");
-    match outcome {
-        Err(RequestError::OutcomeUnknown { .. }) => eventually("it came", came),
-        Err(RequestError::NotSent { .. }) => {
-            client.send_when_allowed(r#"{"method":"last"}"#, LONG).unwrap();
-            server.wait_for_message(|message| json_of(message)["method"] == "last");
-            assert!(!came());
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn nothing_leaves_together_with_what_waited_for_a_connection() {
-    const LIMIT: usize = 20;
-    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
-    let seen = times.clone();
-    let server = Server::start(Script::refuse(503)).unwrap();
-    let supervisor = Supervisor::start().unwrap();
-    let limit = RateLimit::window(LIMIT as u32, Duration::from_secs(1)).unwrap();
-    let config = config(&server).rate_limit(limit).queue_while_disconnected(100).heartbeat(Heartbeat::disabled());
-    let client = supervisor.spawn_client(config).unwrap();
-    (0..30).for_each(|n| client.send(n.to_string()).unwrap());
-    server.set_script(Script::reply(move |_, _| {
-        seen.lock().push(Instant::now());
-        vec![]
-    }));
-    client.wait_until_open(LONG).unwrap();
-    assert!(matches!(client.send("now"), Err(SendError::RateLimited { .. })));
-    let mut sent = 30;
-    while sent < 45 {
-        sent += usize::from(client.send_when_allowed("now", LONG).is_ok());
-    }
-    eventually("all out", || times.lock().len() == sent);
-    let times = times.lock();
-    for (index, from) in times.iter().enumerate() {
-        let within = times[index..].iter().take_while(|at| **at < *from + Duration::from_secs(1)).count();
-        assert!(within <= LIMIT, "{within}");
-    }
-}
-
-#[test]
-fn what_can_never_pass_is_not_queued_either() {
-    let server = Server::start(Script::hold_upgrade()).unwrap();
-    let supervisor = Supervisor::start().unwrap();
-    let limit = RateLimit::bucket(10, 1, HOUR).unwrap().cost(|message| message.len() as u32);
-    let client = supervisor.spawn_client(config(&server).rate_limit(limit).queue_while_disconnected(9)).unwrap();
-    assert!(matches!(client.send("more than ten"), Err(SendError::TooCostly { cost: 13, .. })));
-    client.send("ten bytes!").unwrap();
-}
-
-#[test]
-fn a_message_that_one_limit_holds_costs_the_others_once() {
-    let refused = Server::start(Script::refuse(503)).unwrap();
-    let supervisor = Supervisor::start().unwrap();
-    let account = RateLimit::bucket(1000, 1, HOUR).unwrap();
-    let own = RateLimit::bucket(1, 1, HOUR).unwrap();
-    let held = config(&refused).rate_limit(account.clone()).rate_limit(own).queue_while_disconnected(100);
-    let client = supervisor.spawn_client(held).unwrap();
-    (0..2).for_each(|n| client.send(n.to_string()).unwrap());
-    refused.set_script(Script::silent().every(ms(1), |_| vec!["tick".into()]));
-    let mut ticks = 0;
-    next(&client, |event| {
-        ticks += usize::from(matches!(event, Event::Message(_)));
-        (ticks > 100).then_some(())
-    });
-    let server = Server::start(Script::silent()).unwrap();
-    let other = Client::connect(config(&server).rate_limit(account)).unwrap();
-    let left = (0..).take_while(|_| other.send("x").is_ok()).count();
-    assert_eq!(left, 998, "one was written, one is held");
-}
-
-#[test]
-fn a_close_lets_out_what_the_limit_allows_and_hands_back_the_rest() {
-    for (refill, written) in [(ms(20), 5), (HOUR, 1)] {
-        let server = Server::start(Script::refuse(503)).unwrap();
-        let supervisor = Supervisor::start().unwrap();
-        let limit = RateLimit::bucket(1, 1, refill).unwrap();
-        let config = config(&server).rate_limit(limit).queue_while_disconnected(9).close_timeout(LONG);
-        let client = supervisor.spawn_client(config).unwrap();
-        (0..5).for_each(|n| client.send(n.to_string()).unwrap());
-        server.set_script(Script::silent());
-        client.wait_until_open(LONG).unwrap();
-        let begun = Instant::now();
-        client.close().unwrap();
-        assert!(begun.elapsed() < LONG / 2);
-        let last = server.accepts() - 1;
-        assert!(server.wait_until(LONG, |records| records[last].close_code == Some(1000)), "in good order");
-        assert_eq!(server.records()[last].received.len(), written);
-        let unsent = next(&client, |event| match event {
-            Event::Closed { unsent, .. } => Some(unsent),
-            _ => None,
-        });
-        assert_eq!(unsent.len(), 5 - written);
-    }
-}
-
-#[test]
-fn a_renewal_waits_for_no_limit_and_for_no_slow_consumer() {
-    let answers = rpc(|_, _| Some(Ok(json!({})))).every(ms(1), |_| vec!["tick".into()]);
-    let server = Server::start(Script::refuse(503)).unwrap();
-    let supervisor = Supervisor::start().unwrap();
-    let limit = RateLimit::bucket(1, 1, HOUR).unwrap();
-    let venue = Plain { renews: Some(ms(50)), ..Plain::default() };
-    let config = config(&server).venue(venue).rate_limit(limit).queue_while_disconnected(9).event_capacity(8);
-    let client = supervisor.spawn_client(config.request_timeout(ms(100))).unwrap();
-    (0..5).for_each(|n| client.send(json!({"method": n}).to_string()).unwrap());
-    server.set_script(answers);
-    client.wait_until_open(LONG).unwrap();
-    server.wait_for_message(|message| json_of(message)["method"] == "renew");
-    // Nobody reads, so the answer waits; it is not counted as missing.
-    let begun = Instant::now();
-    eventually("ten times its time has gone by", || begun.elapsed() > ms(1000));
-    let mut ticks = 0;
-    next(&client, |event| {
-        assert!(!matches!(event, Event::Disconnected { .. }), "{event:?}");
-        ticks += usize::from(matches!(event, Event::Message(_)));
-        (ticks > 100).then_some(())
-    });
-    assert_eq!(client.epoch(), 1);
 }
 
 #[test]
@@ -407,4 +241,89 @@ fn no_result_is_printed() {
     let config = config(&server).on_open(|session| session.request::<u64>("public/auth", ()).map(drop));
     let told = format!("{0:?} {0}", Client::connect(config).unwrap_err());
     assert!(told.contains("public/auth") && !told.contains("hush"), "{told}");
+}
+
+#[test]
+fn what_was_kept_for_later_is_delivered_though_the_line_is_broken_by_then() {
+    struct Answering(Sender<String>);
+    impl Handler for Answering {
+        fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+            self.0.send(message.as_text().unwrap().into()).unwrap();
+            let _ = context.send("thanks");
+        }
+    }
+    let greeting = ["fill 1", "fill 2", "fill 3", "go"];
+    let server = Arc::new(Server::start(Script::silent().greet(move |_| greeting.map(Message::from).into())).unwrap());
+    let (told, heard) = unbounded();
+    let resets = server.clone();
+    let config = config(&server).heartbeat(Heartbeat::disabled()).on_open(move |session| {
+        session.recv_until(|message| message.as_text() == Some("go"))?;
+        if session.epoch() > 1 {
+            return Err(SessionError::fatal("one is enough"));
+        }
+        resets.reset();
+        assert!(resets.wait_until(LONG, |records| records[0].ended));
+        Ok(())
+    });
+    let _client = Client::connect(config.delivery(Delivery::inline(move || Answering(told.clone())))).unwrap();
+    for fill in &greeting[..3] {
+        assert_eq!(heard.recv_timeout(LONG).as_deref(), Ok(*fill));
+    }
+}
+
+#[test]
+fn one_who_gives_up_gives_up_nobody_elses_request() {
+    let server = Server::start(rpc(|method, _| (method == "quick").then(|| Ok(json!(1))))).unwrap();
+    let client = Client::connect(config(&server)).unwrap();
+    let old = client.start_request(Request::new("quick", ()).id("x")).unwrap();
+    old.receiver().recv_timeout(LONG).unwrap().outcome.unwrap();
+    let new = client.start_request(Request::new("slow", ()).id("x").timeout(HOUR)).unwrap();
+    assert!(old.wait::<u32>().is_err(), "its response was taken");
+    assert_eq!(client.stats().pending_requests, 1);
+    server.push(r#"{"id":"x","result":2}"#);
+    assert_eq!(new.wait::<u32>().unwrap(), 2);
+}
+
+#[test]
+fn deadlines_hold_while_the_client_closes() {
+    let server = Server::start(Script::silent().then_mute()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&server).close_timeout(ms(2000))).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    let pending = client.start_request(Request::new("slow", ()).timeout(ms(200))).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| client.close());
+        match pending.receiver().recv_timeout(LONG).unwrap().outcome {
+            Err(RequestError::OutcomeUnknown { cause, .. }) => assert_eq!(cause, Unanswered::TimedOut),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn one_who_waits_is_told_when_another_takes_the_wish_back() {
+    let server = Server::start(Script::refuse(503)).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let config = config(&server).backoff(HOUR, HOUR).venue(Plain::default()).request_timeout(HOUR);
+    let client = supervisor.spawn_client(config).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| client.subscribe(["a"]));
+        eventually("wanted", || !client.subscriptions().wanted.is_empty());
+        client.unsubscribe(["a"]).unwrap();
+        waits.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_timeout_names_what_was_refused_meanwhile() {
+    let server = Server::start(rpc(|_, names| (names[0] == "bad").then_some(Err(7)))).unwrap();
+    let venue = Plain { one_by_one: true, ..Plain::default() };
+    let client = Client::connect(config(&server).venue(venue).request_timeout(ms(300))).unwrap();
+    match client.subscribe(["bad", "slow"]) {
+        Err(SubscribeError::Timeout { pending, refused, .. }) => {
+            assert_eq!((pending, refused[0].error.code), (vec!["slow".into()], 7));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(client.subscriptions().wanted, ["slow".into()]);
 }

@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
-use ws_supervisor::{Client, ClientConfig, Event, Message, ReadyState};
+use ws_supervisor::venue::{Batch, Renewal, Venue};
+use ws_supervisor::{Client, ClientConfig, Event, Heartbeat, Message, ReadyState, Request, Session, SessionError};
 
 /// Far more than anything here takes, also on a busy machine.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -114,4 +116,33 @@ pub fn rpc(answer: impl Fn(&str, &Value) -> Option<Result<Value, i64>> + Send + 
 pub fn methods(server: &Server, index: usize) -> Vec<String> {
     let method = |message: &Message| json_of(message)["method"].as_str().unwrap_or_default().to_owned();
     server.records()[index].received.iter().map(method).collect()
+}
+
+/// A plain dialect; may renew something after a time, may forget to ask.
+#[derive(Default)]
+pub struct Plain {
+    pub renews: Option<Duration>,
+    pub forgets: bool,
+    pub one_by_one: bool,
+}
+
+impl Venue for Plain {
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::disabled()
+    }
+    fn authenticate(&self, _: &mut Session<'_>) -> Result<Option<Renewal>, SessionError> {
+        Ok(self.renews.map(|after| Renewal::new(after, Request::new("renew", ()))))
+    }
+    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
+        match self.forgets {
+            true => vec![],
+            false => {
+                let some = if self.one_by_one { 1 } else { channels.len() };
+                channels.chunks(some).map(|some| Batch::new(Request::new("subscribe", some), some)).collect()
+            }
+        }
+    }
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
+        vec![Batch::new(Request::new("unsubscribe", channels), channels)]
+    }
 }
