@@ -1,0 +1,175 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn names(names: &[&str]) -> Vec<Arc<str>> {
+    names.iter().map(|name| Arc::from(*name)).collect()
+}
+
+#[test]
+fn a_refused_batch_is_halved_until_the_culprit_is_found() {
+    let mut subscriptions = Subscriptions::default();
+    subscriptions.want(&names(&["a", "b", "bad", "c", "d", "e", "f"]));
+    let mut requests = 0;
+    loop {
+        let plan = subscriptions.plan();
+        if plan.is_empty() {
+            break;
+        }
+        for (operation, channels) in plan {
+            requests += 1;
+            let bad = channels.iter().any(|name| &**name == "bad");
+            let batch = subscriptions.asked(operation, channels);
+            match bad {
+                true => subscriptions.refused(batch, &RpcError::new(-32602, "Invalid params")),
+                false => subscriptions.answered(batch, |_| true),
+            }
+        }
+    }
+    assert_eq!(subscriptions.active(), names(&["a", "b", "c", "d", "e", "f"]));
+    assert_eq!(subscriptions.refusals()[0].channel, "bad".into());
+    assert!(requests <= 8, "{requests}");
+    assert_eq!(subscriptions.wanted().len(), 7, "a refusal does not change what the caller wants");
+    subscriptions.disconnected();
+    assert_eq!(subscriptions.plan(), [(Operation::Subscribe, subscriptions.wanted())], "asked for anew");
+}
+
+#[test]
+fn what_is_not_acknowledged_is_refused() {
+    let mut subscriptions = Subscriptions::default();
+    subscriptions.want(&names(&["a", "b"]));
+    let batch = subscriptions.asked(Operation::Subscribe, names(&["a", "b"]));
+    assert_eq!(subscriptions.standing("a", true), Standing::UnderWay);
+    subscriptions.answered(batch, |name| name == "a");
+    assert_eq!(subscriptions.standing("a", true), Standing::Settled);
+    assert!(matches!(subscriptions.standing("b", true), Standing::Refused(_)));
+    subscriptions.unwant(&names(&["b"]));
+    assert!(subscriptions.plan().is_empty() && subscriptions.wanted() == names(&["a"]));
+}
+
+#[test]
+fn everyone_who_waits_is_told_of_a_refusal() {
+    let mut subscriptions = Subscriptions::default();
+    let bad = names(&["bad"]);
+    for _ in 0..2 {
+        subscriptions.want(&bad);
+        subscriptions.wait(&bad, true);
+    }
+    let batch = subscriptions.asked(Operation::Subscribe, bad.clone());
+    subscriptions.refused(batch, &RpcError::new(1, ""));
+    for _ in 0..2 {
+        assert!(matches!(subscriptions.standing("bad", true), Standing::Refused(_)));
+        subscriptions.unwant(&bad);
+        subscriptions.wait(&bad, false);
+    }
+    assert!(subscriptions.channels.is_empty());
+}
+
+#[test]
+fn a_channel_that_the_server_does_not_let_go_is_still_there_and_is_not_asked_about_for_ever() {
+    let mut subscriptions = Subscriptions::default();
+    let one = names(&["a"]);
+    subscriptions.want(&one);
+    let batch = subscriptions.asked(Operation::Subscribe, one.clone());
+    subscriptions.answered(batch, |_| true);
+    subscriptions.unwant(&one);
+    let batch = subscriptions.asked(Operation::Unsubscribe, one.clone());
+    subscriptions.refused(batch, &RpcError::new(10_028, "too_many_requests"));
+    assert!(matches!(subscriptions.standing("a", false), Standing::Refused(_)));
+    assert!(subscriptions.plan().is_empty() && subscriptions.active() == one);
+    subscriptions.want(&one);
+    assert_eq!(subscriptions.standing("a", true), Standing::Settled, "it never went");
+    subscriptions.unwant(&one);
+    assert_eq!(subscriptions.plan(), [(Operation::Unsubscribe, one)], "asked again when asked again");
+}
+
+#[test]
+fn what_may_be_there_after_all_is_let_go_however_it_was_refused() {
+    let mut subscriptions = Subscriptions::default();
+    let one = names(&["a"]);
+    subscriptions.want(&one);
+    let first = subscriptions.asked(Operation::Subscribe, one.clone());
+    subscriptions.unanswered(first);
+    let second = subscriptions.asked(Operation::Subscribe, one.clone());
+    subscriptions.refused(second, &RpcError::new(10_028, ""));
+    subscriptions.unwant(&one);
+    assert_eq!(subscriptions.plan(), [(Operation::Unsubscribe, one.clone())]);
+    subscriptions.want(&one);
+    let third = subscriptions.asked(Operation::Subscribe, one.clone());
+    subscriptions.refused(third, &RpcError::new(10_028, ""));
+    subscriptions.answered(first, |_| true);
+    assert_eq!(subscriptions.active(), one, "the first was carried out");
+}
+
+#[test]
+fn a_late_acknowledgement_counts() {
+    let mut subscriptions = Subscriptions::default();
+    let one = names(&["a"]);
+    subscriptions.want(&one);
+    let first = subscriptions.asked(Operation::Subscribe, one.clone());
+    subscriptions.unanswered(first);
+    let second = subscriptions.asked(Operation::Subscribe, one.clone());
+    subscriptions.answered(first, |_| true);
+    assert_eq!(subscriptions.standing("a", true), Standing::Settled);
+    subscriptions.answered(second, |_| true);
+    subscriptions.unwant(&one);
+    let third = subscriptions.asked(Operation::Unsubscribe, one.clone());
+    subscriptions.answered(first, |_| true);
+    assert_eq!(subscriptions.active(), [], "it meant something else");
+    subscriptions.answered(third, |_| true);
+    assert!(subscriptions.channels.is_empty());
+}
+
+proptest! {
+    /// Callers change their minds, batches are answered, refused and lost, connections end, in any order: when all
+    /// comes to rest the server has exactly what is wanted, but for what it refuses.
+    #[test]
+    fn at_rest_the_server_has_what_is_wanted(steps in prop::collection::vec((0u8..12, 0usize..6, any::<bool>()), 0..120)) {
+        let all = names(&["a", "b", "c", "d", "e", "bad"]);
+        let mut subscriptions = Subscriptions::default();
+        let mut server: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut wanted: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut under_way: Vec<(u64, Operation, Vec<Arc<str>>)> = vec![];
+        let mut late: Vec<u64> = vec![];
+        let act = |server: &mut BTreeSet<Arc<str>>, subscriptions: &mut Subscriptions, (batch, operation, channels): (u64, Operation, Vec<Arc<str>>), lost: bool| {
+            let bad = operation == Operation::Subscribe && channels.iter().any(|name| &**name == "bad");
+            if !bad {
+                for name in &channels {
+                    if operation == Operation::Subscribe { server.insert(name.clone()); } else { server.remove(name); }
+                }
+            }
+            if lost { subscriptions.unanswered(batch) }
+            else if bad { subscriptions.refused(batch, &RpcError::new(1, "")) }
+            else { subscriptions.answered(batch, |_| true) }
+        };
+        for (step, n, flag) in steps {
+            match step {
+                0..=2 => { subscriptions.want(&all[n..=n]); wanted.insert(all[n].clone()); }
+                3..=4 => { subscriptions.unwant(&all[n..=n]); wanted.remove(&all[n]); }
+                5..=6 => for (operation, channels) in subscriptions.plan() {
+                    under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
+                },
+                7..=8 if !under_way.is_empty() => {
+                    let batch = under_way.remove(0);
+                    let bad = batch.1 == Operation::Subscribe && batch.2.iter().any(|name| &**name == "bad");
+                    if flag && !bad { late.push(batch.0); }
+                    act(&mut server, &mut subscriptions, batch, flag);
+                }
+                10..=11 if !late.is_empty() => subscriptions.answered(late.remove(n % late.len()), |_| true),
+                9 if n == 0 => { server.clear(); under_way.clear(); late.clear(); subscriptions.disconnected(); }
+                _ => {}
+            }
+            prop_assert_eq!(subscriptions.wanted(), wanted.iter().cloned().collect::<Vec<_>>());
+        }
+        for _ in 0..20 {
+            for batch in std::mem::take(&mut under_way) { act(&mut server, &mut subscriptions, batch, false); }
+            for (operation, channels) in subscriptions.plan() {
+                under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
+            }
+        }
+        prop_assert!(under_way.is_empty() && subscriptions.batches.is_empty(), "it comes to rest");
+        wanted.remove("bad");
+        prop_assert_eq!(&server, &wanted);
+        prop_assert_eq!(subscriptions.active(), wanted.into_iter().collect::<Vec<_>>());
+    }
+}
