@@ -158,14 +158,12 @@ impl Client {
             }
         };
         let charged = if epoch.is_some() { usize::MAX } else { 0 };
-        if !shared.limits.is_empty() {
-            if shared.outbound.0.is_full() {
-                // Before it costs anything.
-                return Err(SendError::Full { message }.into());
-            }
-            if let Err(over) = shared.charge(&message, epoch.is_some()) {
-                return Err(SendError::over(message, over).into());
-            }
+        if !shared.limits.is_empty() && shared.outbound.0.is_full() {
+            // Before it costs anything.
+            return Err(SendError::Full { message }.into());
+        }
+        if let Err(over) = shared.charge(&message, epoch.is_some()) {
+            return Err(SendError::over(message, over).into());
         }
         let receipt = enlist(&message, epoch)?;
         let outbound = Outbound { message, epoch, receipt, place, charged };

@@ -29,6 +29,13 @@ pub(crate) struct Outbound {
     pub(crate) place: Option<Place>,
 }
 
+impl Outbound {
+    /// One that the rate limits have let pass, or that they do not concern.
+    pub(crate) fn charged(message: Message, epoch: Option<u64>, receipt: Option<Arc<Receipt>>) -> Self {
+        Self { message, epoch, receipt, charged: usize::MAX, place: None }
+    }
+}
+
 /// The places of `queue_while_disconnected`.
 #[derive(Debug, Default)]
 pub(crate) struct Places(Arc<AtomicUsize>);

@@ -64,12 +64,8 @@ impl Shared {
             false => subscriptions.unwant(channels),
         }
         drop(subscriptions);
+        // Others may wait for what is not wanted any more.
         self.settled.notify_all();
-        self.ask_for_channels();
-    }
-
-    /// Has the worker look at what is wanted.
-    fn ask_for_channels(&self) {
         self.resubscribe.store(true, Ordering::Relaxed);
         self.wake.wake();
     }
@@ -304,22 +300,9 @@ struct Waits<'a>(&'a Shared, &'a [Arc<str>]);
 
 impl<'a> Waits<'a> {
     fn new(shared: &'a Shared, channels: &'a [Arc<str>], wanted: bool) -> Self {
-        let mut subscriptions = shared.subscriptions.lock();
-        // Before they can be refused and forgotten.
-        match wanted {
-            true => {
-                subscriptions.want(channels);
-                subscriptions.wait(channels, true);
-            }
-            false => {
-                subscriptions.wait(channels, true);
-                subscriptions.unwant(channels);
-            }
-        }
-        drop(subscriptions);
-        // Others may wait for what is not wanted any more.
-        shared.settled.notify_all();
-        shared.ask_for_channels();
+        // First, so that none of them can be refused and forgotten in between.
+        shared.subscriptions.lock().wait(channels, true);
+        shared.want(channels, wanted);
         Self(shared, channels)
     }
 }

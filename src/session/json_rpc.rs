@@ -100,13 +100,14 @@ impl Barred {
 #[derive(Debug, Default)]
 struct Table {
     pending: HashMap<RequestId, Pending>,
-    given_up: VecDeque<GivenUp>,
+    given_up: HashMap<RequestId, GivenUp>,
+    /// In the order in which they are forgotten; some may be gone already.
+    to_forget: VecDeque<(Instant, RequestId)>,
 }
 
 /// A request that failed by its time, and may be answered late.
 #[derive(Debug)]
 struct GivenUp {
-    id: RequestId,
     method: Box<str>,
     message: Message,
     own: Option<Purpose>,
@@ -125,19 +126,29 @@ pub(crate) struct Leftover {
 
 impl Table {
     fn remember(&mut self, id: RequestId, pending: &Pending, now: Instant) {
-        if self.given_up.len() == MAX_PENDING {
-            self.given_up.pop_front();
+        if self.to_forget.len() == MAX_PENDING {
+            self.forget_one();
         }
         let (method, message) = (pending.method.clone(), pending.message.clone());
         let own = match pending.sink {
             Sink::Worker(purpose) => Some(purpose),
             _ => None,
         };
-        self.given_up.push_back(GivenUp { id, method, message, own, forget_at: now + MEMORY });
+        let forget_at = now + MEMORY;
+        self.to_forget.push_back((forget_at, id.clone()));
+        self.given_up.insert(id, GivenUp { method, message, own, forget_at });
+    }
+
+    fn forget_one(&mut self) {
+        let Some((at, id)) = self.to_forget.pop_front() else { return };
+        // The same id may have been used again, and given up on again.
+        if self.given_up.get(&id).is_some_and(|given_up| given_up.forget_at == at) {
+            self.given_up.remove(&id);
+        }
     }
 
     fn next(&self) -> Option<Instant> {
-        let forget = self.given_up.front().map(|given_up| given_up.forget_at);
+        let forget = self.to_forget.front().map(|(at, _)| *at);
         self.pending.values().map(|pending| pending.deadline).chain(forget).min()
     }
 }
@@ -201,7 +212,7 @@ impl Requests {
         if table.pending.len() >= MAX_PENDING {
             return Err(Barred::Full);
         }
-        if table.given_up.iter().any(|given_up| given_up.id == id) {
+        if table.given_up.contains_key(&id) {
             return Err(Barred::Duplicate);
         }
         let deadline = pending.deadline;
@@ -219,7 +230,7 @@ impl Requests {
     /// Whether another request with this id waits, or may still be answered.
     pub(crate) fn is_taken(&self, id: &RequestId) -> bool {
         let table = self.table.lock();
-        table.pending.contains_key(id) || table.given_up.iter().any(|given_up| given_up.id == *id)
+        table.pending.contains_key(id) || table.given_up.contains_key(id)
     }
 
     /// It was not accepted after all.
@@ -236,13 +247,10 @@ impl Requests {
         let mut table = self.table.lock();
         let claim = match table.pending.remove(id) {
             Some(pending) => Claim::Pending(pending),
-            None => {
-                let index = table.given_up.iter().position(|given_up| given_up.id == *id);
-                match index.and_then(|index| table.given_up.remove(index)) {
-                    Some(given_up) => Claim::Late { method: given_up.method, own: given_up.own },
-                    None => Claim::Nobody,
-                }
-            }
+            None => match table.given_up.remove(id) {
+                Some(given_up) => Claim::Late { method: given_up.method, own: given_up.own },
+                None => Claim::Nobody,
+            },
         };
         self.publish(&table, self.due());
         claim
@@ -261,8 +269,8 @@ impl Requests {
             }
         }
         let failed = due.into_iter().filter_map(|id| time_out(&mut table, id, now)).filter_map(tell_caller).collect();
-        while table.given_up.front().is_some_and(|given_up| given_up.forget_at <= now) {
-            table.given_up.pop_front();
+        while table.to_forget.front().is_some_and(|(at, _)| *at <= now) {
+            table.forget_one();
         }
         let next = table.next();
         self.publish(&table, next);
@@ -291,12 +299,14 @@ impl Requests {
     /// come any more.
     pub(crate) fn disconnected(&self) -> Vec<Leftover> {
         let mut table = self.table.lock();
-        let all = std::mem::take(&mut *table);
+        let Table { pending, mut given_up, to_forget } = std::mem::take(&mut *table);
         self.publish(&table, None);
         drop(table);
-        let foreign = all.given_up.into_iter().filter(|given_up| given_up.own.is_none());
-        let told = foreign.map(|GivenUp { id, method, message, .. }| Leftover { id, method, message, untold: None });
-        let waiting = all.pending.into_iter().filter(|(_, pending)| !matches!(pending.sink, Sink::Worker(_)));
+        // In the order in which they were given up on.
+        let foreign = to_forget.into_iter().filter_map(|(_, id)| given_up.remove_entry(&id));
+        let foreign = foreign.filter(|(_, given_up)| given_up.own.is_none());
+        let told = foreign.map(|(id, GivenUp { method, message, .. })| Leftover { id, method, message, untold: None });
+        let waiting = pending.into_iter().filter(|(_, pending)| !matches!(pending.sink, Sink::Worker(_)));
         let untold = waiting.map(|(id, pending)| {
             let (method, message) = (pending.method.clone(), pending.message.clone());
             let rest = tell_caller(pending.fail(id.clone(), Unanswered::Disconnected, true));
@@ -307,7 +317,7 @@ impl Requests {
 }
 
 /// Gives back what is not for a caller.
-fn tell_caller((response, sink): (Response, Sink)) -> Option<(Response, Sink)> {
+pub(crate) fn tell_caller((response, sink): (Response, Sink)) -> Option<(Response, Sink)> {
     match sink {
         Sink::Caller(sender) => {
             let _ = sender.try_send(response);

@@ -10,7 +10,7 @@ use crate::gate::Pass;
 use crate::message::Message;
 use crate::request::{Request, RequestId, RpcError};
 use crate::response::{Json, Response};
-use crate::session::json_rpc::Sink;
+use crate::session::json_rpc::{Sink, tell_caller};
 use crate::session::subscriptions::{Operation, Subscriptions};
 use crate::worker::link::Link;
 
@@ -98,7 +98,7 @@ impl Shared {
                 Some(id) => match self.requests.not_sent(id) {
                     // The worker's own are nobody's loss.
                     None | Some((_, Sink::Worker(_))) => return,
-                    Some((response, sink)) => respond(response, sink, collected),
+                    Some(told) => collected.responses.extend(tell_caller(told).map(|(response, _)| response)),
                 },
             },
         }
@@ -166,12 +166,4 @@ impl Shared {
 
 fn new_refusals(subscriptions: &Subscriptions, known: &[RefusedChannel]) -> Vec<RefusedChannel> {
     subscriptions.refusals().into_iter().filter(|refusal| !known.contains(refusal)).collect()
-}
-
-fn respond(response: Response, sink: Sink, collected: &mut Collected) {
-    match sink {
-        Sink::Caller(sender) => drop(sender.try_send(response)),
-        Sink::Handler => collected.responses.push(response),
-        Sink::Worker(_) => {}
-    }
 }

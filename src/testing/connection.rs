@@ -400,5 +400,5 @@ impl Talk<'_> {
 }
 
 fn outbound(message: Message) -> Outbound {
-    Outbound { message, epoch: None, receipt: None, place: None, charged: usize::MAX }
+    Outbound::charged(message, None, None)
 }

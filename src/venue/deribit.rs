@@ -86,14 +86,10 @@ impl Deribit {
     pub fn new() -> Self {
         let second = Duration::from_secs(1);
         let mut limits = Vec::new();
-        let counts = |which: fn(&Message) -> Pool, pool: Pool, cost: u32| {
-            move |message: &Message| if which(message) == pool { cost } else { 0 }
-        };
-        limits.extend(RateLimit::bucket(20, 5, second).map(|limit| limit.cost(counts(pool, Pool::MatchingEngine, 1))));
-        limits
-            .extend(RateLimit::bucket(48_000, 9_500, second).map(|limit| limit.cost(counts(pool, Pool::Common, 500))));
-        limits.extend(RateLimit::bucket(10, 10, 3 * second).map(|limit| limit.cost(counts(pool, Pool::Subscribe, 1))));
-        limits.extend(RateLimit::bucket(50, 1, second).map(|limit| limit.cost(counts(pool, Pool::Instruments, 1))));
+        limits.extend(RateLimit::bucket(20, 5, second).map(|limit| limit.cost(cost(Pool::MatchingEngine, 1))));
+        limits.extend(RateLimit::bucket(48_000, 9_500, second).map(|limit| limit.cost(cost(Pool::Common, 500))));
+        limits.extend(RateLimit::bucket(10, 10, 3 * second).map(|limit| limit.cost(cost(Pool::Subscribe, 1))));
+        limits.extend(RateLimit::bucket(50, 1, second).map(|limit| limit.cost(cost(Pool::Instruments, 1))));
         Self {
             credentials: None,
             heartbeat: Duration::from_secs(30),
@@ -154,7 +150,7 @@ impl Deribit {
     /// When one of them is zero.
     pub fn matching_engine_limit(mut self, burst: u32, a_second: u32) -> Result<Self, crate::error::ConfigError> {
         let limit = RateLimit::bucket(burst, a_second, Duration::from_secs(1))?;
-        self.limits[0] = limit.cost(|message| u32::from(pool(message) == Pool::MatchingEngine));
+        self.limits[0] = limit.cost(cost(Pool::MatchingEngine, 1));
         Ok(self)
     }
 
@@ -262,6 +258,11 @@ pub(crate) enum Pool {
     Instruments,
     Common,
     None,
+}
+
+/// What a message costs of one of them.
+fn cost(of: Pool, cost: u32) -> impl Fn(&Message) -> u32 {
+    move |message| if pool(message) == of { cost } else { 0 }
 }
 
 /// By the documentation's list of requests that reach the matching engine, and of those that have a limit of their own.

@@ -47,7 +47,7 @@ impl Context<'_> {
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
         let message = message.into();
         let message = self.admit(message)?;
-        self.outbox.push(Outbound { message, epoch: self.epoch, receipt: None, place: None, charged: usize::MAX });
+        self.outbox.push(Outbound::charged(message, self.epoch, None));
         Ok(())
     }
 
@@ -62,9 +62,6 @@ impl Context<'_> {
         }
         if self.outbox.waiting() >= config.send_capacity {
             return Err(SendError::Full { message });
-        }
-        if self.shared.limits.is_empty() {
-            return Ok(message);
         }
         match self.shared.charge(&message, true) {
             Ok(()) => Ok(message),
@@ -116,8 +113,7 @@ impl Context<'_> {
             sink: Sink::Handler,
         };
         shared.requests.register(id.clone(), pending).map_err(|barred| barred.error(&id, &message))?;
-        let epoch = self.epoch;
-        self.outbox.push(Outbound { message, epoch, receipt: Some(receipt), place: None, charged: usize::MAX });
+        self.outbox.push(Outbound::charged(message, self.epoch, Some(receipt)));
         Ok(id)
     }
 

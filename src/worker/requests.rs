@@ -47,12 +47,8 @@ impl Run<'_> {
         match sink {
             Sink::Caller(sender) => {
                 // Nobody waits, and it is an answer: it may be an order's.
-                let answered = !matches!(
-                    response.outcome,
-                    Err(RequestError::NotSent { .. } | RequestError::OutcomeUnknown { .. })
-                );
-                if let Some(response) = sender.try_send(response).err().filter(|_| answered) {
-                    self.emit(Event::LateResponse(Box::new(response.into_inner())));
+                if let Err(unclaimed) = sender.try_send(response) {
+                    self.emit(Event::LateResponse(Box::new(unclaimed.into_inner())));
                 }
             }
             Sink::Handler => {
@@ -150,30 +146,21 @@ impl Run<'_> {
         let (batches, mut refused) = shared.plan_batches();
         let any = !batches.is_empty();
         for (batch, request) in batches {
-            let asked = match self.ask_again_at {
-                // One was held up: the others wait with it.
-                Some(_) => Err(Unasked::Over(Over::Wait(Duration::ZERO))),
-                None => self.ask(request, Purpose::Subscription(batch), now),
-            };
-            match asked {
-                Ok(()) => {}
-                Err(Unasked::Over(Over::Wait(_)) | Unasked::Barred(Barred::Full)) if self.ask_again_at.is_some() => {
-                    shared.subscriptions.lock().withdrawn(batch);
-                }
-                Err(Unasked::Over(Over::Wait(time))) => {
-                    shared.subscriptions.lock().withdrawn(batch);
-                    self.ask_again_at = Some(later(now, time));
-                }
-                Err(Unasked::Barred(Barred::Full)) => {
-                    shared.subscriptions.lock().withdrawn(batch);
-                    self.ask_again_at = Some(now + Duration::from_secs(1));
-                }
-                Err(unasked) => {
-                    let error = RpcError::new(0, format!("not asked: {unasked:?}"));
-                    refused.extend(shared.settle_batch(batch, &Err(error)));
-                    shared.resubscribe.store(true, Ordering::Relaxed);
+            // When one is held up, the others wait with it.
+            if self.ask_again_at.is_none() {
+                match self.ask(request, Purpose::Subscription(batch), now) {
+                    Ok(()) => continue,
+                    Err(Unasked::Over(Over::Wait(time))) => self.ask_again_at = Some(later(now, time)),
+                    Err(Unasked::Barred(Barred::Full)) => self.ask_again_at = Some(now + Duration::from_secs(1)),
+                    Err(unasked) => {
+                        let error = RpcError::new(0, format!("not asked: {unasked:?}"));
+                        refused.extend(shared.settle_batch(batch, &Err(error)));
+                        shared.resubscribe.store(true, Ordering::Relaxed);
+                        continue;
+                    }
                 }
             }
+            shared.subscriptions.lock().withdrawn(batch);
         }
         self.tell_refusals(refused);
         any
@@ -185,12 +172,10 @@ impl Run<'_> {
         let id = shared.requests.next_id();
         let message = request.encode(&shared.config.correlation, &id).map_err(Unasked::Params)?;
         let urgent = purpose == Purpose::Renewal;
-        if !shared.limits.is_empty() {
-            match urgent {
-                // It does not wait, but the venue counts it.
-                true => drop(rate_limit::charge(&shared.limits, &message)),
-                false => shared.charge(&message, true).map_err(Unasked::Over)?,
-            }
+        match urgent {
+            // It does not wait, but the venue counts it.
+            true => drop(rate_limit::charge(&shared.limits, &message)),
+            false => shared.charge(&message, true).map_err(Unasked::Over)?,
         }
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {
@@ -207,7 +192,7 @@ impl Run<'_> {
             return Ok(());
         }
         let epoch = Some(self.seat.epoch);
-        self.link.outbox.push(Outbound { message, epoch, receipt: Some(receipt), place: None, charged: usize::MAX });
+        self.link.outbox.push(Outbound::charged(message, epoch, Some(receipt)));
         Ok(())
     }
 }
