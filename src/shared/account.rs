@@ -65,7 +65,7 @@ impl Shared {
     /// comes next stay when the gate still lets such pass.
     pub(crate) fn collect_unsent(&self, seat: &mut Seat, link: &mut Link, pass: Pass) -> Collected {
         self.gate.close(pass);
-        link.transport = None;
+        link.let_go(&self.counters.sent);
         let keep_queued = pass == Pass::Queue;
         let mut collected = Collected::default();
         let mut kept = Vec::new();

@@ -36,6 +36,14 @@ impl Link {
         self.outbox.hold();
     }
 
+    /// The one way out of a connection. What the kernel has by now was written, whoever wrote it: the goodbye, a pong of
+    /// the framing's own, a flush that failed later. Only what is left after this count may be handed back.
+    pub(crate) fn let_go(&mut self, sent: &Counter) {
+        if let Some(transport) = self.transport.take() {
+            self.outbox.count_written(transport.written(), sent);
+        }
+    }
+
     /// The session is open: what callers send may be written.
     pub(crate) fn release(&mut self) {
         self.outbox.held = false;

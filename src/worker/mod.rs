@@ -151,7 +151,7 @@ fn post_mortem(shared: &Shared, message: Box<str>) {
         }
     } else {
         // In the middle of an attempt, or of opening a session.
-        link.transport = None;
+        link.let_go(&shared.counters.sent);
         shared.register_socket(None);
     }
     seat.reconnect.panicked(Instant::now());

@@ -73,7 +73,7 @@ impl Outbox {
             // Nothing is added to the transport's buffer before it is empty: that keeps the count of bytes exact,
             // since a pong that tungstenite adds on its own then always comes after what is counted here.
             let result = transport.flush();
-            self.settle(transport.written(), sent);
+            self.count_written(transport.written(), sent);
             if !result? {
                 return Ok(false);
             }
@@ -108,7 +108,7 @@ impl Outbox {
                 break;
             };
             let result = transport.queue(outgoing);
-            self.settle(transport.written(), sent);
+            self.count_written(transport.written(), sent);
             result?;
         }
         Ok(true)
@@ -134,7 +134,8 @@ impl Outbox {
         }
     }
 
-    fn settle(&mut self, written: u64, sent: &Counter) {
+    /// The kernel has so many bytes.
+    pub(crate) fn count_written(&mut self, written: u64, sent: &Counter) {
         while self.in_flight.front().is_some_and(|(end, _)| *end <= written) {
             if let Some((_, item)) = self.in_flight.pop_front() {
                 sent.add(1);

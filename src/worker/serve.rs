@@ -64,7 +64,7 @@ impl Run<'_> {
             }
         };
         let _ = tcp.shutdown(Shutdown::Both);
-        self.link.transport = None;
+        self.link.let_go(&self.shared.counters.sent);
         ended
     }
 
