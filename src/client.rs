@@ -22,7 +22,7 @@ use crate::message::Message;
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::supervisor::Tree;
-use crate::worker::{self, link};
+use crate::worker;
 
 /// A handle of one WebSocket client. Cheap to clone, usable from any thread, valid across every reconnect and restart
 /// of its client.
@@ -158,7 +158,7 @@ impl Client {
             }
         };
         let charged = if epoch.is_some() { usize::MAX } else { 0 };
-        if !shared.limits.is_empty() && shared.outbound.0.is_full() {
+        if !shared.limits.is_empty() && shared.outbound.is_full() {
             // Before it costs anything.
             return Err(SendError::Full { message }.into());
         }
@@ -167,7 +167,7 @@ impl Client {
         }
         let receipt = enlist(&message, epoch)?;
         let outbound = Outbound { message, epoch, receipt, place, charged };
-        let result = shared.outbound.0.try_send(outbound);
+        let result = shared.outbound.try_send(outbound);
         if let Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) = &result {
             // Before a disconnect could take it for one that was accepted.
             if let Some(id) = item.receipt.as_ref().and_then(|receipt| receipt.request_id()) {
@@ -177,7 +177,7 @@ impl Client {
         drop(passage);
         match result {
             Ok(()) => {
-                link::pass_on(shared);
+                shared.line.pass_on(&shared.source);
                 Ok(())
             }
             Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
@@ -340,7 +340,7 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot(&self.shared.duty, self.shared.requests.pending())
+        self.shared.counters.snapshot(&self.shared.duty, self.shared.source.sent.get(), self.shared.requests.pending())
     }
 
     /// The client's id.

@@ -142,6 +142,7 @@ mod event;
 mod gate;
 mod health;
 mod message;
+mod outbound;
 mod queue;
 mod request;
 mod response;

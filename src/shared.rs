@@ -22,15 +22,16 @@ use crate::event::{ClientId, Event, ExitReason, ParkReason, ReadyState};
 use crate::gate::{Gate, Pass};
 use crate::health::Health;
 use crate::message::Message;
+use crate::outbound::line::Line;
 use crate::queue::{Outlet, Queue};
 use crate::session::json_rpc::Requests;
 use crate::session::rate_limit::{self, Over, RateLimit};
 use crate::session::reconnect::Reconnect;
 use crate::session::subscriptions::Subscriptions;
-use crate::stats::Counters;
+use crate::stats::{Counter, Counters};
 use crate::wake::Wake;
 use crate::worker::duty::Duty;
-use crate::worker::link::Link;
+use crate::worker::link::{Link, Source};
 
 pub(crate) struct Shared {
     pub(crate) tag: Tag,
@@ -39,7 +40,8 @@ pub(crate) struct Shared {
     pub(crate) supervised: bool,
     pub(crate) gate: Gate,
     pub(crate) wake: Arc<Wake>,
-    pub(crate) outbound: (Sender<Outbound>, Receiver<Outbound>),
+    pub(crate) outbound: Sender<Outbound>,
+    pub(crate) source: Source,
     /// For messages that wait for the next connection.
     pub(crate) places: Places,
     pub(crate) orders: Orders,
@@ -56,7 +58,7 @@ pub(crate) struct Shared {
     /// Locked by the worker for the whole of its run, and by others only when there is none.
     pub(crate) seat: Mutex<Seat>,
     /// Locked by the worker while it runs and does not sleep, after the seat; by a caller only if it is free.
-    pub(crate) link: Mutex<Link>,
+    pub(crate) line: Line<Link>,
     pub(crate) duty: Duty,
     pub(crate) events: Receiver<Event>,
     outlet: Mutex<Option<Outlet>>,
@@ -205,16 +207,20 @@ impl Shared {
         limits.extend(config.venue.iter().flat_map(|venue| venue.rate_limits()));
         let mut subscriptions = Subscriptions::default();
         subscriptions.want(&config.channels);
+        let wake = Arc::new(Wake::new()?);
+        let (outbound, queue_out) =
+            crossbeam_channel::bounded(config.send_capacity.max(config.queue_while_disconnected));
         Ok(Self {
             requests: Requests::new(Instant::now()),
             subscriptions: Mutex::new(subscriptions),
             settled: Condvar::new(),
             resubscribe: AtomicBool::new(false),
-            link: Mutex::new(Link::new(limits.clone())),
+            line: Line::new(wake.clone(), Link::new(limits.clone())),
             limits,
             gate: Gate::new(config.queue_while_disconnected > 0),
-            wake: Arc::new(Wake::new()?),
-            outbound: crossbeam_channel::bounded(config.send_capacity.max(config.queue_while_disconnected)),
+            wake,
+            outbound,
+            source: Source { queue: queue_out, sent: Counter::default() },
             places: Places::default(),
             orders: Orders::default(),
             status: Status::default(),
@@ -284,7 +290,7 @@ impl Shared {
     /// As `conclude`, for a client without a worker.
     pub(crate) fn conclude_idle(&self, end: End) {
         let mut seat = self.seat.lock();
-        self.conclude(Some((&mut seat, &mut self.link.lock())), end);
+        self.conclude(Some((&mut seat, &mut self.line.lock())), end);
     }
 
     /// The client has ended for good, or is given up on. `hold` is `None` when a worker that does not come back has
@@ -311,7 +317,7 @@ impl Shared {
             None => {
                 self.gate.close(Pass::Shut);
                 let mut collected = Collected::default();
-                self.outbound.1.try_iter().for_each(|item| self.hand_back(item, &mut collected));
+                self.source.queue.try_iter().for_each(|item| self.hand_back(item, &mut collected));
                 self.abandon_requests(&mut collected);
                 end.event(collected.unsent)
             }

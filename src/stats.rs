@@ -132,7 +132,6 @@ pub(crate) struct Counters {
     pub(crate) received: Counter,
     /// Of these, received on earlier connections.
     pub(crate) received_before: Counter,
-    pub(crate) sent: Counter,
     pub(crate) unsent: Counter,
     pub(crate) dropped: Counter,
     pub(crate) heartbeats: Counter,
@@ -145,14 +144,14 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self, duty: &Duty, pending_requests: usize) -> Stats {
+    pub(crate) fn snapshot(&self, duty: &Duty, sent: u64, pending_requests: usize) -> Stats {
         let epoch = self.epoch.get();
         let (before, received) = (self.received_before.get(), self.received.get());
         Stats {
             epoch,
             received,
             received_this_epoch: received.saturating_sub(before),
-            sent: self.sent.get(),
+            sent,
             unsent: self.unsent.get(),
             dropped: self.dropped.get(),
             pending_requests,

@@ -65,11 +65,11 @@ impl Shared {
     /// comes next stay when the gate still lets such pass.
     pub(crate) fn collect_unsent(&self, seat: &mut Seat, link: &mut Link, pass: Pass) -> Collected {
         self.gate.close(pass);
-        link.let_go(&self.counters.sent);
+        link.let_go(&self.source.sent);
         let keep_queued = pass == Pass::Queue;
         let mut collected = Collected::default();
         let mut kept = Vec::new();
-        let accepted: Vec<Outbound> = link.outbox.take_all().chain(self.outbound.1.try_iter()).collect();
+        let accepted: Vec<Outbound> = link.outbox.take_all().chain(self.source.queue.try_iter()).collect();
         for item in accepted {
             if keep_queued && item.epoch.is_none() {
                 item.receipt.iter().for_each(|receipt| receipt.wait_again());

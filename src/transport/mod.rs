@@ -19,7 +19,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 pub(crate) use self::socket::{Socket, Wire};
-pub(crate) use self::wait::wait;
+pub(crate) use self::wait::{Waited, poll_until, wait};
 use crate::event::DisconnectReason;
 use crate::message::{CloseFrame, Message};
 

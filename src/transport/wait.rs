@@ -25,11 +25,20 @@ pub(crate) fn wait(
     deadline: Option<Instant>,
     last_look: impl FnOnce() -> bool,
 ) -> io::Result<Waited> {
-    wake.announce();
-    if last_look() {
-        wake.retract(false);
+    if !wake.announce(last_look) {
         return Ok(Waited { skipped: true, ..Waited::default() });
     }
+    let waited = poll_until(socket, wake, deadline);
+    wake.retract(waited.as_ref().is_ok_and(|waited| waited.rung));
+    waited
+}
+
+/// The sleep itself, once it is announced.
+pub(crate) fn poll_until(
+    socket: Option<(BorrowedFd<'_>, PollFlags)>,
+    wake: &Wake,
+    deadline: Option<Instant>,
+) -> io::Result<Waited> {
     let timeout = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
     let bell = wake.as_fd();
     let result = match socket {
@@ -46,12 +55,10 @@ pub(crate) fn wait(
             poll(&mut fds, timeout.as_ref()).map(|_| Waited { rung: !fds[0].revents().is_empty(), ..Waited::default() })
         }
     };
-    let waited = match result {
+    match result {
         Err(rustix::io::Errno::INTR) => Ok(Waited::default()),
         other => other.map_err(io::Error::from),
-    };
-    wake.retract(waited.as_ref().is_ok_and(|waited| waited.rung));
-    waited
+    }
 }
 
 fn timespec(duration: std::time::Duration) -> Timespec {

@@ -38,7 +38,7 @@ impl Run<'_> {
                 }
             }
             if !asked {
-                self.link.take(&shared.outbound.1);
+                self.link.take(&shared.source.queue);
             }
             let Ok(written) = self.drive() else { break };
             // What the rate limits do not let out in time is handed back.
@@ -48,7 +48,7 @@ impl Run<'_> {
                 break;
             }
             if written && !asked {
-                if held_until.is_none() && !shared.outbound.1.is_empty() {
+                if held_until.is_none() && !shared.source.queue.is_empty() {
                     continue;
                 }
                 asked = true;

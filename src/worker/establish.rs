@@ -7,8 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::MutexGuard;
-
+use super::link::sleep;
 use super::serve::One;
 use super::session::{Line, Session};
 use super::{Pacer, Run};
@@ -21,7 +20,7 @@ use crate::request::{Request, RequestId, RpcError};
 use crate::session::heartbeat::{Action, Monitor};
 use crate::session::rate_limit::{self, Over};
 use crate::shared::{Shared, Unsettled};
-use crate::transport::{Broken, Outgoing, wait};
+use crate::transport::{Broken, Outgoing};
 use crate::venue::Renewal;
 
 /// What a session leaves to the open connection.
@@ -200,9 +199,8 @@ impl Talk<'_, '_> {
         transport.acknowledge();
         let interest = transport.interest();
         let deadline = [self.monitor.due(), pump].into_iter().flatten().fold(until, Instant::min);
-        let waited = MutexGuard::unlocked(&mut self.run.link, || {
-            wait(Some((self.tcp.as_fd(), interest)), &shared.wake, Some(deadline), || shared.orders.pending())
-        });
+        let socket = Some((self.tcp.as_fd(), interest));
+        let waited = sleep(&shared.line, &mut self.run.link, socket, Some(deadline), |_| shared.orders.pending());
         shared.duty.begin(Instant::now());
         let socket = waited.map_err(|error| SessionError::retryable(format!("cannot wait: {error}")))?.socket;
         if let Some(transport) = self.run.link.transport.as_mut().filter(|_| socket) {

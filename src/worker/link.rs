@@ -1,19 +1,29 @@
-//! The open connection and all that waits to be written on it. The worker holds its lock for as long as it runs, but
-//! for its sleep: meanwhile a caller who wants something written does it here, in the worker's stead, rather than wake
-//! a thread for it. Whoever holds the lock is the connection's one owner; nobody ever waits for it but the worker, and
-//! that for one write of a caller's.
+//! The open connection and all that waits to be written on it: what the line's lock guards. Whoever holds the lock is the
+//! connection's one owner.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
+use rustix::event::PollFlags;
 
 use crate::command::Outbound;
+use crate::outbound::line::{Guard, Line, WriteSide};
 use crate::session::rate_limit::RateLimit;
-use crate::shared::Shared;
 use crate::stats::Counter;
-use crate::transport::{Broken, Transport};
+use crate::transport::{Broken, Transport, Waited, poll_until};
 use crate::worker::outbox::Outbox;
 
 /// Messages taken from the callers' channel in one go.
 const TAKEN: usize = 256;
+
+/// Where messages come from that callers sent, and where the written ones are counted.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) queue: Receiver<Outbound>,
+    pub(crate) sent: Counter,
+}
 
 #[derive(Default)]
 pub(crate) struct Link {
@@ -71,20 +81,24 @@ impl Link {
             _ => Ok(false),
         }
     }
+}
 
-    /// On a caller's thread, for a worker that sleeps: writes what callers sent. False when the worker must see to it.
-    fn write_for_worker(&mut self, shared: &Shared) -> bool {
-        if self.transport.is_none() || self.outbox.held || self.broken.is_some() || self.writes_broken {
-            return false;
-        }
-        if !self.outbox.is_empty() {
-            // The kernel is full, and the worker waits for room.
-            return true;
-        }
-        self.take(&shared.outbound.1);
-        match self.drive(&shared.counters.sent) {
-            // More than one go came together, or the kernel is full: that is work for the worker.
-            Ok(all_out) => all_out && shared.outbound.1.is_empty(),
+impl WriteSide for Link {
+    type Source = Source;
+
+    /// Not before the session is open, and not on a connection that is known to be broken: that is the worker's to see to.
+    fn is_open_to_callers(&self) -> bool {
+        self.transport.is_some() && !self.outbox.held && self.broken.is_none() && !self.writes_broken
+    }
+
+    fn has_left(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    fn write_from(&mut self, source: &Source) -> bool {
+        self.take(&source.queue);
+        match self.drive(&source.sent) {
+            Ok(all_out) => all_out && source.queue.is_empty(),
             Err(broken) => {
                 self.broken = Some(broken);
                 false
@@ -93,15 +107,18 @@ impl Link {
     }
 }
 
-/// A message was enqueued: sees to it that it is written. Never waits.
-pub(crate) fn pass_on(shared: &Shared) {
-    if !shared.wake.is_parked() {
-        return;
-    }
-    if let Some(mut link) = shared.link.try_lock() {
-        if link.write_for_worker(shared) {
-            return;
-        }
-    }
-    shared.wake.ring();
+/// The worker's sleep while a connection is there. Meanwhile callers may write on it.
+pub(crate) fn sleep(
+    line: &Line<Link>,
+    link: &mut Guard<'_, Link>,
+    socket: Option<(BorrowedFd<'_>, PollFlags)>,
+    deadline: Option<Instant>,
+    last_look: impl FnOnce(&Link) -> bool,
+) -> io::Result<Waited> {
+    let slept = line.sleep(link, last_look, |wake| {
+        let waited = poll_until(socket, wake, deadline);
+        let rung = waited.as_ref().is_ok_and(|waited| waited.rung);
+        (waited, rung)
+    });
+    slept.unwrap_or(Ok(Waited { skipped: true, ..Waited::default() }))
 }

@@ -18,8 +18,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::MutexGuard;
-
 pub use self::context::Context;
 use self::link::Link;
 pub use self::session::Session;
@@ -31,6 +29,7 @@ use crate::error::ConnectError;
 use crate::event::{DisconnectReason, Event, ExitReason, ReadyState};
 use crate::gate::Pass;
 use crate::message::Message;
+use crate::outbound::line::Guard;
 use crate::request::Request;
 use crate::session::reconnect::Next;
 use crate::shared::{Seat, Shared};
@@ -113,7 +112,7 @@ fn thread_main(shared: &Arc<Shared>, restarted: Option<(ExitReason, u64)>) -> Ex
     shared.set_thread();
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut seat = shared.seat.lock();
-        let mut run = Run::new(shared, &mut seat, shared.link.lock());
+        let mut run = Run::new(shared, &mut seat, shared.line.lock());
         let exit = run.run(restarted);
         run.finish(&exit);
         exit
@@ -139,7 +138,7 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> Box<str> {
 fn post_mortem(shared: &Shared, message: Box<str>) {
     let mut seat = shared.seat.lock();
     let seat = &mut *seat;
-    let link = &mut *shared.link.lock();
+    let link = &mut *shared.line.lock();
     let _ = shared.duty.end(Instant::now());
     log::error!("client `{}`: its worker panicked: {message}", shared.tag.name);
     if seat.open {
@@ -151,7 +150,7 @@ fn post_mortem(shared: &Shared, message: Box<str>) {
         }
     } else {
         // In the middle of an attempt, or of opening a session.
-        link.let_go(&shared.counters.sent);
+        link.let_go(&shared.source.sent);
         shared.register_socket(None);
     }
     seat.reconnect.panicked(Instant::now());
@@ -174,7 +173,7 @@ enum Ended {
 struct Run<'a> {
     shared: &'a Arc<Shared>,
     seat: &'a mut Seat,
-    link: MutexGuard<'a, Link>,
+    link: Guard<'a, Link>,
     handler: Option<Box<dyn Handler>>,
     timers: Timers,
     /// Turns in a row that found nothing to do.
@@ -192,7 +191,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(shared: &'a Arc<Shared>, seat: &'a mut Seat, link: MutexGuard<'a, Link>) -> Self {
+    fn new(shared: &'a Arc<Shared>, seat: &'a mut Seat, link: Guard<'a, Link>) -> Self {
         let handler = match &shared.config.delivery.0 {
             Way::Inline(factory) => Some(factory()),
             _ => None,

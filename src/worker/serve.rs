@@ -5,10 +5,10 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use parking_lot::MutexGuard;
 use rustix::event::PollFlags;
 
 use super::establish::Ready;
+use super::link::{Link, sleep};
 use super::requests::PATIENCE;
 use super::{Ended, Pacer, Run};
 use crate::command::Order;
@@ -21,7 +21,7 @@ use crate::message::{CloseFrame, Message};
 use crate::queue::Overrun;
 use crate::session::heartbeat::{Action, Monitor};
 use crate::session::rate_limit;
-use crate::transport::{Broken, Incoming, Outgoing, Transport, wait};
+use crate::transport::{Broken, Incoming, Outgoing, Transport};
 use crate::worker::Context;
 
 /// Messages read before commands and deadlines get their turn.
@@ -64,7 +64,7 @@ impl Run<'_> {
             }
         };
         let _ = tcp.shutdown(Shutdown::Both);
-        self.link.let_go(&self.shared.counters.sent);
+        self.link.let_go(&self.shared.source.sent);
         ended
     }
 
@@ -118,7 +118,7 @@ impl Run<'_> {
                 if let Some(order) = shared.orders.standing() {
                     return Ok(order);
                 }
-                if self.link.take(&shared.outbound.1) {
+                if self.link.take(&shared.source.queue) {
                     self.idle_turns = 0;
                 }
                 self.drive()
@@ -189,7 +189,7 @@ impl Run<'_> {
         };
         self.link.release();
         // What waited for this connection goes first.
-        self.link.take(&shared.outbound.1);
+        self.link.take(&shared.source.queue);
         let mut result = self.drive().map(drop);
         shared.gate.set(Pass::Open { epoch });
         shared.status.set(ReadyState::Open);
@@ -314,7 +314,7 @@ impl Run<'_> {
 
     /// Writes what waits, as far as the kernel takes it.
     pub(super) fn drive(&mut self) -> Result<bool, Broken> {
-        self.link.drive(&self.shared.counters.sent)
+        self.link.drive(&self.shared.source.sent)
     }
 
     fn refresh(&mut self) {
@@ -419,7 +419,6 @@ impl Run<'_> {
     fn wait(&mut self, tcp: &TcpStream, read: Read, deadline: Option<Instant>) -> Result<bool, Broken> {
         let shared = self.shared;
         let Some(transport) = &self.link.transport else { return Ok(false) };
-        let takes_commands = self.link.outbox.is_empty();
         // A paused socket is not polled for reading: it would be readable all the time.
         let interest = match read {
             Read::Paused if transport.is_full() => Some(PollFlags::OUT),
@@ -428,20 +427,19 @@ impl Run<'_> {
         };
         // Channels that a rate limit holds up are looked at again when it is time, not before.
         let may_ask = self.ask_again_at.is_none();
-        let look = || {
+        let takes_more = self.link.outbox.is_empty();
+        let look = |link: &Link| {
             shared.orders.pending()
-                || (takes_commands && !shared.outbound.1.is_empty())
+                || (link.outbox.is_empty() && !shared.source.queue.is_empty())
                 || (may_ask && shared.resubscribe.load(Ordering::Relaxed))
                 || shared.requests.due_before(deadline)
         };
-        let waited = MutexGuard::unlocked(&mut self.link, || {
-            wait(interest.map(|interest| (tcp.as_fd(), interest)), &shared.wake, deadline, look)
-        });
-        match waited {
+        let socket = interest.map(|interest| (tcp.as_fd(), interest));
+        match sleep(&shared.line, &mut self.link, socket, deadline, look) {
             // A worker that callers keep busy never gets to poll: it must still find out what came.
             Ok(waited) if waited.socket || waited.skipped => {
                 self.refresh();
-                Ok(waited.socket && !waited.rung && takes_commands)
+                Ok(waited.socket && !waited.rung && takes_more)
             }
             Ok(_) => Ok(false),
             Err(error) => Err(lost(DisconnectReason::Transport(error.to_string().into()))),

@@ -1,0 +1,3 @@
+//! The way down: what callers, handlers and the worker itself want written.
+
+pub(crate) mod line;
