@@ -1,5 +1,6 @@
 //! The handle: what callers hold. Touches the shared state, the channels and the wake; never the socket.
 
+pub(crate) mod pending;
 mod session;
 
 use std::fmt;
@@ -12,16 +13,21 @@ use parking_lot::Mutex;
 
 pub use self::session::SubscriptionStatus;
 pub(crate) use self::session::names;
-use crate::command::{OrderKind, Outbound, Receipt};
-use crate::config::{ClientConfig, Restart};
-use crate::error::{ConfigError, ConfirmError, SendError, StartError, StopError, WaitError};
-use crate::event::{ClientId, Event, ExitReason, ReadyState};
-use crate::gate::Pass;
-use crate::health::HeartbeatHealth;
+use crate::client_state::Shared;
+use crate::command::OrderKind;
+use crate::config::ClientConfig;
+use crate::error::{ConfigError, ConfirmError, SendError};
+use crate::event::Event;
+use crate::lifecycle::{ExitReason, StartError, StopError, WaitError};
 use crate::message::Message;
-use crate::shared::Shared;
-use crate::stats::Stats;
+use crate::outbound::accepted::Outbound;
+use crate::outbound::gate::Pass;
+use crate::policy::restart::Restart;
+use crate::receipt::Receipt;
+use crate::state::{ClientId, ReadyState};
 use crate::supervisor::Tree;
+use crate::telemetry::health::HeartbeatHealth;
+use crate::telemetry::stats::Stats;
 use crate::worker;
 
 /// A handle of one WebSocket client. Cheap to clone, usable from any thread, valid across every reconnect and restart
@@ -163,7 +169,7 @@ impl Client {
             return Err(SendError::Full { message }.into());
         }
         if let Err(over) = shared.charge(&message, epoch.is_some()) {
-            return Err(SendError::over(message, over).into());
+            return Err(over.refuse(message).into());
         }
         let receipt = enlist(&message, epoch)?;
         let outbound = Outbound { message, epoch, receipt, place, charged };

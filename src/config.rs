@@ -9,80 +9,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Uri};
+use http::HeaderName;
 
-use crate::connect::Dial;
-use crate::delivery::{Delivery, Overflow};
+use crate::correlation::Correlation;
+use crate::dial::Dial;
 use crate::error::{ConfigError, SessionError};
-use crate::request::Correlation;
-use crate::session::heartbeat::Heartbeat;
-use crate::session::rate_limit::RateLimit;
-use crate::session::reconnect::ReconnectRules;
-use crate::shared::Unsettled;
+use crate::inbound::delivery::Delivery;
+use crate::overflow::Overflow;
+use crate::policy::heartbeat::Heartbeat;
+use crate::policy::idle::IdleStrategy;
+use crate::policy::rate_limit::RateLimit;
+use crate::policy::reconnect::ReconnectRules;
+use crate::policy::restart::Restart;
+use crate::session::Session;
+use crate::target::{Target, check_header};
+use crate::unsettled::Unsettled;
 use crate::venue::Venue;
-use crate::worker::Session;
-
-/// What a worker does when there is nothing to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum IdleStrategy {
-    /// Sleep in the kernel until bytes arrive, a deadline passes or a caller sends. The default.
-    #[default]
-    Park,
-    /// Never sleep while a connection is open: look at the socket and at the callers in turn. Takes a whole core, so
-    /// pin the client to one of its own ([`ClientConfig::pin_to`]). Without a connection it sleeps as `Park` does.
-    BusySpin,
-    /// Spin for so many turns, then yield to other threads for so many, then sleep as `Park` does; begin anew whenever
-    /// there was something to do.
-    Backoff {
-        /// Turns that spin, each about a microsecond.
-        spins: u32,
-        /// Turns after those that yield.
-        yields: u32,
-    },
-}
-
-impl IdleStrategy {
-    /// Whether to sleep after so many turns without work; otherwise rests for one turn.
-    pub(crate) fn may_park(self, idle_turns: u32) -> bool {
-        match self {
-            Self::Park => true,
-            Self::BusySpin => {
-                std::hint::spin_loop();
-                false
-            }
-            Self::Backoff { spins, .. } if idle_turns < spins => {
-                std::hint::spin_loop();
-                false
-            }
-            Self::Backoff { spins, yields } if idle_turns - spins < yields => {
-                std::thread::yield_now();
-                false
-            }
-            Self::Backoff { .. } => true,
-        }
-    }
-}
-
-/// When the supervisor starts a client again after its worker has ended (OTP's child types).
-///
-/// ```
-/// use ws_supervisor::{ClientConfig, Restart};
-/// let once = ClientConfig::new("wss://venue.example")?.restart(Restart::Temporary).max_retries(0);
-/// # let _ = once;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Restart {
-    /// After an abnormal end only. The default.
-    #[default]
-    Transient,
-    /// Always, even after [`Client::close`](crate::Client::close); only `stop_client` and a shutdown end it.
-    Permanent,
-    /// Never.
-    Temporary,
-}
 
 pub(crate) type ResolveFn = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
@@ -145,71 +87,10 @@ pub struct ClientConfig {
 }
 
 pub(crate) type PrepareFn = dyn Fn(&mut Dial) -> Result<(), SessionError> + Send + Sync;
+
 pub(crate) type OnOpenFn = dyn Fn(&mut Session<'_>) -> Result<(), SessionError> + Send + Sync;
+
 pub(crate) type ReconcileFn = dyn Fn(&mut Session<'_>, &Unsettled) -> Result<(), SessionError> + Send + Sync;
-
-/// Where to: the URL, taken apart and checked.
-#[derive(Clone)]
-pub(crate) struct Target {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) tls: bool,
-    /// As the Host header wants it: with the port unless it is the scheme's own, IPv6 in brackets.
-    pub(crate) authority: String,
-    pub(crate) path_and_query: String,
-    pub(crate) path: String,
-}
-
-impl Target {
-    pub(crate) fn parse(url: &str) -> Result<Self, ConfigError> {
-        let refuse = |rule: &str| Err(ConfigError::new("url", rule));
-        if url.contains('#') {
-            return refuse("must have no fragment (`#…`): RFC 6455 section 3 forbids it");
-        }
-        let Ok(uri) = url.parse::<Uri>() else {
-            return refuse("must be a URL such as `wss://host:port/path?query`");
-        };
-        let tls = match uri.scheme_str() {
-            Some("ws") => false,
-            Some("wss") => true,
-            Some(_) => return refuse("must have the scheme `ws` or `wss`"),
-            None => return refuse("must begin with `ws://` or `wss://`"),
-        };
-        let Some(authority) = uri.authority() else { return refuse("must name a host") };
-        if authority.as_str().contains('@') {
-            return refuse(
-                "must not hold credentials (`user:password@`): send them with `header(\"Authorization\", …)`",
-            );
-        }
-        let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() {
-            return refuse("must name a host");
-        }
-        let usual = if tls { 443 } else { 80 };
-        // Uri forgets a port that is out of range, so it is read here.
-        let after_host = authority.as_str().rsplit(']').next().unwrap_or("");
-        let port = match after_host.split_once(':').map(|(_, port)| port.parse()) {
-            None => usual,
-            Some(Ok(port)) if port > 0 => port,
-            Some(_) => return refuse("must have a port between 1 and 65535, or none"),
-        };
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let authority = if port == usual { bracketed } else { format!("{bracketed}:{port}") };
-        let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
-        let path_and_query =
-            if path_and_query.starts_with('/') { path_and_query.into() } else { format!("/{path_and_query}") };
-        let path = uri.path();
-        let path = if path.is_empty() { "/" } else { path };
-        Ok(Self { host, port, tls, authority, path_and_query, path: path.to_owned() })
-    }
-}
-
-impl fmt::Display for Target {
-    /// Without the query: it may hold a token.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", if self.tls { "wss" } else { "ws" }, self.authority, self.path)
-    }
-}
 
 impl ClientConfig {
     /// A configuration with all defaults for this `ws://` or `wss://` URL. The query is sent as it is.
@@ -579,31 +460,6 @@ impl ClientConfig {
         rule(self.send_capacity > 0, "send_capacity", positive)?;
         rule(self.max_message_size > 0, "max_message_size", positive)?;
         rule((1024..=16 << 20).contains(&self.read_buffer), "read_buffer", "must be between 1 KiB and 16 MiB")
-    }
-}
-
-pub(crate) fn check_header(name: &str, value: &str) -> Result<(), ConfigError> {
-    const OURS: [&str; 8] = [
-        "host",
-        "connection",
-        "upgrade",
-        "sec-websocket-key",
-        "sec-websocket-version",
-        "sec-websocket-extensions",
-        "sec-websocket-protocol",
-        "content-length",
-    ];
-    let refuse = |rule: String| Err(ConfigError::new("header", rule));
-    let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-        return refuse(format!("`{}` must be a header name: letters, digits and `-`", name.escape_debug()));
-    };
-    if OURS.contains(&parsed.as_str()) {
-        let hint = if parsed == "sec-websocket-protocol" { ": use `subprotocol`" } else { "" };
-        return refuse(format!("`{parsed}` is set by the handshake itself{hint}"));
-    }
-    match HeaderValue::from_str(value) {
-        Ok(_) => Ok(()),
-        Err(_) => refuse(format!("the value of `{parsed}` must be visible ASCII characters on one line")),
     }
 }
 

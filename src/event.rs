@@ -1,37 +1,13 @@
-//! All that crosses up: a client's [`Event`]s, its states, and the reasons for what happens to it.
-//! Touches `message` and `error`.
+//! All that crosses up: a client's [`Event`]s.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{ConnectError, RefusedChannel};
-use crate::message::{CloseFrame, Message};
+use crate::lifecycle::{End, ExitReason, ParkReason};
+use crate::message::Message;
 use crate::response::Response;
-
-/// What a client is doing: RFC 6455's four states, and the two that recovery adds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ReadyState {
-    /// An attempt to connect is under way, or about to be.
-    Connecting,
-    /// Connected; sends are accepted.
-    Open,
-    /// A close was asked for and is under way.
-    Closing,
-    /// Ended for good.
-    Closed,
-    /// Waiting before the next attempt to connect.
-    Backoff,
-    /// Given up on, with a reason; `Supervisor::resume_client` starts it again.
-    Parked,
-}
-
-impl fmt::Display for ReadyState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
+use crate::state::{ClientId, DisconnectReason};
 
 /// What happens to a client, in the order in which it happened.
 ///
@@ -151,152 +127,11 @@ pub struct ClientEvent {
     pub event: Event,
 }
 
-/// Identity of a client in this process: never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientId(pub(crate) u64);
-
-impl fmt::Display for ClientId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}", self.0)
-    }
-}
-
-/// Why an open connection ended.
-///
-/// ```
-/// # use std::time::Duration;
-/// # use ws_supervisor::{*, testing::{Script, Server}};
-/// # let server = Server::echo()?;
-/// # let supervisor = Supervisor::start()?;
-/// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
-/// # client.wait_until_open(Duration::from_secs(10))?;
-/// client.events().recv()?; // open
-/// server.close_all(1001, "maintenance");
-/// match client.events().recv()? {
-///     Event::Disconnected { reason, .. } => assert_eq!(reason.to_string(), "closed by the server: 1001 maintenance"),
-///     other => panic!("{other:?}"),
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DisconnectReason {
-    /// The server sent a close frame (`None`: one without a code).
-    ClosedByServer(Option<CloseFrame>),
-    /// The transport broke, or ended without a close frame: what the operating system said.
-    Transport(Box<str>),
-    /// The server broke the protocol; it was told so in a close frame.
-    Protocol(Box<str>),
-    /// The heartbeat was not answered `missed` times in a row.
-    HeartbeatLost {
-        /// Misses in a row.
-        missed: u32,
-    },
-    /// The event queue was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect).
-    Overflow,
-    /// `restart_client` was called.
-    RestartRequested,
-    /// The worker's thread panicked.
-    Panicked(Box<str>),
-    /// The connection had reached its [`max_age`](crate::ClientConfig::max_age), and another takes its place.
-    MaxAge,
-    /// What expires (a token) could not be renewed; the next connection signs in afresh.
-    RenewalFailed(Box<str>),
-}
-
-impl fmt::Display for DisconnectReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClosedByServer(Some(frame)) => write!(f, "closed by the server: {frame}"),
-            Self::ClosedByServer(None) => f.write_str("closed by the server"),
-            Self::Transport(message) => write!(f, "connection lost: {message}"),
-            Self::Protocol(message) => write!(f, "the server broke the protocol: {message}"),
-            Self::HeartbeatLost { missed } => write!(f, "heartbeat lost: {missed} in a row unanswered"),
-            Self::Overflow => f.write_str("the event queue was full"),
-            Self::RestartRequested => f.write_str("restart requested"),
-            Self::Panicked(message) => write!(f, "the worker panicked: {message}"),
-            Self::MaxAge => f.write_str("old enough to be replaced"),
-            Self::RenewalFailed(message) => write!(f, "not renewed: {message}"),
-        }
-    }
-}
-
-/// Why a run of a worker ended. All but [`Closed`](ExitReason::Closed) are abnormal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ExitReason {
-    /// `close`, `stop_client`, a shutdown, or the end of the last handle of an unsupervised client.
-    Closed,
-    /// `restart_client`; the restart is not counted.
-    RestartRequested,
-    /// A panic on the worker's thread, with its message.
-    Panicked(Box<str>),
-    /// All retries of this run failed.
-    RetriesExhausted {
-        /// What ended the last attempt or connection.
-        last: Box<str>,
-    },
-    /// The heartbeat was not answered `missed` times in a row.
-    HeartbeatLost {
-        /// Misses in a row.
-        missed: u32,
-    },
-    /// A refusal that no retry can mend.
-    Refused(ConnectError),
-}
-
-impl ExitReason {
-    /// Whether a transient client is left ended after this.
-    pub fn is_normal(&self) -> bool {
-        matches!(self, Self::Closed)
-    }
-}
-
-impl fmt::Display for ExitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed => f.write_str("closed"),
-            Self::RestartRequested => f.write_str("restart requested"),
-            Self::Panicked(message) => write!(f, "panicked: {message}"),
-            Self::RetriesExhausted { last } => write!(f, "retries exhausted; last: {last}"),
-            Self::HeartbeatLost { missed } => write!(f, "heartbeat lost: {missed} in a row unanswered"),
-            Self::Refused(error) => error.fmt(f),
-        }
-    }
-}
-
-/// Why a client is parked.
-///
-/// ```
-/// # use std::time::Duration;
-/// # use ws_supervisor::{*, testing::{Script, Server}};
-/// let server = Server::start(Script::refuse(401))?;
-/// let supervisor = Supervisor::start()?;
-/// let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
-/// match client.wait_until_open(Duration::from_secs(10)) {
-///     Err(WaitError::Parked(ParkReason::Refused(error))) => assert!(error.to_string().contains("401")),
-///     other => panic!("{other:?}"),
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ParkReason {
-    /// Restarted more often than the restart intensity allows.
-    #[non_exhaustive]
-    IntensityExceeded {
-        /// Why the last run ended.
-        last: ExitReason,
-    },
-    /// A refusal that no retry can mend.
-    Refused(ConnectError),
-}
-
-impl fmt::Display for ParkReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::IntensityExceeded { last } => write!(f, "restarted too often; last: {last}"),
-            Self::Refused(error) => error.fmt(f),
+impl End {
+    pub(crate) fn event(&self, unsent: Vec<Message>) -> Event {
+        match self.clone() {
+            Self::Closed(reason) => Event::Closed { reason, unsent },
+            Self::Parked(reason) => Event::Parked { reason, unsent },
         }
     }
 }

@@ -133,53 +133,70 @@
 compile_error!("ws-supervisor waits with poll(2) and needs a Unix");
 
 mod client;
+mod client_state;
 mod command;
 mod config;
 mod connect;
-mod delivery;
+mod correlation;
+mod deadline;
+mod dial;
 mod error;
 mod event;
-mod gate;
-mod health;
+mod inbound;
+mod lifecycle;
 mod message;
 mod outbound;
-mod queue;
+mod overflow;
+mod policy;
+mod receipt;
 mod request;
 mod response;
 mod session;
-mod shared;
-mod stats;
+mod state;
+mod status;
 mod supervisor;
+mod target;
+mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 mod transport;
+mod unsettled;
 pub mod venue;
 mod wake;
 mod worker;
 
+pub use client::pending::PendingResponse;
 pub use client::{Client, SubscriptionStatus};
-pub use config::{ClientConfig, IdleStrategy, Restart};
-pub use connect::Dial;
-pub use delivery::{Delivery, Handler, Overflow};
+pub use config::ClientConfig;
+pub use correlation::{Answer, Correlation};
+pub use dial::Dial;
 pub use error::{
     ConfigError, ConfirmError, ConnectError, Phase, Refusal, RefusedChannel, RequestError, SendError, SessionError,
-    StartError, StopError, SubscribeError, Unanswered, WaitError,
+    SubscribeError, Unanswered,
 };
-pub use event::{ClientEvent, ClientId, DisconnectReason, Event, ExitReason, ParkReason, ReadyState};
-pub use health::HeartbeatHealth;
+pub use event::{ClientEvent, Event};
+pub use inbound::context::Context;
+pub use inbound::delivery::{Delivery, Handler};
+pub use lifecycle::{ExitReason, ParkReason, StartError, StopError, WaitError};
 pub use message::{CloseFrame, Message};
-pub use request::{Answer, Correlation, Request, RequestId, RpcError};
-pub use response::{Json, PendingResponse, Response};
-pub use session::heartbeat::{Heartbeat, HeartbeatKind};
-pub use session::rate_limit::RateLimit;
-pub use shared::{UnknownRequest, Unsettled};
-pub use stats::{Percentiles, Stats};
+pub use overflow::Overflow;
+pub use policy::heartbeat::{Heartbeat, HeartbeatKind};
+pub use policy::idle::IdleStrategy;
+pub use policy::rate_limit::RateLimit;
+pub use policy::restart::Restart;
+pub use request::{Json, Request, RequestId, RpcError};
+pub use response::Response;
+pub use session::Session;
+pub use state::{ClientId, DisconnectReason, ReadyState};
 pub use supervisor::{
     ClientCount, ClientInfo, ClientPhase, IntensityScope, ShutdownReport, Supervisor, SupervisorBuilder,
     SupervisorEvent, SupervisorExit,
 };
-pub use worker::{Context, Session};
+pub use telemetry::counter::Percentiles;
+pub use telemetry::health::HeartbeatHealth;
+pub use telemetry::stats::Stats;
+pub use unsettled::{UnknownRequest, Unsettled};
 
 /// The README's program compiles.
 #[cfg(doctest)]

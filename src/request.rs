@@ -1,16 +1,13 @@
-//! Requests and their answers: what a caller asks ([`Request`]), what comes back ([`Response`]), how the two find each
-//! other on the wire ([`Correlation`]). JSON-RPC 2.0 unless told otherwise. Touches `message`, `error` and serde.
+//! What a caller asks of a server: [`Request`], the id that ties the answer to it, the server's refusal, a result.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::message::Message;
-use crate::response::Json;
 
 /// What ties an answer to its request: JSON-RPC 2.0 allows a number or a string.
 ///
@@ -37,7 +34,7 @@ impl RequestId {
         }
     }
 
-    fn parse(raw: &str) -> Option<Self> {
+    pub(crate) fn parse(raw: &str) -> Option<Self> {
         match raw.as_bytes().first()? {
             b'"' => serde_json::from_str::<String>(raw).ok().map(|text| Self::Text(text.into())),
             b'0'..=b'9' => raw.parse().ok().map(Self::Number),
@@ -91,7 +88,7 @@ impl RpcError {
         Self { code, message: message.into(), data: None }
     }
 
-    fn parse(raw: &str) -> Self {
+    pub(crate) fn parse(raw: &str) -> Self {
         #[derive(Deserialize)]
         struct Wire {
             #[serde(default)]
@@ -139,7 +136,7 @@ impl std::error::Error for RpcError {}
 pub struct Request {
     pub(crate) method: Box<str>,
     /// As JSON, or why it cannot be.
-    params: Result<Option<Box<str>>, Box<str>>,
+    pub(crate) params: Result<Option<Box<str>>, Box<str>>,
     pub(crate) id: Option<RequestId>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) limit_wait: Duration,
@@ -180,11 +177,6 @@ impl Request {
         let params = self.params.as_ref().map_err(Clone::clone)?;
         Ok(json_rpc(None, &self.method, params.as_deref()))
     }
-
-    pub(crate) fn encode(&self, correlation: &Correlation, id: &RequestId) -> Result<Message, Box<str>> {
-        let params = self.params.as_ref().map_err(Clone::clone)?;
-        Ok((correlation.write)(id, &self.method, params.as_deref()))
-    }
 }
 
 impl fmt::Debug for Request {
@@ -194,183 +186,48 @@ impl fmt::Debug for Request {
     }
 }
 
-type Write = dyn Fn(&RequestId, &str, Option<&str>) -> Message + Send + Sync;
-type Read = dyn Fn(&Message) -> Option<Answer> + Send + Sync;
-
-/// How requests are written and answers recognised. [`json_rpc`](Correlation::json_rpc) unless a venue does it in
-/// another way.
+/// A result as JSON, a part of the message that brought it. Not printed by `Debug`: it may be a token.
 ///
 /// ```
-/// use ws_supervisor::{Answer, Correlation, Message, RpcError};
-/// use serde_json::Value;
-///
-/// // A venue that calls the id `req_id` and says `success`.
-/// let correlation = Correlation::new(
-///     |id, method, params| Message::text(format!(r#"{{"req_id":{id},"method":"{method}","params":{}}}"#, params.unwrap_or("{}"))),
-///     |message| {
-///         let value: Value = serde_json::from_str(message.as_text()?).ok()?;
-///         let id = value["req_id"].as_u64()?.into();
-///         match value["success"].as_bool()? {
-///             true => Some(Answer::result(id, value["result"].to_string())),
-///             false => Some(Answer::error(id, RpcError::new(0, value["error"].as_str().unwrap_or("")))),
-///         }
-///     },
-/// );
-/// # let _ = correlation;
+/// use ws_supervisor::Json;
+/// let result = Json::from(r#"{"access_token":"secret"}"#.to_owned());
+/// assert_eq!(format!("{result:?}"), "Json(25 bytes)");
+/// assert!(result.as_bytes().starts_with(b"{"));
+/// let fields: std::collections::BTreeMap<String, String> = result.decode()?;
+/// # assert_eq!(fields["access_token"], "secret");
+/// # Ok::<(), ws_supervisor::RequestError>(())
 /// ```
-#[derive(Clone)]
-pub struct Correlation {
-    write: Arc<Write>,
-    read: Arc<Read>,
-}
+#[derive(Clone, PartialEq, Eq)]
+pub struct Json(pub(crate) Bytes);
 
-impl Correlation {
-    /// JSON-RPC 2.0. A message with an id, a result or an error, and no method is an answer.
-    pub fn json_rpc() -> Self {
-        Self::new(|id, method, params| json_rpc(Some(id), method, params), |message| Answer::parse(message, "\"id\""))
-    }
-
-    /// In your own way. `write` is given the id, the method and the parameters as JSON; it runs on the caller's thread.
-    /// `read` is shown messages while a request is pending, on the worker's thread, and says which of them are
-    /// answers, and to what.
-    pub fn new(
-        write: impl Fn(&RequestId, &str, Option<&str>) -> Message + Send + Sync + 'static,
-        read: impl Fn(&Message) -> Option<Answer> + Send + Sync + 'static,
-    ) -> Self {
-        Self { write: Arc::new(write), read: Arc::new(read) }
-    }
-
-    pub(crate) fn read(&self, message: &Message) -> Option<Answer> {
-        (self.read)(message)
+impl Json {
+    /// The JSON text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
-impl fmt::Debug for Correlation {
+impl From<String> for Json {
+    fn from(json: String) -> Self {
+        Self(json.into())
+    }
+}
+
+impl From<Bytes> for Json {
+    fn from(json: Bytes) -> Self {
+        Self(json)
+    }
+}
+
+impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Correlation")
+        write!(f, "Json({} bytes)", self.0.len())
     }
 }
 
 /// A request, or without an id a notification (JSON-RPC 2.0 section 4).
-fn json_rpc(id: Option<&RequestId>, method: &str, params: Option<&str>) -> Message {
+pub(crate) fn json_rpc(id: Option<&RequestId>, method: &str, params: Option<&str>) -> Message {
     let id = id.map_or(String::new(), |id| format!(r#""id":{},"#, id.json()));
     let params = params.map_or(String::new(), |params| format!(r#","params":{params}"#));
     Message::text(format!(r#"{{"jsonrpc":"2.0",{id}"method":{}{params}}}"#, Value::from(method)))
-}
-
-/// What a message answers, as a [`Correlation`] reads it.
-///
-/// ```
-/// use ws_supervisor::{Answer, RequestId, RpcError};
-/// let done = Answer::result(RequestId::from(1), r#"{"order_id":"7"}"#.to_owned());
-/// let refused = Answer::error(RequestId::from("a"), RpcError::new(10_028, "too_many_requests"));
-/// # let _ = (done, refused);
-/// ```
-#[derive(Clone, Debug)]
-pub struct Answer {
-    pub(crate) id: RequestId,
-    pub(crate) outcome: Result<Json, RpcError>,
-}
-
-impl Answer {
-    /// The request was carried out; `json` is its result.
-    pub fn result(id: RequestId, json: impl Into<Json>) -> Self {
-        Self { id, outcome: Ok(json.into()) }
-    }
-
-    /// The request was refused.
-    pub fn error(id: RequestId, error: RpcError) -> Self {
-        Self { id, outcome: Err(error) }
-    }
-
-    /// Reads `{"id": …, "result": …}` and `{"id": …, "error": …}`; what does not hold `needle` is spared the parse.
-    pub(crate) fn parse(message: &Message, needle: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Envelope<'a> {
-            #[serde(borrow, default, deserialize_with = "present")]
-            id: Option<&'a RawValue>,
-            #[serde(borrow, default, deserialize_with = "present")]
-            result: Option<&'a RawValue>,
-            #[serde(borrow, default)]
-            error: Option<&'a RawValue>,
-            #[serde(borrow, default, deserialize_with = "present")]
-            method: Option<&'a RawValue>,
-        }
-        if message.as_text().is_some_and(|text| !text.contains(needle)) {
-            return None;
-        }
-        let bytes = message.clone().into_bytes();
-        let envelope: Envelope<'_> = serde_json::from_slice(&bytes).ok()?;
-        let id = RequestId::parse(envelope.id?.get())?;
-        if envelope.method.is_some() {
-            return None;
-        }
-        let outcome = match (envelope.error, envelope.result) {
-            (Some(error), _) => Err(RpcError::parse(error.get())),
-            (None, Some(result)) => Ok(Json(bytes.slice_ref(result.get().as_bytes()))),
-            (None, None) => return None,
-        };
-        Some(Self { id, outcome })
-    }
-}
-
-/// A field that is there, if only as null.
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Option<Answer> {
-        Correlation::json_rpc().read(&Message::text(text))
-    }
-
-    #[test]
-    fn answers_are_told_from_everything_else() {
-        let result = read(r#" {"jsonrpc":"2.0","result":{"a":[1]},"id":12,"usIn":1}"#).unwrap();
-        assert_eq!((result.id, result.outcome.unwrap().as_bytes()), (12.into(), br#"{"a":[1]}"#.as_slice()));
-        let null = read(r#"{"id":"x\"y","result":null}"#).unwrap();
-        assert_eq!((null.id, null.outcome.unwrap().as_bytes()), ("x\"y".into(), b"null".as_slice()));
-        let error =
-            read(r#"{"id":1,"error":{"code":-32602,"message":"Invalid params","data":{"reason":"x"}}}"#).unwrap();
-        assert_eq!(error.outcome.unwrap_err().to_string(), r#"-32602 Invalid params ({"reason":"x"})"#);
-        let binance = read(r#"{"error":{"code":2,"msg":"Invalid request"},"id":1}"#).unwrap();
-        assert_eq!(binance.outcome.unwrap_err(), RpcError::new(2, "Invalid request"));
-        assert_eq!(read(r#"{"id":1,"error":"no"}"#).unwrap().outcome.unwrap_err(), RpcError::new(0, "\"no\""));
-        assert!(read(r#"{"id":1,"result":5,"error":null}"#).unwrap().outcome.is_ok());
-        for nothing in [
-            r#"{"jsonrpc":"2.0","method":"subscription","params":{"id":3,"result":1}}"#,
-            r#"{"id":3,"method":"ask","result":1}"#,
-            r#"{"id":null,"error":{"code":-32700,"message":"Parse error"}}"#,
-            r#"{"id":-1,"result":1}"#,
-            r#"{"id":1.5,"result":1}"#,
-            r#"{"id":99999999999999999999999,"result":1}"#,
-            r#"{"id":1}"#,
-            r#"[{"id":1,"result":1}]"#,
-            r#"{"id":1,"result":"#,
-            "\"id\"",
-            "",
-        ] {
-            assert!(read(nothing).is_none(), "{nothing}");
-        }
-        assert!(Correlation::json_rpc().read(&Message::binary(vec![0xff; 9])).is_none());
-        let binary = Message::binary(br#"{"id":1,"result":2}"#.to_vec());
-        assert!(Correlation::json_rpc().read(&binary).is_some());
-    }
-
-    #[test]
-    fn requests_are_written_as_the_specification_says() {
-        let json = Correlation::json_rpc();
-        let written = |request: Request| request.encode(&json, &request.id.clone().unwrap_or(7.into()));
-        let text = |request| written(request).unwrap().as_text().unwrap().to_owned();
-        assert_eq!(text(Request::new("a", ())), r#"{"jsonrpc":"2.0","id":7,"method":"a"}"#);
-        assert_eq!(
-            text(Request::new("a\"b", [1, 2]).id("q\"")),
-            r#"{"jsonrpc":"2.0","id":"q\"","method":"a\"b","params":[1,2]}"#
-        );
-        let unwritable = std::collections::BTreeMap::from([(vec![1], 2)]);
-        assert!(written(Request::new("a", unwritable)).is_err());
-    }
 }

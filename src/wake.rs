@@ -6,13 +6,13 @@ mod bell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use self::bell::Bell;
+pub(crate) use self::bell::Rings;
+
 #[cfg(all(loom, test))]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
 #[cfg(not(all(loom, test)))]
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-
-use self::bell::Bell;
-pub(crate) use self::bell::Rings;
 
 /// Wakes one sleeping thread. The worker announces that it is about to sleep, then looks once more for something to do;
 /// a caller enqueues, then asks whether the worker is parked. With a full fence between the two steps on either side,

@@ -8,15 +8,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Client;
-use crate::command::{Receipt, later};
+use crate::client::pending::PendingResponse;
+use crate::client_state::Shared;
+use crate::deadline::later;
 use crate::error::{RefusedChannel, RequestError, SendError, SubscribeError};
-use crate::event::ReadyState;
 use crate::message::Message;
+use crate::policy::requests::{Pending, Sink};
+use crate::policy::subscriptions::Standing;
+use crate::receipt::Receipt;
 use crate::request::Request;
-use crate::response::PendingResponse;
-use crate::session::json_rpc::{Pending, Sink};
-use crate::session::subscriptions::Standing;
-use crate::shared::Shared;
+use crate::state::ReadyState;
 
 /// What a client wants to be subscribed to and what the server has acknowledged.
 ///
@@ -130,7 +131,7 @@ impl Client {
     pub fn start_request(&self, request: Request) -> Result<PendingResponse, RequestError> {
         let shared = &self.shared;
         let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
-        let message = request.encode(&shared.config.correlation, &id).map_err(RequestError::Params)?;
+        let message = shared.config.correlation.encode(&request, &id).map_err(RequestError::Params)?;
         if shared.is_own_thread() {
             return Err(SendError::OwnThread { message }.into());
         }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ClientConfig;
-use crate::connect::Dial;
+use crate::correlation::Correlation;
+use crate::dial::Dial;
 use crate::error::SessionError;
-use crate::request::Correlation;
-use crate::session::rate_limit::RateLimit;
-use crate::shared::Unsettled;
+use crate::policy::rate_limit::RateLimit;
+use crate::session::Session;
+use crate::unsettled::Unsettled;
 use crate::venue::Venue;
-use crate::worker::Session;
 
 impl ClientConfig {
     /// Speaks this venue's dialect: its heartbeat, its way to sign in and to subscribe, its limits, its connections' age.

@@ -1,7 +1,6 @@
 //! From a configuration to an open connection: resolve, TCP, TLS, upgrade, under one deadline that a stop can cut
 //! short at any point. Touches std::net, native-tls and the transport; knows nothing of the worker.
 
-mod dial;
 mod handshake;
 mod resolve;
 mod tcp;
@@ -16,8 +15,8 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 use tungstenite::protocol::Role;
 
-pub use self::dial::Dial;
 use crate::config::ClientConfig;
+use crate::dial::Dial;
 use crate::error::{ConnectError, Phase};
 use crate::transport::{Socket, Transport, Wire, wait};
 use crate::wake::Wake;

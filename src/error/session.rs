@@ -1,4 +1,4 @@
-//! What can go wrong with a request, a subscription, or the code that opens a session.
+//! What can go wrong with the code that opens a session, or with a subscription.
 
 use std::error::Error;
 use std::fmt;
@@ -6,128 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::SendError;
-use crate::event::{DisconnectReason, ReadyState};
-use crate::message::Message;
-use crate::request::{RequestId, RpcError};
-use crate::response::Json;
-
-/// Why a request has no answer.
-///
-/// ```
-/// # use std::time::Duration;
-/// # use ws_supervisor::{*, testing::{Script, Server}};
-/// # let server = Server::start(Script::silent())?;
-/// # let client = Client::connect(ClientConfig::new(server.url())?)?;
-/// let hasty = Request::new("private/buy", ()).timeout(Duration::from_millis(10));
-/// match client.call::<u32>(hasty) {
-///     Err(RequestError::OutcomeUnknown { cause, .. }) => assert_eq!(cause, Unanswered::TimedOut),
-///     other => panic!("{other:?}"),
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Unanswered {
-    /// Its connection ended.
-    Disconnected,
-    /// Its time ran out.
-    TimedOut,
-}
-
-impl fmt::Display for Unanswered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Disconnected => "the connection ended",
-            Self::TimedOut => "the time ran out",
-        })
-    }
-}
-
-/// Why a request has no result. Whether the server may have acted on it is the first thing each variant says.
-///
-/// ```
-/// use ws_supervisor::RequestError;
-///
-/// fn may_be_sent_again(error: &RequestError) -> bool {
-///     // Anything else was refused, answered, or may have been carried out: ask the venue before you order again.
-///     matches!(error, RequestError::Refused(_) | RequestError::NotSent { .. })
-/// }
-/// # assert!(!may_be_sent_again(&RequestError::DuplicateId(1.into())));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// Not sent: it was not accepted.
-    Refused(SendError),
-    /// Not sent: another request with this id waits for its answer.
-    DuplicateId(RequestId),
-    /// Not sent: its parameters cannot be written as JSON; this says why.
-    Params(Box<str>),
-    /// Not sent: it was accepted, but the kernel never had all of it. The server cannot act on it.
-    #[non_exhaustive]
-    NotSent {
-        /// The request as it would have been written.
-        message: Message,
-        /// What came first.
-        cause: Unanswered,
-    },
-    /// The server may have acted on it, or not: it was sent and no answer came. Find out before you send it again.
-    #[non_exhaustive]
-    OutcomeUnknown {
-        /// Which request.
-        id: RequestId,
-        /// What came first.
-        cause: Unanswered,
-    },
-    /// The server refused it.
-    Rpc(RpcError),
-    /// The server carried it out, but its result does not fit the type that was asked for.
-    #[non_exhaustive]
-    Undecodable {
-        /// What does not fit.
-        message: Box<str>,
-        /// The result.
-        result: Json,
-    },
-}
-
-impl RequestError {
-    pub(crate) fn gone(id: &RequestId) -> Self {
-        Self::OutcomeUnknown { id: id.clone(), cause: Unanswered::Disconnected }
-    }
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(error) => error.fmt(f),
-            Self::DuplicateId(id) => write!(f, "not sent: a request with the id `{id}` is pending already"),
-            Self::Params(message) => write!(f, "not sent: the parameters cannot be written as JSON: {message}"),
-            Self::NotSent { cause, .. } => write!(f, "not sent: {cause} before it was written"),
-            Self::OutcomeUnknown { id, cause } => {
-                write!(f, "outcome unknown: request {id} was written and {cause} before an answer came")
-            }
-            Self::Rpc(error) => write!(f, "refused by the server: {error}"),
-            Self::Undecodable { message, .. } => write!(f, "carried out, but the result cannot be read: {message}"),
-        }
-    }
-}
-
-impl Error for RequestError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Refused(error) => Some(error),
-            Self::Rpc(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<SendError> for RequestError {
-    fn from(error: SendError) -> Self {
-        Self::Refused(error)
-    }
-}
+use crate::request::RpcError;
+use crate::state::{DisconnectReason, ReadyState};
 
 /// Why a connection could not be made ready: said by `prepare`, `on_open`, `reconcile` or a venue's own code, or met in
 /// the calls of a [`Session`](crate::Session). It ends the attempt to connect. Retried like any other failed attempt,

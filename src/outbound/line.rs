@@ -14,12 +14,12 @@
 
 use std::sync::Arc;
 
+use crate::wake::{Rings, Wake};
+
 #[cfg(all(loom, test))]
 pub(crate) use self::loom_lock::{Guard, Lock};
 #[cfg(not(all(loom, test)))]
 pub(crate) use parking_lot::{Mutex as Lock, MutexGuard as Guard};
-
-use crate::wake::{Rings, Wake};
 
 /// What the lock guards.
 pub(crate) trait WriteSide {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::config::Restart;
-use crate::event::{ClientId, ExitReason, ParkReason, ReadyState};
-use crate::shared::Shared;
-use crate::supervisor::restart_intensity::RestartIntensity;
+use crate::client_state::Shared;
+use crate::lifecycle::{ExitReason, ParkReason};
+use crate::policy::restart::Restart;
+use crate::policy::restart_intensity::RestartIntensity;
+use crate::state::{ClientId, ReadyState};
 
 /// A client in the supervisor's table.
 pub(crate) struct Child {

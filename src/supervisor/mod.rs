@@ -2,8 +2,6 @@
 //! It owns the join handles and never touches a connection.
 
 pub(crate) mod child_spec;
-pub(crate) mod exit;
-pub(crate) mod restart_intensity;
 mod tree;
 
 use std::sync::{Arc, OnceLock};
@@ -17,8 +15,9 @@ pub use self::child_spec::{ClientCount, ClientInfo, ClientPhase};
 pub(crate) use self::tree::Tree;
 use crate::client::Client;
 use crate::config::ClientConfig;
-use crate::error::{ConfigError, StartError, StopError};
-use crate::event::{ClientId, ExitReason, ParkReason};
+use crate::error::ConfigError;
+use crate::lifecycle::{ExitReason, ParkReason, StartError, StopError};
+use crate::state::ClientId;
 
 /// Whose restarts are counted together.
 ///

@@ -12,15 +12,16 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::child_spec::{Child, ClientCount, ClientInfo, ClientPhase};
-use super::exit::{Fate, fate};
-use super::restart_intensity::RestartIntensity;
 use super::{IntensityScope, ShutdownReport, SupervisorBuilder, SupervisorEvent, SupervisorExit, deadline};
+use crate::client_state::Shared;
 use crate::command::OrderKind;
 use crate::config::ClientConfig;
-use crate::error::{StartError, StopError};
-use crate::event::{ClientId, ExitReason, ParkReason, ReadyState};
-use crate::shared::{End, Shared};
-use crate::worker::{self, panic_message};
+use crate::lifecycle::{End, ExitReason, ParkReason, StartError, StopError};
+use crate::policy::restart::{Fate, fate};
+use crate::policy::restart_intensity::RestartIntensity;
+use crate::state::{ClientId, ReadyState};
+use crate::worker;
+use crate::worker::panic_message;
 
 const EVENTS: usize = 1024;
 
@@ -415,7 +416,7 @@ impl Tree {
         // What was asked of the run that parked itself is done by starting another.
         shared.orders.clear();
         shared.status.set(ReadyState::Connecting);
-        shared.gate.set(crate::gate::Pass::Queue);
+        shared.gate.set(crate::outbound::gate::Pass::Queue);
         match self.start_worker(&shared, None) {
             Ok((thread, run)) => {
                 child.intensity.forgive();
@@ -424,7 +425,7 @@ impl Tree {
                 Ok(())
             }
             Err(error) => {
-                shared.gate.close(crate::gate::Pass::Shut);
+                shared.gate.close(crate::outbound::gate::Pass::Shut);
                 shared.status.set(ReadyState::Parked);
                 Err(StopError::Os(error.to_string().into()))
             }

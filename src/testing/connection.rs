@@ -16,12 +16,12 @@ use tungstenite::protocol::Role;
 
 use super::script::{Answer, Conduct, Peer, Say, Script};
 use super::{Acceptor, Inner};
-use crate::command::Outbound;
 use crate::message::{CloseFrame, Message};
-use crate::stats::Counter;
+use crate::outbound::accepted::Outbound;
+use crate::outbound::outbox::Outbox;
+use crate::telemetry::counter::Counter;
 use crate::transport::{Incoming, Outgoing, Socket, Transport, Wire, wait};
 use crate::wake::Wake;
-use crate::worker::outbox::Outbox;
 
 /// The outside's end of a connection.
 pub(super) struct Line {

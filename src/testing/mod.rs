@@ -39,14 +39,15 @@ use rustix::event::PollFlags;
 
 use self::certificates::Certificates;
 use self::connection::Line;
-#[cfg(feature = "deribit")]
-#[cfg_attr(docsrs, doc(cfg(feature = "deribit")))]
-pub use self::deribit::{DeribitServer, DeribitServerBuilder};
 pub use self::script::{Peer, Script};
 use crate::message::{CloseFrame, Message};
 use crate::supervisor::Supervisor;
 use crate::transport::wait;
 use crate::wake::Wake;
+
+#[cfg(feature = "deribit")]
+#[cfg_attr(docsrs, doc(cfg(feature = "deribit")))]
+pub use self::deribit::{DeribitServer, DeribitServerBuilder};
 
 /// How long the server waits for anything before it says that it will not come.
 const PATIENCE: Duration = Duration::from_secs(30);

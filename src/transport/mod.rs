@@ -4,8 +4,6 @@
 mod socket;
 mod wait;
 
-#[cfg(feature = "testing")]
-use std::io::{self, Read, Write};
 use std::io::{Cursor, ErrorKind};
 use std::net::TcpStream;
 use std::num::NonZeroU64;
@@ -20,8 +18,11 @@ use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 pub(crate) use self::socket::{Socket, Wire};
 pub(crate) use self::wait::{Waited, poll_until, wait};
-use crate::event::DisconnectReason;
 use crate::message::{CloseFrame, Message};
+use crate::state::DisconnectReason;
+
+#[cfg(feature = "testing")]
+use std::io::{self, Read, Write};
 
 /// What one read brought.
 #[derive(Debug)]

@@ -18,10 +18,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Batch, Venue};
+use crate::correlation::{Answer, Correlation};
 use crate::message::Message;
-use crate::request::{Answer, Correlation, Request};
-use crate::session::heartbeat::Heartbeat;
-use crate::session::rate_limit::RateLimit;
+use crate::policy::heartbeat::Heartbeat;
+use crate::policy::rate_limit::RateLimit;
+use crate::request::Request;
 
 /// Streams asked for in one request: well below what a connection may carry, and short enough to read in a log.
 const BATCH: usize = 100;
@@ -135,7 +136,7 @@ mod tests {
     fn requests_read_as_in_the_documentation() {
         let names: Vec<Arc<str>> = ["btcusdt@aggTrade", "btcusdt@depth"].map(Arc::from).into();
         let text = |request: &Request| {
-            let message = request.encode(&Binance::spot().correlation(), &1.into()).unwrap();
+            let message = Binance::spot().correlation().encode(request, &1.into()).unwrap();
             message.as_text().unwrap().to_owned()
         };
         let batches = Binance::spot().subscribe(&names);

@@ -39,10 +39,10 @@ pub use self::requests::*;
 use super::{Batch, Renewal, Venue};
 use crate::error::SessionError;
 use crate::message::Message;
+use crate::policy::heartbeat::Heartbeat;
+use crate::policy::rate_limit::RateLimit;
 use crate::request::Request;
-use crate::session::heartbeat::Heartbeat;
-use crate::session::rate_limit::RateLimit;
-use crate::worker::Session;
+use crate::session::Session;
 
 /// Channels asked for in one request.
 const BATCH: usize = 250;
@@ -344,7 +344,7 @@ mod tests {
     fn secrets_are_never_printed() {
         let venue = Deribit::new().client_credentials("the-id", "the-secret");
         let request = Request::new("public/auth", venue.auth(venue.credentials.as_ref().unwrap()));
-        assert!(request.encode(&venue.correlation(), &1.into()).unwrap().as_text().unwrap().contains("the-secret"));
+        assert!(venue.correlation().encode(&request, &1.into()).unwrap().as_text().unwrap().contains("the-secret"));
         let signed = Deribit::new().client_signature("the-id", "the-secret");
         assert!(!signed.auth(signed.credentials.as_ref().unwrap()).to_string().contains("the-secret"));
         assert!(!format!("{venue:?} {request:?}").contains("the-secret"));

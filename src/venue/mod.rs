@@ -1,20 +1,21 @@
 //! What a venue's dialect needs: the [`Venue`] trait, and two venues that prove it.
 
+pub mod binance;
+#[cfg(feature = "deribit")]
+#[cfg_attr(docsrs, doc(cfg(feature = "deribit")))]
+pub mod deribit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::correlation::Correlation;
 use crate::error::SessionError;
-use crate::request::{Correlation, Request};
-use crate::session::heartbeat::Heartbeat;
-use crate::session::rate_limit::RateLimit;
-use crate::worker::Session;
-
-pub mod binance;
-#[cfg(feature = "deribit")]
-#[cfg_attr(docsrs, doc(cfg(feature = "deribit")))]
-pub mod deribit;
+use crate::policy::heartbeat::Heartbeat;
+use crate::policy::rate_limit::RateLimit;
+use crate::request::Request;
+use crate::session::Session;
 
 /// A venue's dialect: how it tells that a line is alive, how to sign in, how to subscribe. Set with
 /// [`ClientConfig::venue`](crate::ClientConfig::venue). One value may serve many clients: what belongs to a connection

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use super::Run;
 use crate::command::Order;
-use crate::delivery::Overflow;
-use crate::event::ReadyState;
-use crate::gate::Pass;
 use crate::message::{CloseFrame, Message};
+use crate::outbound::gate::Pass;
+use crate::overflow::Overflow;
+use crate::state::ReadyState;
 use crate::transport::{Incoming, Outgoing, wait};
 
 impl Run<'_> {

@@ -7,20 +7,22 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::link::sleep;
 use super::serve::One;
-use super::session::{Line, Session};
 use super::{Pacer, Run};
-use crate::command::later;
+use crate::client_state::Shared;
 use crate::connect::Halt;
-use crate::delivery::Overflow;
-use crate::error::{ConnectError, SendError, SessionError};
+use crate::deadline::later;
+use crate::error::{ConnectError, SessionError};
 use crate::message::Message;
+use crate::outbound::link;
+use crate::overflow::Overflow;
+use crate::policy::heartbeat::{Action, Monitor};
+use crate::policy::rate_limit;
+use crate::policy::rate_limit::Over;
 use crate::request::{Request, RequestId, RpcError};
-use crate::session::heartbeat::{Action, Monitor};
-use crate::session::rate_limit::{self, Over};
-use crate::shared::{Shared, Unsettled};
+use crate::session::{Line, Session};
 use crate::transport::{Broken, Outgoing};
+use crate::unsettled::Unsettled;
 use crate::venue::Renewal;
 
 /// What a session leaves to the open connection.
@@ -200,7 +202,7 @@ impl Talk<'_, '_> {
         let interest = transport.interest();
         let deadline = [self.monitor.due(), pump].into_iter().flatten().fold(until, Instant::min);
         let socket = Some((self.tcp.as_fd(), interest));
-        let waited = sleep(&shared.line, &mut self.run.link, socket, Some(deadline), |_| shared.orders.pending());
+        let waited = link::sleep(&shared.line, &mut self.run.link, socket, Some(deadline), |_| shared.orders.pending());
         shared.duty.begin(Instant::now());
         let socket = waited.map_err(|error| SessionError::retryable(format!("cannot wait: {error}")))?.socket;
         if let Some(transport) = self.run.link.transport.as_mut().filter(|_| socket) {
@@ -228,7 +230,7 @@ impl Line for Talk<'_, '_> {
             self.check(self.deadline, "room under the rate limit", None)?;
             match rate_limit::charge(&self.run.shared.limits, &message) {
                 Ok(()) => break,
-                Err(over @ Over::Never { .. }) => return Err(SendError::over(message, over).into()),
+                Err(over @ Over::Never { .. }) => return Err(over.refuse(message).into()),
                 Err(Over::Wait(time)) => {
                     let until = (Instant::now() + time).min(self.deadline);
                     while let Some(message) = self.next_by(until)? {

@@ -2,38 +2,36 @@
 //! ended. It never spawns anything.
 
 mod close;
-mod context;
-pub(crate) mod duty;
 mod establish;
-pub(crate) mod link;
-pub(crate) mod outbox;
 mod requests;
 mod serve;
-mod session;
-mod timers;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-pub use self::context::Context;
-use self::link::Link;
-pub use self::session::Session;
-use self::timers::Timers;
-use crate::command::{Order, OrderKind, later};
-use crate::connect::{Attempt, Dial, Halt};
-use crate::delivery::{Handler, Way};
+use crate::client_state::{Seat, Shared};
+use crate::command::{Order, OrderKind};
+use crate::connect::{Attempt, Halt};
+use crate::deadline::later;
+use crate::dial::Dial;
 use crate::error::ConnectError;
-use crate::event::{DisconnectReason, Event, ExitReason, ReadyState};
-use crate::gate::Pass;
+use crate::event::Event;
+use crate::inbound::context::Context;
+use crate::inbound::delivery::{Handler, Way};
+use crate::lifecycle::ExitReason;
 use crate::message::Message;
+use crate::outbound::gate::Pass;
 use crate::outbound::line::Guard;
+use crate::outbound::link::Link;
+use crate::policy::pacer::Pacer;
+use crate::policy::reconnect::Next;
+use crate::policy::restart::{Fate, fate};
+use crate::policy::timers::Timers;
 use crate::request::Request;
-use crate::session::reconnect::Next;
-use crate::shared::{Seat, Shared};
-use crate::supervisor::exit::{Fate, fate};
+use crate::state::{DisconnectReason, ReadyState};
 use crate::transport::wait;
 
 /// Starts a worker's thread, on its core and with its priority if it has one. `last` is dropped as the last thing the
@@ -420,50 +418,5 @@ impl<'a> Run<'a> {
         let queue = self.seat.queue.as_mut()?;
         let waits = !queue.pump();
         pacer.next(now, waits || paused, queue.handed_over())
-    }
-}
-
-/// How often to look whether a consumer has made room: soon, and less and less often while it makes none.
-#[derive(Default)]
-struct Pacer {
-    last: Duration,
-    handed_over: u64,
-}
-
-impl Pacer {
-    const FIRST: Duration = Duration::from_micros(50);
-    const LAST: Duration = Duration::from_millis(50);
-
-    /// When to look again; `None` when there is nothing to look for, and the next wait begins anew, as it does after
-    /// something was handed over.
-    fn next(&mut self, now: Instant, waits: bool, handed_over: u64) -> Option<Instant> {
-        if !waits || handed_over != self.handed_over {
-            (self.last, self.handed_over) = (Duration::ZERO, handed_over);
-        }
-        waits.then(|| {
-            self.last = (self.last * 2).clamp(Self::FIRST, Self::LAST);
-            now + self.last
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_queue_is_looked_at_less_and_less_often_until_it_moves() {
-        let now = Instant::now();
-        let mut pacer = Pacer::default();
-        let mut pause = |waits, handed_over| pacer.next(now, waits, handed_over).map(|at| at - now);
-        assert_eq!(pause(false, 0), None);
-        let pauses: Vec<_> = (0..12).map(|_| pause(true, 0).unwrap()).collect();
-        assert_eq!(pauses[0], Pacer::FIRST);
-        assert!(pauses.windows(2).all(|pair| pair[1] == (pair[0] * 2).min(Pacer::LAST)), "{pauses:?}");
-        assert_eq!(pauses[11], Pacer::LAST);
-        assert_eq!(pause(true, 1), Some(Pacer::FIRST), "the consumer reads, if slowly");
-        assert_eq!(pause(true, 1), Some(Pacer::FIRST * 2));
-        assert_eq!(pause(false, 1), None);
-        assert_eq!(pause(true, 1), Some(Pacer::FIRST));
     }
 }

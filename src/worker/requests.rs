@@ -7,14 +7,18 @@ use std::time::{Duration, Instant};
 
 use super::Run;
 use super::serve::lost;
-use crate::command::{Outbound, Receipt, later};
+use crate::deadline::later;
 use crate::error::{RefusedChannel, RequestError};
-use crate::event::{DisconnectReason, Event};
+use crate::event::Event;
 use crate::message::{CloseFrame, Message};
+use crate::outbound::accepted::Outbound;
+use crate::policy::rate_limit;
+use crate::policy::rate_limit::Over;
+use crate::policy::requests::{Barred, Claim, Pending, Purpose, Sink};
+use crate::receipt::Receipt;
 use crate::request::{Request, RpcError};
 use crate::response::Response;
-use crate::session::json_rpc::{Barred, Claim, Pending, Purpose, Sink};
-use crate::session::rate_limit::{self, Over};
+use crate::state::DisconnectReason;
 use crate::transport::{Broken, Outgoing};
 use crate::venue::Renewal;
 
@@ -170,7 +174,7 @@ impl Run<'_> {
     fn ask(&mut self, request: Request, purpose: Purpose, now: Instant) -> Result<(), Unasked> {
         let shared = self.shared;
         let id = shared.requests.next_id();
-        let message = request.encode(&shared.config.correlation, &id).map_err(Unasked::Params)?;
+        let message = shared.config.correlation.encode(&request, &id).map_err(Unasked::Params)?;
         let urgent = purpose == Purpose::Renewal;
         match urgent {
             // It does not wait, but the venue counts it.

@@ -8,21 +8,23 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 
 use super::establish::Ready;
-use super::link::{Link, sleep};
 use super::requests::PATIENCE;
 use super::{Ended, Pacer, Run};
 use crate::command::Order;
 use crate::connect::Halt;
-use crate::delivery::Overflow;
 use crate::error::RefusedChannel;
-use crate::event::{DisconnectReason, Event, ReadyState};
-use crate::gate::Pass;
+use crate::event::Event;
+use crate::inbound::context::Context;
+use crate::inbound::queue::Overrun;
 use crate::message::{CloseFrame, Message};
-use crate::queue::Overrun;
-use crate::session::heartbeat::{Action, Monitor};
-use crate::session::rate_limit;
+use crate::outbound::gate::Pass;
+use crate::outbound::link;
+use crate::outbound::link::Link;
+use crate::overflow::Overflow;
+use crate::policy::heartbeat::{Action, Monitor};
+use crate::policy::rate_limit;
+use crate::state::{DisconnectReason, ReadyState};
 use crate::transport::{Broken, Incoming, Outgoing, Transport};
-use crate::worker::Context;
 
 /// Messages read before commands and deadlines get their turn.
 const READ_BATCH: usize = 256;
@@ -435,7 +437,7 @@ impl Run<'_> {
                 || shared.requests.due_before(deadline)
         };
         let socket = interest.map(|interest| (tcp.as_fd(), interest));
-        match sleep(&shared.line, &mut self.link, socket, deadline, look) {
+        match link::sleep(&shared.line, &mut self.link, socket, deadline, look) {
             // A worker that callers keep busy never gets to poll: it must still find out what came.
             Ok(waited) if waited.socket || waited.skipped => {
                 self.refresh();

@@ -180,10 +180,10 @@ pub fn get_instruments(currency: &str, kind: Option<&str>) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Correlation;
+    use crate::correlation::Correlation;
 
     fn text(request: &Request) -> String {
-        request.encode(&Correlation::json_rpc(), &5.into()).unwrap().as_text().unwrap().to_owned()
+        Correlation::json_rpc().encode(request, &5.into()).unwrap().as_text().unwrap().to_owned()
     }
 
     #[test]

@@ -1,6 +1,7 @@
-use super::*;
 use crossbeam_channel::Receiver;
 use proptest::prelude::*;
+
+use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 

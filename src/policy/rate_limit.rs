@@ -12,7 +12,7 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, SendError};
 use crate::message::Message;
 
 /// A limit on what a client writes, as venues have them. Heartbeats, answers to the venue's tests, pings and close
@@ -43,6 +43,16 @@ pub(crate) enum Over {
     Wait(Duration),
     /// For ever: it costs more than the bucket holds.
     Never { cost: u32, capacity: u32 },
+}
+
+impl Over {
+    /// The refusal of a message that is over.
+    pub(crate) fn refuse(self, message: Message) -> SendError {
+        match self {
+            Self::Wait(retry_after) => SendError::RateLimited { message, retry_after },
+            Self::Never { cost, capacity } => SendError::TooCostly { message, cost, capacity },
+        }
+    }
 }
 
 trait Meter: Send + Sync {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use crate::command::Receipt;
 use crate::error::{RequestError, SendError, Unanswered};
 use crate::message::Message;
+use crate::receipt::Receipt;
 use crate::request::RequestId;
 use crate::response::Response;
 
@@ -337,5 +337,5 @@ fn time_out(table: &mut Table, id: RequestId, now: Instant) -> Option<(Response,
 }
 
 #[cfg(test)]
-#[path = "json_rpc_tests.rs"]
+#[path = "requests_tests.rs"]
 mod tests;

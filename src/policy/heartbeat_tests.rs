@@ -1,7 +1,8 @@
 //! The heartbeat's machine, driven by a clock of the tests' own.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 const S: Duration = Duration::from_secs(1);
 

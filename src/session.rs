@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::client_state::Shared;
 use crate::error::{RequestError, SendError, SessionError};
-use crate::event::ClientId;
 use crate::message::Message;
 use crate::request::{Request, RequestId};
-use crate::shared::Shared;
+use crate::state::ClientId;
 
 /// A connection between its handshake and [`Event::Open`](crate::Event::Open): given to
 /// [`on_open`](crate::ClientConfig::on_open), to [`reconcile`](crate::ClientConfig::reconcile) and to a
@@ -131,8 +131,10 @@ impl<'a> Session<'a> {
         let shared = self.line.shared();
         let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
         shared.requests.reserve(&id);
-        let message = request
-            .encode(&shared.config.correlation, &id)
+        let message = shared
+            .config
+            .correlation
+            .encode(request, &id)
             .map_err(|message| SessionError::Malformed { method: request.method.clone(), message })?;
         self.send(message)?;
         Ok(id)

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::config::{ClientConfig, Target, check_header};
+use crate::config::ClientConfig;
 use crate::error::{ConfigError, SessionError};
+use crate::target::{Target, check_header};
 
 /// One attempt to connect, before it is made: given to [`ClientConfig::prepare`](crate::ClientConfig::prepare). Every
 /// attempt begins with the configuration's URL and headers.

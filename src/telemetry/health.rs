@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::session::heartbeat::{Heartbeat, HeartbeatKind, Monitor};
+use crate::policy::heartbeat::{Heartbeat, HeartbeatKind, Monitor};
 
 /// How a client's heartbeat does; see [`Client::heartbeat_health`](crate::Client::heartbeat_health).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

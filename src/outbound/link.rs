@@ -8,12 +8,12 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use rustix::event::PollFlags;
 
-use crate::command::Outbound;
+use crate::outbound::accepted::Outbound;
 use crate::outbound::line::{Guard, Line, WriteSide};
-use crate::session::rate_limit::RateLimit;
-use crate::stats::Counter;
+use crate::outbound::outbox::Outbox;
+use crate::policy::rate_limit::RateLimit;
+use crate::telemetry::counter::Counter;
 use crate::transport::{Broken, Transport, Waited, poll_until};
-use crate::worker::outbox::Outbox;
 
 /// Messages taken from the callers' channel in one go.
 const TAKEN: usize = 256;

@@ -6,35 +6,9 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::event::{ClientEvent, ClientId, Event};
+use crate::event::{ClientEvent, Event};
+use crate::inbound::context::Context;
 use crate::message::Message;
-use crate::worker::Context;
-
-/// What happens to a client's messages when its event queue is full.
-///
-/// ```
-/// use ws_supervisor::{ClientConfig, Overflow};
-/// // For a consumer that wants the latest prices and can live with gaps.
-/// let config = ClientConfig::new("wss://venue.example")?.overflow(Overflow::DropOldest).event_capacity(64);
-/// # let _ = config;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Overflow {
-    /// Stop reading the socket until there is room; nothing is lost, and the server feels it through TCP. Sends and
-    /// heartbeats go on; answers to heartbeats that wait unread are not counted as missing. Until reading goes on, the
-    /// end of the connection is noticed by what is written only. The default.
-    #[default]
-    Backpressure,
-    /// Keep reading and drop the oldest messages not yet handed over. [`Event::Lagged`] takes their place. Half of
-    /// `event_capacity` is what is handed over already.
-    DropOldest,
-    /// Keep reading and drop what comes. [`Event::Lagged`] takes its place.
-    DropNewest,
-    /// Give up the connection: a consumer that missed a message has to start afresh anyway.
-    Disconnect,
-}
 
 /// Where a client's events go.
 ///
@@ -141,11 +115,4 @@ pub trait Handler {
     fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
         let _ = (context, event);
     }
-}
-
-/// Who a queue belongs to, for the tag of a shared channel and for log lines.
-#[derive(Clone, Debug)]
-pub(crate) struct Tag {
-    pub(crate) id: ClientId,
-    pub(crate) name: Arc<str>,
 }

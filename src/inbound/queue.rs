@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 
 use crossbeam_channel::Sender;
 
-use crate::delivery::{Overflow, Tag};
 use crate::event::{ClientEvent, Event};
 use crate::message::Message;
+use crate::overflow::Overflow;
+use crate::state::Tag;
 
 /// Lifecycle events that wait behind a full queue before they are summed up.
 const LIFECYCLE_LIMIT: usize = 1024;
@@ -269,7 +270,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ClientId;
+    use crate::state::ClientId;
     use crossbeam_channel::Receiver;
     use proptest::prelude::*;
 
@@ -322,7 +323,7 @@ mod tests {
     fn what_nobody_reads_is_bounded_and_summed_up() {
         let (mut queue, events) = queue(Overflow::Backpressure, 1);
         for epoch in 0..5000 {
-            let reason = crate::event::DisconnectReason::Overflow;
+            let reason = crate::state::DisconnectReason::Overflow;
             queue.push_event(Event::Disconnected { epoch, reason, unsent: vec![number(epoch)] });
         }
         assert!(queue.backlog.len() <= LIFECYCLE_LIMIT + 1);

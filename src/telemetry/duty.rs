@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::stats::Counter;
+use crate::telemetry::counter::Counter;
 
 /// Written by the worker, read by anyone.
 #[derive(Debug)]

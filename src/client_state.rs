@@ -1,6 +1,6 @@
 //! What a client's handles, its worker and its supervisor have in common. It outlives every run of the worker.
 
-mod account;
+mod settlement;
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -12,26 +12,32 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
 
-use self::account::Collected;
-pub use self::account::{UnknownRequest, Unsettled};
-use crate::command::{Order, OrderKind, Orders, Outbound, Places, later};
+use self::settlement::Collected;
+use crate::command::{Order, OrderKind, Orders};
 use crate::config::ClientConfig;
-use crate::delivery::{Tag, Way};
-use crate::error::{ConnectError, StartError, WaitError};
-use crate::event::{ClientId, Event, ExitReason, ParkReason, ReadyState};
-use crate::gate::{Gate, Pass};
-use crate::health::Health;
+use crate::deadline::later;
+use crate::event::Event;
+use crate::inbound::delivery::Way;
+use crate::inbound::queue::{Outlet, Queue};
+use crate::lifecycle::{End, ExitReason};
 use crate::message::Message;
+use crate::outbound::accepted::{Outbound, Places};
+use crate::outbound::gate::{Gate, Pass};
 use crate::outbound::line::Line;
-use crate::queue::{Outlet, Queue};
-use crate::session::json_rpc::Requests;
-use crate::session::rate_limit::{self, Over, RateLimit};
-use crate::session::reconnect::Reconnect;
-use crate::session::subscriptions::Subscriptions;
-use crate::stats::{Counter, Counters};
+use crate::outbound::link::{Link, Source};
+use crate::policy::rate_limit;
+use crate::policy::rate_limit::{Over, RateLimit};
+use crate::policy::reconnect::Reconnect;
+use crate::policy::requests::Requests;
+use crate::policy::subscriptions::Subscriptions;
+use crate::state::{ClientId, ReadyState, Tag};
+use crate::status::Status;
+use crate::telemetry::counter::Counter;
+use crate::telemetry::duty::Duty;
+use crate::telemetry::health::Health;
+use crate::telemetry::stats::Counters;
+use crate::unsettled::Unsettled;
 use crate::wake::Wake;
-use crate::worker::duty::Duty;
-use crate::worker::link::{Link, Source};
 
 pub(crate) struct Shared {
     pub(crate) tag: Tag,
@@ -75,113 +81,6 @@ pub(crate) struct Seat {
     pub(crate) open: bool,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,
-}
-
-/// The ready state, for those who wait for it to change.
-#[derive(Debug, Default)]
-pub(crate) struct Status {
-    inner: Mutex<Inner>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct Inner {
-    state: ReadyState,
-    last_error: Option<ConnectError>,
-    parked: Option<ParkReason>,
-    ever_open: bool,
-    closed: Option<ExitReason>,
-}
-
-impl Default for Inner {
-    fn default() -> Self {
-        Self { state: ReadyState::Connecting, last_error: None, parked: None, ever_open: false, closed: None }
-    }
-}
-
-impl Status {
-    pub(crate) fn get(&self) -> ReadyState {
-        self.inner.lock().state
-    }
-
-    pub(crate) fn parked(&self) -> Option<ParkReason> {
-        self.inner.lock().parked.clone()
-    }
-
-    /// An ended client stays ended.
-    pub(crate) fn set(&self, state: ReadyState) {
-        self.change(|inner| inner.state = state);
-    }
-
-    pub(crate) fn fail(&self, error: ConnectError) {
-        self.change(|inner| inner.last_error = Some(error));
-    }
-
-    pub(crate) fn park(&self, reason: ParkReason) {
-        self.change(|inner| (inner.state, inner.parked) = (ReadyState::Parked, Some(reason)));
-    }
-
-    pub(crate) fn close(&self, reason: ExitReason) {
-        self.change(|inner| (inner.state, inner.closed) = (ReadyState::Closed, Some(reason)));
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Inner)) {
-        let mut inner = self.inner.lock();
-        if inner.state != ReadyState::Closed {
-            change(&mut inner);
-            if inner.state == ReadyState::Open {
-                inner.last_error = None;
-                inner.ever_open = true;
-            }
-        }
-        self.changed.notify_all();
-    }
-
-    /// Waits until `seen` gives a result, at most `timeout`.
-    fn wait<T>(&self, timeout: Duration, mut seen: impl FnMut(&Inner) -> Option<T>) -> Result<T, WaitError> {
-        let deadline = Instant::now().checked_add(timeout);
-        let mut inner = self.inner.lock();
-        loop {
-            if let Some(result) = seen(&inner) {
-                return Ok(result);
-            }
-            let timed_out = match deadline {
-                Some(deadline) => self.changed.wait_until(&mut inner, deadline).timed_out(),
-                None => {
-                    self.changed.wait(&mut inner);
-                    false
-                }
-            };
-            if timed_out {
-                return seen(&inner)
-                    .ok_or(WaitError::Timeout { state: inner.state, last_error: inner.last_error.clone() });
-            }
-        }
-    }
-
-    pub(crate) fn wait_until_open(&self, timeout: Duration) -> Result<(), WaitError> {
-        self.wait(timeout, |inner| match inner.state {
-            ReadyState::Open => Some(Ok(())),
-            ReadyState::Closed => Some(Err(WaitError::Closed)),
-            ReadyState::Parked => inner.parked.clone().map(|reason| Err(WaitError::Parked(reason))),
-            _ => None,
-        })?
-    }
-
-    /// For the unsupervised door: open (if only for a moment), or why the first attempt failed.
-    pub(crate) fn wait_for_first(&self) -> Result<(), StartError> {
-        let first = self.wait(Duration::MAX, |inner| match (&inner.last_error, &inner.closed) {
-            _ if inner.ever_open => Some(Ok(())),
-            (Some(error), _) => Some(Err(StartError::Connect(error.clone()))),
-            (None, Some(reason)) => Some(Err(StartError::Ended(reason.clone()))),
-            _ => None,
-        });
-        first.unwrap_or(Err(StartError::ShutDown))
-    }
-
-    pub(crate) fn wait_until_closed(&self, timeout: Duration) -> bool {
-        self.wait(timeout, |inner| (inner.state == ReadyState::Closed).then_some(())).is_ok()
-    }
 }
 
 /// When to try again while what waited for a connection is let out.
@@ -354,22 +253,6 @@ impl Shared {
     pub(crate) fn outlet_after(&self, end: &End) {
         if matches!(end, End::Closed(_)) {
             *self.outlet.lock() = None;
-        }
-    }
-}
-
-/// How a client's story stops.
-#[derive(Clone, Debug)]
-pub(crate) enum End {
-    Closed(ExitReason),
-    Parked(ParkReason),
-}
-
-impl End {
-    pub(crate) fn event(&self, unsent: Vec<Message>) -> Event {
-        match self.clone() {
-            Self::Closed(reason) => Event::Closed { reason, unsent },
-            Self::Parked(reason) => Event::Parked { reason, unsent },
         }
     }
 }

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::command::Outbound;
-use crate::session::rate_limit::{self, Over, RateLimit};
-use crate::stats::Counter;
+use crate::outbound::accepted::Outbound;
+use crate::policy::rate_limit;
+use crate::policy::rate_limit::{Over, RateLimit};
+use crate::telemetry::counter::Counter;
 use crate::transport::{Broken, Outgoing, Transport};
 
 /// Bytes handed to the transport in one go.

@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::{SubscriptionStatus, names};
-use crate::command::{OrderKind, Outbound, Receipt, later};
+use crate::client_state::Shared;
+use crate::command::OrderKind;
+use crate::deadline::later;
 use crate::error::{RequestError, SendError, SubscribeError};
-use crate::event::ClientId;
 use crate::message::Message;
+use crate::outbound::accepted::Outbound;
+use crate::outbound::outbox::Outbox;
+use crate::policy::requests::{Pending, Sink};
+use crate::policy::timers::Timers;
+use crate::receipt::Receipt;
 use crate::request::{Request, RequestId};
-use crate::session::json_rpc::{Pending, Sink};
-use crate::shared::Shared;
-use crate::worker::outbox::Outbox;
-use crate::worker::timers::Timers;
+use crate::state::ClientId;
 
 /// A handler's access to its own client, on the worker's thread.
 ///
@@ -65,7 +68,7 @@ impl Context<'_> {
         }
         match self.shared.charge(&message, true) {
             Ok(()) => Ok(message),
-            Err(over) => Err(SendError::over(message, over)),
+            Err(over) => Err(over.refuse(message)),
         }
     }
 
@@ -98,7 +101,7 @@ impl Context<'_> {
     pub fn request(&mut self, request: Request) -> Result<RequestId, RequestError> {
         let shared = self.shared;
         let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
-        let message = request.encode(&shared.config.correlation, &id).map_err(RequestError::Params)?;
+        let message = shared.config.correlation.encode(&request, &id).map_err(RequestError::Params)?;
         if request.id.is_some() && shared.requests.is_taken(&id) {
             return Err(RequestError::DuplicateId(id));
         }

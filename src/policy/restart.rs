@@ -1,8 +1,27 @@
 //! What follows the end of a worker's run: OTP's restart types, as one small pure rule.
 
-use crate::config::Restart;
-use crate::event::{ExitReason, ParkReason};
-use crate::shared::{End, Shared};
+use crate::client_state::Shared;
+use crate::lifecycle::{End, ExitReason, ParkReason};
+
+/// When the supervisor starts a client again after its worker has ended (OTP's child types).
+///
+/// ```
+/// use ws_supervisor::{ClientConfig, Restart};
+/// let once = ClientConfig::new("wss://venue.example")?.restart(Restart::Temporary).max_retries(0);
+/// # let _ = once;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Restart {
+    /// After an abnormal end only. The default.
+    #[default]
+    Transient,
+    /// Always, even after [`Client::close`](crate::Client::close); only `stop_client` and a shutdown end it.
+    Permanent,
+    /// Never.
+    Temporary,
+}
 
 /// What is to become of a client whose run has ended.
 #[derive(Debug)]

@@ -1,0 +1,78 @@
+//! A request that is under way, in its caller's hands.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use serde::de::DeserializeOwned;
+
+use crate::client_state::Shared;
+use crate::error::RequestError;
+use crate::receipt::Receipt;
+use crate::request::RequestId;
+use crate::response::Response;
+
+/// A request that is under way. Drop it if you don't care: an answer that comes after that is an
+/// [`Event::LateResponse`](crate::Event::LateResponse).
+pub struct PendingResponse {
+    pub(crate) id: RequestId,
+    pub(crate) deadline: Instant,
+    pub(crate) response: Receiver<Response>,
+    pub(crate) receipt: Arc<Receipt>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl PendingResponse {
+    /// Its id.
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// The one [`Response`] comes here: an answer, or at the deadline or the end of the connection the reason why there
+    /// is none. A real crossbeam channel, for `select!`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::start(Script::silent())?;
+    /// # let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// let pending = client.start_request(Request::new("private/buy", [("amount", 10)]).timeout(Duration::from_millis(50)))?;
+    /// let events = client.events();
+    /// loop {
+    ///     crossbeam_channel::select! {
+    ///         recv(events) -> event => println!("{:?}", event?),
+    ///         recv(pending.receiver()) -> response => {
+    ///             assert!(matches!(response?.outcome, Err(RequestError::OutcomeUnknown { .. })));
+    ///             break;
+    ///         }
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn receiver(&self) -> &Receiver<Response> {
+        &self.response
+    }
+
+    /// Blocks until the response is there, at most until the request's deadline.
+    ///
+    /// # Errors
+    /// As [`Client::request`](crate::Client::request).
+    pub fn wait<R: DeserializeOwned>(self) -> Result<R, RequestError> {
+        let response = match self.response.recv_deadline(self.deadline) {
+            Err(RecvTimeoutError::Timeout) => {
+                // The worker sees to deadlines, unless a handler keeps it from doing so.
+                self.shared.requests.give_up(&self.id, &self.receipt, Instant::now());
+                self.response.recv().ok()
+            }
+            told => told.ok(),
+        };
+        response.ok_or_else(|| RequestError::gone(&self.id))?.decode()
+    }
+}
+
+impl fmt::Debug for PendingResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingResponse").field("id", &self.id).finish_non_exhaustive()
+    }
+}

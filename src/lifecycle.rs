@@ -1,0 +1,224 @@
+//! How a run of a worker ends, what becomes of its client, and the errors of those who start, wait and stop.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::error::{ConfigError, ConnectError};
+use crate::state::ReadyState;
+
+/// Why a run of a worker ended. All but [`Closed`](ExitReason::Closed) are abnormal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitReason {
+    /// `close`, `stop_client`, a shutdown, or the end of the last handle of an unsupervised client.
+    Closed,
+    /// `restart_client`; the restart is not counted.
+    RestartRequested,
+    /// A panic on the worker's thread, with its message.
+    Panicked(Box<str>),
+    /// All retries of this run failed.
+    RetriesExhausted {
+        /// What ended the last attempt or connection.
+        last: Box<str>,
+    },
+    /// The heartbeat was not answered `missed` times in a row.
+    HeartbeatLost {
+        /// Misses in a row.
+        missed: u32,
+    },
+    /// A refusal that no retry can mend.
+    Refused(ConnectError),
+}
+
+impl ExitReason {
+    /// Whether a transient client is left ended after this.
+    pub fn is_normal(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed"),
+            Self::RestartRequested => f.write_str("restart requested"),
+            Self::Panicked(message) => write!(f, "panicked: {message}"),
+            Self::RetriesExhausted { last } => write!(f, "retries exhausted; last: {last}"),
+            Self::HeartbeatLost { missed } => write!(f, "heartbeat lost: {missed} in a row unanswered"),
+            Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Why a client is parked.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ws_supervisor::{*, testing::{Script, Server}};
+/// let server = Server::start(Script::refuse(401))?;
+/// let supervisor = Supervisor::start()?;
+/// let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+/// match client.wait_until_open(Duration::from_secs(10)) {
+///     Err(WaitError::Parked(ParkReason::Refused(error))) => assert!(error.to_string().contains("401")),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParkReason {
+    /// Restarted more often than the restart intensity allows.
+    #[non_exhaustive]
+    IntensityExceeded {
+        /// Why the last run ended.
+        last: ExitReason,
+    },
+    /// A refusal that no retry can mend.
+    Refused(ConnectError),
+}
+
+impl fmt::Display for ParkReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IntensityExceeded { last } => write!(f, "restarted too often; last: {last}"),
+            Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+/// How a client's story stops.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Closed(ExitReason),
+    Parked(ParkReason),
+}
+
+/// Why a client could not be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is refused.
+    Config(ConfigError),
+    /// The supervisor has a client of this name; names are what its reports and threads are known by.
+    DuplicateName(Box<str>),
+    /// The supervisor's `max_clients` is reached; parked and restarting clients count.
+    MaxClients(usize),
+    /// The supervisor has shut down or given up.
+    ShutDown,
+    /// The operating system gave no thread or no file descriptor, or refused the core or the priority asked for.
+    Os(Box<str>),
+    /// [`Client::connect`](crate::Client::connect) only: the first attempt failed.
+    Connect(ConnectError),
+    /// [`Client::connect`](crate::Client::connect) only: the client's thread ended before it was open, most likely
+    /// because the factory of its handler panicked.
+    Ended(ExitReason),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::DuplicateName(name) => {
+                write!(f, "option `name`: the supervisor already has a client named `{name}`; names must be unique")
+            }
+            Self::MaxClients(max) => write!(f, "the supervisor's `max_clients` of {max} is reached"),
+            Self::ShutDown => f.write_str("the supervisor has shut down"),
+            Self::Os(message) => write!(f, "the operating system does not let this client start: {message}"),
+            Self::Connect(error) => error.fmt(f),
+            Self::Ended(reason) => write!(f, "the client ended before it was open: {reason}"),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Config(error) => Some(error),
+            Self::Connect(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+/// Why [`wait_until_open`](crate::Client::wait_until_open) returned without an open connection.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ws_supervisor::{ClientConfig, Supervisor, WaitError};
+/// # let supervisor = Supervisor::start()?;
+/// // Nothing listens on port 9.
+/// let client = supervisor.spawn_client(ClientConfig::new("ws://127.0.0.1:9")?)?;
+/// match client.wait_until_open(Duration::from_millis(100)) {
+///     Err(error @ WaitError::Timeout { .. }) => assert!(error.to_string().contains("refused")),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The time ran out.
+    #[non_exhaustive]
+    Timeout {
+        /// What the client was doing then.
+        state: ReadyState,
+        /// Why the last attempt failed, if one did.
+        last_error: Option<ConnectError>,
+    },
+    /// The client is parked: waiting longer is of no use. `Supervisor::resume_client` starts it again.
+    Parked(ParkReason),
+    /// The client was closed.
+    Closed,
+}
+
+impl fmt::Display for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout { state, last_error: None } => write!(f, "not open in time: still {state}"),
+            Self::Timeout { state, last_error: Some(error) } => {
+                write!(f, "not open in time: still {state}; the last attempt failed: {error}")
+            }
+            Self::Parked(reason) => write!(f, "parked: {reason}"),
+            Self::Closed => f.write_str("the client was closed"),
+        }
+    }
+}
+
+impl Error for WaitError {}
+
+/// A client's thread did not end in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopError {
+    /// The supervisor has no client of this id; it may have ended before.
+    NotFound,
+    /// The thread of this client did not come back within the grace time, most likely because a handler of yours does
+    /// not return. Its socket is shut, its thread is left behind, and with it the messages it had taken and not
+    /// written: they are in no event.
+    LeftBehind(Box<str>),
+    /// The client is not in a state for this: for example, only a parked client can be resumed.
+    NotParked,
+    /// The operating system gave no thread to start the client again.
+    Os(Box<str>),
+}
+
+impl fmt::Display for StopError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("the supervisor has no such client"),
+            Self::LeftBehind(name) => {
+                write!(f, "the thread of client `{name}` did not end within its grace time and is left behind")
+            }
+            Self::NotParked => f.write_str("the client is not parked"),
+            Self::Os(message) => write!(f, "the operating system gave no thread: {message}"),
+        }
+    }
+}
+
+impl Error for StopError {}

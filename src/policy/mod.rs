@@ -1,0 +1,13 @@
+//! What decides. Everything here is given `now` and what happened, and returns what to do and when it wants to be asked
+//! again. No socket, thread, lock, channel, clock or log.
+
+pub(crate) mod heartbeat;
+pub(crate) mod idle;
+pub(crate) mod pacer;
+pub(crate) mod rate_limit;
+pub(crate) mod reconnect;
+pub(crate) mod requests;
+pub(crate) mod restart;
+pub(crate) mod restart_intensity;
+pub(crate) mod subscriptions;
+pub(crate) mod timers;

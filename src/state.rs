@@ -1,0 +1,107 @@
+//! What a client is doing, who it is, and why a connection ended: words that everything else uses.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::message::CloseFrame;
+
+/// What a client is doing: RFC 6455's four states, and the two that recovery adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReadyState {
+    /// An attempt to connect is under way, or about to be.
+    Connecting,
+    /// Connected; sends are accepted.
+    Open,
+    /// A close was asked for and is under way.
+    Closing,
+    /// Ended for good.
+    Closed,
+    /// Waiting before the next attempt to connect.
+    Backoff,
+    /// Given up on, with a reason; `Supervisor::resume_client` starts it again.
+    Parked,
+}
+
+impl fmt::Display for ReadyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Identity of a client in this process: never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub(crate) u64);
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// Who a queue belongs to, for the tag of a shared channel and for log lines.
+#[derive(Clone, Debug)]
+pub(crate) struct Tag {
+    pub(crate) id: ClientId,
+    pub(crate) name: Arc<str>,
+}
+
+/// Why an open connection ended.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ws_supervisor::{*, testing::{Script, Server}};
+/// # let server = Server::echo()?;
+/// # let supervisor = Supervisor::start()?;
+/// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+/// # client.wait_until_open(Duration::from_secs(10))?;
+/// client.events().recv()?; // open
+/// server.close_all(1001, "maintenance");
+/// match client.events().recv()? {
+///     Event::Disconnected { reason, .. } => assert_eq!(reason.to_string(), "closed by the server: 1001 maintenance"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DisconnectReason {
+    /// The server sent a close frame (`None`: one without a code).
+    ClosedByServer(Option<CloseFrame>),
+    /// The transport broke, or ended without a close frame: what the operating system said.
+    Transport(Box<str>),
+    /// The server broke the protocol; it was told so in a close frame.
+    Protocol(Box<str>),
+    /// The heartbeat was not answered `missed` times in a row.
+    HeartbeatLost {
+        /// Misses in a row.
+        missed: u32,
+    },
+    /// The event queue was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect).
+    Overflow,
+    /// `restart_client` was called.
+    RestartRequested,
+    /// The worker's thread panicked.
+    Panicked(Box<str>),
+    /// The connection had reached its [`max_age`](crate::ClientConfig::max_age), and another takes its place.
+    MaxAge,
+    /// What expires (a token) could not be renewed; the next connection signs in afresh.
+    RenewalFailed(Box<str>),
+}
+
+impl fmt::Display for DisconnectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClosedByServer(Some(frame)) => write!(f, "closed by the server: {frame}"),
+            Self::ClosedByServer(None) => f.write_str("closed by the server"),
+            Self::Transport(message) => write!(f, "connection lost: {message}"),
+            Self::Protocol(message) => write!(f, "the server broke the protocol: {message}"),
+            Self::HeartbeatLost { missed } => write!(f, "heartbeat lost: {missed} in a row unanswered"),
+            Self::Overflow => f.write_str("the event queue was full"),
+            Self::RestartRequested => f.write_str("restart requested"),
+            Self::Panicked(message) => write!(f, "the worker panicked: {message}"),
+            Self::MaxAge => f.write_str("old enough to be replaced"),
+            Self::RenewalFailed(message) => write!(f, "not renewed: {message}"),
+        }
+    }
+}

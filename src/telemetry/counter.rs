@@ -1,0 +1,87 @@
+//! A counter and a histogram, read from any thread without holding up the worker.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+/// One writer at a time (the worker, or the supervisor while there is no worker), any number of readers.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.get() + n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a histogram of times says, each value right to one part in a hundred; all zero while `count` is 0.
+///
+/// ```
+/// use ws_supervisor::Percentiles;
+/// let none_yet = Percentiles::default();
+/// assert_eq!((none_yet.count, none_yet.p99.as_nanos()), (0, 0));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Percentiles {
+    /// How many times were measured.
+    pub count: u64,
+    /// The shortest.
+    pub min: Duration,
+    /// Half of them were no longer.
+    pub p50: Duration,
+    /// 99 of 100 were no longer.
+    pub p99: Duration,
+    /// 999 of 1,000 were no longer.
+    pub p999: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+/// A histogram that takes memory with its first value. The lock is held for the one recording, or for one summary.
+#[derive(Debug, Default)]
+pub(crate) struct Times(Mutex<Option<Histogram<u32>>>);
+
+impl Times {
+    /// In a unit of the caller's.
+    pub(crate) fn record(&self, value: u64) {
+        let mut slot = self.0.lock();
+        if slot.is_none() {
+            // Two digits, and a range that grows as needed: some kilobytes.
+            *slot = Histogram::new(2).ok();
+        }
+        if let Some(histogram) = &mut *slot {
+            let _ = histogram.record(value.min(MAX_RECORDED));
+        }
+    }
+
+    pub(crate) fn percentiles(&self, unit: Duration) -> Percentiles {
+        let slot = self.0.lock();
+        let Some(histogram) = slot.as_ref().filter(|histogram| !histogram.is_empty()) else {
+            return Percentiles::default();
+        };
+        let time = |value: u64| unit.saturating_mul(u32::try_from(value).unwrap_or(u32::MAX));
+        let at = |quantile| time(histogram.value_at_quantile(quantile));
+        Percentiles {
+            count: histogram.len(),
+            min: time(histogram.min()),
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: time(histogram.max()),
+        }
+    }
+}
+
+/// More than an hour in microseconds, and four seconds in nanoseconds: what is longer counts as this.
+const MAX_RECORDED: u64 = u32::MAX as u64;
