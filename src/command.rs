@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 
 /// What a worker is told to do, whatever it is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Order {
-    pub(crate) kind: OrderKind,
+pub(crate) struct Command {
+    pub(crate) kind: CommandKind,
     /// When the orderly end must be over.
     pub(crate) deadline: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OrderKind {
+pub(crate) enum CommandKind {
     /// End this run; whether another follows is for the restart rule.
     Close,
     /// End for good.
@@ -23,19 +23,19 @@ pub(crate) enum OrderKind {
     Restart,
 }
 
-/// The place for the one order that stands.
+/// The place for the one command that stands.
 #[derive(Debug, Default)]
-pub(crate) struct Orders {
+pub(crate) struct Commands {
     pending: AtomicBool,
-    order: Mutex<Option<Order>>,
+    command: Mutex<Option<Command>>,
 }
 
-impl Orders {
-    /// Gives an order. A stop is never overruled.
-    pub(crate) fn give(&self, order: Order) {
-        let mut slot = self.order.lock();
-        if slot.is_none_or(|standing| standing.kind != OrderKind::Stop || order.kind == OrderKind::Stop) {
-            *slot = Some(order);
+impl Commands {
+    /// Gives a command. A stop is never overruled.
+    pub(crate) fn give(&self, command: Command) {
+        let mut slot = self.command.lock();
+        if slot.is_none_or(|standing| standing.kind != CommandKind::Stop || command.kind == CommandKind::Stop) {
+            *slot = Some(command);
         }
         self.pending.store(true, Ordering::Release);
     }
@@ -44,18 +44,18 @@ impl Orders {
         self.pending.load(Ordering::Acquire)
     }
 
-    pub(crate) fn standing(&self) -> Option<Order> {
-        if self.pending() { *self.order.lock() } else { None }
+    pub(crate) fn standing(&self) -> Option<Command> {
+        if self.pending() { *self.command.lock() } else { None }
     }
 
-    pub(crate) fn stop_ordered(&self) -> bool {
-        self.standing().is_some_and(|order| order.kind == OrderKind::Stop)
+    pub(crate) fn stop_given(&self) -> bool {
+        self.standing().is_some_and(|command| command.kind == CommandKind::Stop)
     }
 
-    /// The order is being obeyed. A stop stands.
+    /// The command is being obeyed. A stop stands.
     pub(crate) fn clear(&self) {
-        let mut slot = self.order.lock();
-        if slot.is_some_and(|standing| standing.kind != OrderKind::Stop) {
+        let mut slot = self.command.lock();
+        if slot.is_some_and(|standing| standing.kind != CommandKind::Stop) {
             *slot = None;
             self.pending.store(false, Ordering::Release);
         }

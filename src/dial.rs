@@ -3,9 +3,8 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::config::ClientConfig;
 use crate::error::{ConfigError, SessionError};
-use crate::target::{Target, check_header};
+use crate::target::{Header, Target, parse_header};
 
 /// One attempt to connect, before it is made: given to [`ClientConfig::prepare`](crate::ClientConfig::prepare). Every
 /// attempt begins with the configuration's URL and headers.
@@ -25,14 +24,14 @@ use crate::target::{Target, check_header};
 /// ```
 pub struct Dial {
     pub(crate) target: Target,
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<Header>,
     attempt: u32,
     deadline: Instant,
 }
 
 impl Dial {
-    pub(crate) fn new(config: &ClientConfig, attempt: u32, deadline: Instant) -> Self {
-        Self { target: config.target.clone(), headers: config.headers.clone(), attempt, deadline }
+    pub(crate) fn new(target: Target, headers: Vec<Header>, attempt: u32, deadline: Instant) -> Self {
+        Self { target, headers, attempt, deadline }
     }
 
     /// Goes to this URL instead.
@@ -54,10 +53,9 @@ impl Dial {
     /// # Errors
     /// When the name or the value is not one, or the handshake sets this header itself.
     pub fn header(&mut self, name: impl Into<String>, value: impl Into<String>) -> Result<(), ConfigError> {
-        let (name, value) = (name.into(), value.into());
-        check_header(&name, &value)?;
-        self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(&name));
-        self.headers.push((name, value));
+        let header = parse_header(&name.into(), &value.into())?;
+        self.headers.retain(|other| !other.name.eq_ignore_ascii_case(&header.name));
+        self.headers.push(header);
         Ok(())
     }
 
@@ -75,7 +73,7 @@ impl Dial {
 impl fmt::Debug for Dial {
     /// Without the query and the headers' values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = self.headers.iter().map(|header| &header.name).collect();
         let url = self.target.to_string();
         f.debug_struct("Dial").field("url", &url).field("headers", &names).finish_non_exhaustive()
     }

@@ -132,11 +132,13 @@
 #[cfg(not(unix))]
 compile_error!("ws-supervisor waits with poll(2) and needs a Unix");
 
+mod asked;
 mod client;
 mod client_state;
 mod command;
 mod config;
 mod connect;
+mod core;
 mod correlation;
 mod deadline;
 mod dial;
@@ -164,10 +166,11 @@ mod transport;
 mod unsettled;
 pub mod venue;
 mod wake;
+mod wanted;
 mod worker;
 
+pub use client::Client;
 pub use client::pending::PendingResponse;
-pub use client::{Client, SubscriptionStatus};
 pub use config::ClientConfig;
 pub use correlation::{Answer, Correlation};
 pub use dial::Dial;
@@ -185,6 +188,7 @@ pub use policy::heartbeat::{Heartbeat, HeartbeatKind};
 pub use policy::idle::IdleStrategy;
 pub use policy::rate_limit::RateLimit;
 pub use policy::restart::Restart;
+pub use policy::subscriptions::SubscriptionStatus;
 pub use request::{Json, Request, RequestId, RpcError};
 pub use response::Response;
 pub use session::Session;

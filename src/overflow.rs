@@ -25,3 +25,37 @@ pub enum Overflow {
     /// Give up the connection: a consumer that missed a message has to start afresh anyway.
     Disconnect,
 }
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its session is being opened: messages are kept, and answers among them are needed.
+    Opening,
+    Open,
+    /// The caller asked for the end, so a full queue no longer holds it up.
+    Closing,
+}
+
+/// What happens to a message that is one too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtLimit {
+    /// It is kept: whoever reads asks for room before it reads.
+    Keep,
+    DropOldest,
+    DropNewest,
+    /// It ends the connection, or the attempt.
+    Overrun,
+}
+
+impl Overflow {
+    /// The one place that decides it.
+    pub(crate) fn at_limit(self, stage: Stage) -> AtLimit {
+        match (self, stage) {
+            (Self::DropOldest, _) => AtLimit::DropOldest,
+            (Self::DropNewest, _) => AtLimit::DropNewest,
+            (_, Stage::Closing) => AtLimit::DropNewest,
+            (Self::Backpressure, Stage::Open) => AtLimit::Keep,
+            (Self::Backpressure, Stage::Opening) | (Self::Disconnect, _) => AtLimit::Overrun,
+        }
+    }
+}

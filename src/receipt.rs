@@ -49,7 +49,7 @@ impl Receipt {
         self.state.compare_exchange(WAITING, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    pub(crate) fn settle(&self, written: bool) {
+    pub(crate) fn confirm(&self, written: bool) {
         if let Account::Confirmed(sender) = &self.account {
             let _ = sender.try_send(written);
         }

@@ -18,6 +18,11 @@ pub struct Response {
 }
 
 impl Response {
+    /// Whether it is the server's word, not the lack of one.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self.outcome, Ok(_) | Err(RequestError::Rpc(_)))
+    }
+
     /// The result as a type of yours.
     ///
     /// # Errors

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::client_state::Shared;
-use crate::error::{RequestError, SendError, SessionError};
+use crate::correlation::Correlation;
+use crate::error::{RequestError, SessionError};
 use crate::message::Message;
 use crate::request::{Request, RequestId};
-use crate::state::ClientId;
+use crate::state::{ClientId, Tag};
 
 /// A connection between its handshake and [`Event::Open`](crate::Event::Open): given to
 /// [`on_open`](crate::ClientConfig::on_open), to [`reconcile`](crate::ClientConfig::reconcile) and to a
@@ -37,12 +37,17 @@ use crate::state::ClientId;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Session<'a> {
-    line: &'a mut dyn Line,
+    opening: &'a mut dyn Opening,
 }
 
-/// What a session stands on.
-pub(crate) trait Line {
-    fn shared(&self) -> &Shared;
+/// What a session stands on: a connection that is being opened.
+pub(crate) trait Opening {
+    fn tag(&self) -> &Tag;
+    fn correlation(&self) -> &Correlation;
+    /// An id that no other request of this client has.
+    fn next_id(&self) -> RequestId;
+    /// The client's own numbers stay clear of this one.
+    fn reserve(&self, id: &RequestId);
     /// The number that the connection will have.
     fn epoch(&self) -> u64;
     fn deadline(&self) -> Instant;
@@ -58,8 +63,8 @@ pub(crate) trait Line {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(line: &'a mut dyn Line) -> Self {
-        Self { line }
+    pub(crate) fn new(opening: &'a mut dyn Opening) -> Self {
+        Self { opening }
     }
 
     /// Sends a message, waiting for a rate limit if there is one. Nothing is handed back should the connection end:
@@ -69,12 +74,7 @@ impl<'a> Session<'a> {
     /// When the connection ends, the time runs out, the message is larger than `max_message_size` or costs more than a
     /// rate limit ever gives, or the client is being stopped.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SessionError> {
-        let message = message.into();
-        let limit = self.line.shared().config.max_message_size;
-        if message.len() > limit {
-            return Err(SendError::TooLarge { message, limit }.into());
-        }
-        self.line.put(message)
+        self.opening.put(message.into())
     }
 
     /// Sends a request and waits for its answer.
@@ -106,15 +106,15 @@ impl<'a> Session<'a> {
     pub fn call<R: DeserializeOwned>(&mut self, request: Request) -> Result<R, SessionError> {
         let method = &request.method;
         let malformed = |message| SessionError::Malformed { method: method.clone(), message };
-        let until = request.timeout.map_or(self.line.deadline(), |time| self.until(time));
-        let limit = request.timeout.filter(|_| until < self.line.deadline());
+        let until = request.timeout.map_or(self.opening.deadline(), |time| self.until(time));
+        let limit = request.timeout.filter(|_| until < self.opening.deadline());
         let id = self.begin(&request)?;
         let waiting_for = format!("answer to `{method}`");
         loop {
-            let message = self.line.next(until, &waiting_for, limit)?;
-            let answer = self.line.shared().config.correlation.read(&message).filter(|answer| answer.id == id);
+            let message = self.opening.next(until, &waiting_for, limit)?;
+            let answer = self.opening.correlation().read(&message).filter(|answer| answer.id == id);
             match answer.map(|answer| answer.outcome) {
-                None => self.line.keep(message)?,
+                None => self.opening.keep(message)?,
                 Some(Err(error)) => return Err(SessionError::Rpc { method: method.clone(), error }),
                 Some(Ok(result)) => {
                     return result.decode().map_err(|error| match error {
@@ -127,15 +127,11 @@ impl<'a> Session<'a> {
     }
 
     /// Sends a request and does not wait; returns its id, for [`recv_until`](Session::recv_until).
-    pub(crate) fn begin(&mut self, request: &Request) -> Result<RequestId, SessionError> {
-        let shared = self.line.shared();
-        let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
-        shared.requests.reserve(&id);
-        let message = shared
-            .config
-            .correlation
-            .encode(request, &id)
-            .map_err(|message| SessionError::Malformed { method: request.method.clone(), message })?;
+    fn begin(&mut self, request: &Request) -> Result<RequestId, SessionError> {
+        let id = request.id.clone().unwrap_or_else(|| self.opening.next_id());
+        self.opening.reserve(&id);
+        let message = self.opening.correlation().encode(request, &id);
+        let message = message.map_err(|message| SessionError::Malformed { method: request.method.clone(), message })?;
         self.send(message)?;
         Ok(id)
     }
@@ -146,40 +142,40 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When none came by the [`deadline`](Session::deadline), or the connection ends.
     pub fn recv_until(&mut self, mut wanted: impl FnMut(&Message) -> bool) -> Result<Message, SessionError> {
-        if let Some(message) = self.line.take_kept(&mut wanted) {
+        if let Some(message) = self.opening.take_kept(&mut wanted) {
             return Ok(message);
         }
         loop {
-            let message = self.line.next(self.line.deadline(), "message that was waited for", None)?;
+            let message = self.opening.next(self.opening.deadline(), "message that was waited for", None)?;
             if wanted(&message) {
                 return Ok(message);
             }
-            self.line.keep(message)?;
+            self.opening.keep(message)?;
         }
     }
 
     /// The number that this connection will have once it is open.
     pub fn epoch(&self) -> u64 {
-        self.line.epoch()
+        self.opening.epoch()
     }
 
     /// When the session must be ready: `connect_timeout` after the attempt began.
     pub fn deadline(&self) -> Instant {
-        self.line.deadline()
+        self.opening.deadline()
     }
 
     fn until(&self, time: Duration) -> Instant {
-        let deadline = self.line.deadline();
+        let deadline = self.opening.deadline();
         Instant::now().checked_add(time).map_or(deadline, |until| until.min(deadline))
     }
 
     /// The client's id.
     pub fn id(&self) -> ClientId {
-        self.line.shared().tag.id
+        self.opening.tag().id
     }
 
     /// The client's name.
     pub fn name(&self) -> &str {
-        &self.line.shared().tag.name
+        &self.opening.tag().name
     }
 }

@@ -69,7 +69,14 @@ impl fmt::Display for Target {
     }
 }
 
-pub(crate) fn check_header(name: &str, value: &str) -> Result<(), ConfigError> {
+/// A header that goes along with the upgrade, its name as it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Header {
+    pub(crate) name: Box<str>,
+    pub(crate) value: HeaderValue,
+}
+
+pub(crate) fn parse_header(name: &str, value: &str) -> Result<Header, ConfigError> {
     const OURS: [&str; 8] = [
         "host",
         "connection",
@@ -89,7 +96,44 @@ pub(crate) fn check_header(name: &str, value: &str) -> Result<(), ConfigError> {
         return refuse(format!("`{parsed}` is set by the handshake itself{hint}"));
     }
     match HeaderValue::from_str(value) {
-        Ok(_) => Ok(()),
+        Ok(value) => Ok(Header { name: name.into(), value }),
         Err(_) => refuse(format!("the value of `{parsed}` must be visible ASCII characters on one line")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let t = Target::parse("wss://[::1]:8443/a?b=c").unwrap();
+        assert_eq!((t.host.as_str(), t.port, t.tls), ("::1", 8443, true));
+        assert_eq!((t.authority.as_str(), t.path_and_query.as_str()), ("[::1]:8443", "/a?b=c"));
+        let t = Target::parse("ws://host?x=1").unwrap();
+        assert_eq!((t.authority.as_str(), t.path_and_query.as_str(), t.port), ("host", "/?x=1", 80));
+    }
+
+    #[test]
+    fn urls_that_cannot_be_meant_are_refused() {
+        let bad = [
+            "",
+            "host",
+            "http://h",
+            "ws://",
+            "ws://:80",
+            "wss:///p",
+            "ws://h:0",
+            "ws://h:99999",
+            "ws://h:",
+            "ws://h/#f",
+            "ws://u:p@h",
+            "ws://h h",
+            "ftp://h/",
+        ];
+        for url in bad {
+            let error = Target::parse(url).err().expect(url);
+            assert_eq!(error.option(), "url", "{url}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde::de::DeserializeOwned;
 
-use crate::client_state::Shared;
+use crate::core::Core;
 use crate::error::RequestError;
 use crate::receipt::Receipt;
 use crate::request::RequestId;
@@ -20,7 +20,7 @@ pub struct PendingResponse {
     pub(crate) deadline: Instant,
     pub(crate) response: Receiver<Response>,
     pub(crate) receipt: Arc<Receipt>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) core: Arc<Core>,
 }
 
 impl PendingResponse {
@@ -62,7 +62,7 @@ impl PendingResponse {
         let response = match self.response.recv_deadline(self.deadline) {
             Err(RecvTimeoutError::Timeout) => {
                 // The worker sees to deadlines, unless a handler keeps it from doing so.
-                self.shared.requests.give_up(&self.id, &self.receipt, Instant::now());
+                self.core.asked.give_up(&self.id, &self.receipt, Instant::now());
                 self.response.recv().ok()
             }
             told => told.ok(),

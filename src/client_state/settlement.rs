@@ -1,18 +1,16 @@
-//! The account at a connection's end: what was accepted and not written, which requests nobody knows the outcome of, which
-//! channels must be asked for anew. And what is asked for on the worker's own account.
+//! The settlement at the end of a connection, and of a client: what was accepted and not written is handed back, who waits
+//! for an answer is told, and what nobody knows is kept for whoever reconciles.
 
-use serde_json::Value;
-
-use super::{Seat, Shared};
-use crate::error::RefusedChannel;
+use super::{ClientState, Kept, Life};
+use crate::asked::tell_caller;
+use crate::lifecycle::End;
 use crate::message::Message;
-use crate::outbound::accepted::Outbound;
+use crate::outbound::accepted::Accepted;
 use crate::outbound::gate::Pass;
 use crate::outbound::link::Link;
-use crate::policy::requests::{Sink, tell_caller};
-use crate::policy::subscriptions::{Operation, Subscriptions};
-use crate::request::{Json, Request, RpcError};
+use crate::policy::requests::Whom;
 use crate::response::Response;
+use crate::state::ReadyState;
 use crate::unsettled::UnknownRequest;
 
 /// What was accepted and came to nothing.
@@ -23,16 +21,17 @@ pub(crate) struct Collected {
     pub(crate) responses: Vec<Response>,
 }
 
-impl Shared {
-    /// Closes the gate to `pass` and collects all that was accepted and not written. Messages for whatever connection
-    /// comes next stay when the gate still lets such pass.
-    pub(crate) fn collect_unsent(&self, seat: &mut Seat, link: &mut Link, pass: Pass) -> Collected {
-        self.gate.close(pass);
-        link.let_go(&self.source.sent);
+impl ClientState {
+    /// Closes the gate to `pass`, lets go of the connection, and collects all that was accepted and not written. Messages
+    /// for whatever connection comes next stay when the gate still lets such pass.
+    pub(crate) fn settle(&self, life: &mut Life, link: &mut Link, pass: Pass) -> Collected {
+        let mailbox = &self.core.mailbox;
+        mailbox.gate.close(pass);
+        link.let_go(&mailbox.source.sent);
         let keep_queued = pass == Pass::Queue;
         let mut collected = Collected::default();
         let mut kept = Vec::new();
-        let accepted: Vec<Outbound> = link.outbox.take_all().chain(self.source.queue.try_iter()).collect();
+        let accepted: Vec<Accepted> = link.outbox.take_all().chain(mailbox.source.queue.try_iter()).collect();
         for item in accepted {
             if keep_queued && item.epoch.is_none() {
                 item.receipt.iter().for_each(|receipt| receipt.wait_again());
@@ -43,90 +42,82 @@ impl Shared {
         }
         link.outbox.requeue(kept);
         let unknown = self.abandon_requests(&mut collected);
-        if self.config.reconcile.is_some() {
-            seat.unsettled.unsent.extend(collected.unsent.iter().cloned());
-            seat.unsettled.unknown.extend(unknown);
+        if self.settings.reconcile.is_some() {
+            life.unsettled.unsent.extend(collected.unsent.iter().cloned());
+            life.unsettled.unknown.extend(unknown);
         }
-        seat.open = false;
+        life.open = false;
         self.register_socket(None);
         collected
     }
 
     /// Something accepted was not written.
-    pub(super) fn hand_back(&self, item: Outbound, collected: &mut Collected) {
+    fn hand_back(&self, item: Accepted, collected: &mut Collected) {
         match &item.receipt {
             None => collected.unsent.push(item.message),
             Some(receipt) => match receipt.request_id() {
-                None => receipt.settle(false),
-                Some(id) => match self.requests.not_sent(id) {
+                None => receipt.confirm(false),
+                Some(id) => match self.core.asked.look(|table| table.not_sent(id)) {
                     // The worker's own are nobody's loss.
-                    None | Some((_, Sink::Worker(_))) => return,
+                    None | Some((_, Whom::Worker(_))) => return,
                     Some(told) => collected.responses.extend(tell_caller(told).map(|(response, _)| response)),
                 },
             },
         }
-        self.counters.unsent.add(1);
+        self.core.counters.unsent.add(1);
     }
 
     /// The connection is over: no answer will come, and no channel is subscribed to.
-    pub(super) fn abandon_requests(&self, collected: &mut Collected) -> Vec<UnknownRequest> {
+    fn abandon_requests(&self, collected: &mut Collected) -> Vec<UnknownRequest> {
         let mut unknown = Vec::new();
-        for left in self.requests.disconnected() {
-            collected.responses.extend(left.untold);
+        for left in self.core.asked.look(|table| table.disconnected()) {
+            collected.responses.extend(left.told.and_then(tell_caller).map(|(response, _)| response));
             unknown.push(UnknownRequest { id: left.id, method: left.method, message: left.message });
         }
-        self.subscriptions.lock().disconnected();
-        self.settled.notify_all();
+        self.core.wanted.look(|table| table.disconnected());
         unknown
     }
 
-    /// Which requests bring about what the caller wants, each with the number of its batch.
-    /// And channels for which there is none.
-    pub(crate) fn plan_batches(&self) -> (Vec<(u64, Request)>, Vec<RefusedChannel>) {
-        let Some(venue) = &self.config.venue else { return Default::default() };
-        let mut subscriptions = self.subscriptions.lock();
-        let known = subscriptions.refusals();
-        let mut requests = Vec::new();
-        for (operation, mut channels) in subscriptions.plan() {
-            let batches = match operation {
-                Operation::Subscribe => venue.subscribe(&channels),
-                Operation::Unsubscribe => venue.unsubscribe(&channels),
-            };
-            for batch in batches {
-                channels.retain(|channel| !batch.channels.contains(channel));
-                requests.push((subscriptions.asked(operation, batch.channels), batch.request));
-            }
-            for forgotten in channels {
-                let batch = subscriptions.asked(operation, vec![forgotten]);
-                subscriptions.refused(batch, &RpcError::new(0, "the venue's dialect has no request for it"));
-            }
-        }
-        let refused = new_refusals(&subscriptions, &known);
-        drop(subscriptions);
-        self.settled.notify_all();
-        (requests, refused)
+    /// As `conclude`, for a client without a worker.
+    pub(crate) fn conclude_idle(&self, end: &End) {
+        let mut kept = self.kept.lock();
+        self.conclude(&mut kept, &mut self.core.mailbox.line.lock(), end);
     }
 
-    /// A batch was answered, if late; returns the channels that are refused with it.
-    pub(crate) fn settle_batch(&self, batch: u64, outcome: &Result<Json, RpcError>) -> Vec<RefusedChannel> {
-        let Some(venue) = &self.config.venue else { return Vec::new() };
-        let mut subscriptions = self.subscriptions.lock();
-        let known = subscriptions.refusals();
-        match outcome {
-            Err(error) => subscriptions.refused(batch, error),
-            Ok(result) => {
-                let result: Value = serde_json::from_slice(result.as_bytes()).unwrap_or_default();
-                subscriptions.answered(batch, |channel| venue.acknowledges(channel, &result));
+    /// The client has ended for good, or is given up on: its queue is told, then everyone who waits.
+    pub(crate) fn conclude(&self, kept: &mut Kept, link: &mut Link, end: &End) {
+        if self.has_concluded(end) {
+            return;
+        }
+        let unsent = self.settle(&mut kept.life, link, Pass::Shut).unsent;
+        self.announce(end);
+        if let Some(queue) = &mut kept.queue {
+            queue.push_event(end.event(unsent));
+            match end {
+                End::Closed(_) => queue.finish(),
+                End::Parked(_) => queue.hand_over_all(),
             }
         }
-        // Before the callers who wait can take back what they wanted.
-        let refused = new_refusals(&subscriptions, &known);
-        drop(subscriptions);
-        self.settled.notify_all();
-        refused
     }
-}
 
-fn new_refusals(subscriptions: &Subscriptions, known: &[RefusedChannel]) -> Vec<RefusedChannel> {
-    subscriptions.refusals().into_iter().filter(|refusal| !known.contains(refusal)).collect()
+    /// The thread was left behind: the messages in its hands can't be recovered, those on their way to it can.
+    pub(crate) fn conclude_left_behind(&self, end: &End) {
+        if self.has_concluded(end) {
+            return;
+        }
+        let mailbox = &self.core.mailbox;
+        mailbox.gate.close(Pass::Shut);
+        let mut collected = Collected::default();
+        mailbox.source.queue.try_iter().for_each(|item| self.hand_back(item, &mut collected));
+        self.abandon_requests(&mut collected);
+        if let Some(outlet) = &*self.outlet.lock() {
+            outlet.push(end.event(collected.unsent));
+        }
+        self.announce(end);
+    }
+
+    /// Whether that has been said already.
+    pub(crate) fn has_concluded(&self, end: &End) -> bool {
+        matches!((self.core.status.get(), end), (ReadyState::Closed, _) | (ReadyState::Parked, End::Parked(_)))
+    }
 }

@@ -14,7 +14,7 @@ use crate::venue::Venue;
 
 impl ClientConfig {
     /// Speaks this venue's dialect: its heartbeat, its way to sign in and to subscribe, its limits, its connections' age.
-    /// What you set after this call wins. Defaults to none: then [`subscribe`](ClientConfig::subscribe) is not there.
+    /// What you set yourself wins, before or after this call. Defaults to none: then [`subscribe`](ClientConfig::subscribe) is not there.
     ///
     /// ```
     /// use ws_supervisor::{ClientConfig, venue::binance::Binance};
@@ -23,8 +23,6 @@ impl ClientConfig {
     /// # Ok::<(), ws_supervisor::ConfigError>(())
     /// ```
     pub fn venue(mut self, venue: impl Venue) -> Self {
-        self.heartbeat = venue.heartbeat();
-        self.correlation = venue.correlation();
         self.venue = Some(Arc::new(venue));
         self
     }
@@ -134,7 +132,7 @@ impl ClientConfig {
     /// # Ok::<(), ws_supervisor::ConfigError>(())
     /// ```
     pub fn correlation(mut self, correlation: Correlation) -> Self {
-        self.correlation = correlation;
+        self.correlation = Some(correlation);
         self
     }
 
@@ -186,9 +184,5 @@ impl ClientConfig {
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self
-    }
-
-    pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.max_age.or_else(|| self.venue.as_ref().and_then(|venue| venue.max_age()))
     }
 }

@@ -8,9 +8,11 @@ use std::time::{Duration, SystemTime};
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 
-use super::{Attempt, Dial, Halt};
-use crate::config::ClientConfig;
+use super::attempt::{Attempt, Halt};
+use crate::config::settings::Settings;
+use crate::dial::Dial;
 use crate::error::{ConnectError, Refusal};
+use crate::target::Header;
 use crate::transport::Wire;
 
 const MAX_HEAD: usize = 64 << 10;
@@ -20,10 +22,10 @@ const MAX_BODY: usize = 4 << 10;
 /// Runs the upgrade; returns the bytes that came after the server's answer.
 pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>, Halt> {
     let key = generate_key();
-    write_all(attempt, wire, request(attempt.config, attempt.dial, &key).as_bytes())?;
+    write_all(attempt, wire, request(attempt.settings, attempt.dial, &key).as_bytes())?;
     let mut head = Vec::with_capacity(1024);
     loop {
-        if let Some(length) = check(attempt.config, &key, &head)? {
+        if let Some(length) = check(attempt.settings, &key, &head)? {
             return Ok(head.split_off(length));
         }
         if head.len() >= MAX_HEAD {
@@ -33,18 +35,18 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>,
     }
 }
 
-fn request(config: &ClientConfig, dial: &Dial, key: &str) -> String {
+fn request(settings: &Settings, dial: &Dial, key: &str) -> String {
     let target = &dial.target;
     let mut request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: {key}\r\n",
         target.path_and_query, target.authority
     );
-    if !config.subprotocols.is_empty() {
-        request += &format!("Sec-WebSocket-Protocol: {}\r\n", config.subprotocols.join(", "));
+    if !settings.subprotocols.is_empty() {
+        request += &format!("Sec-WebSocket-Protocol: {}\r\n", settings.subprotocols.join(", "));
     }
-    for (name, value) in &dial.headers {
-        request += &format!("{name}: {value}\r\n");
+    for Header { name, value } in &dial.headers {
+        request += &format!("{name}: {}\r\n", value.to_str().unwrap_or_default());
     }
     request + "\r\n"
 }
@@ -52,7 +54,7 @@ fn request(config: &ClientConfig, dial: &Dial, key: &str) -> String {
 fn write_all(attempt: &Attempt<'_>, wire: &mut Wire, mut bytes: &[u8]) -> Result<(), Halt> {
     while !bytes.is_empty() {
         match wire.write(bytes) {
-            Ok(0) => return Err(wrong("the server closed the connection")),
+            Ok(0) => return Err(attempt.lost("the server closed the connection")),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
             Err(error) => return Err(attempt.broken(&error)),
@@ -65,7 +67,7 @@ fn read_some(attempt: &Attempt<'_>, wire: &mut Wire, head: &mut Vec<u8>) -> Resu
     let mut chunk = [0; 4096];
     loop {
         match wire.read(&mut chunk) {
-            Ok(0) => return Err(wrong("the server closed the connection before it answered")),
+            Ok(0) => return Err(attempt.lost("the server closed the connection before it answered")),
             Ok(read) => {
                 head.extend_from_slice(&chunk[..read]);
                 return Ok(());
@@ -81,7 +83,7 @@ fn wrong(message: impl Into<Box<str>>) -> Halt {
 }
 
 /// The length of the head when it is whole and right; `None` while it is not whole.
-fn check(config: &ClientConfig, key: &str, head: &[u8]) -> Result<Option<usize>, Halt> {
+fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Option<usize>, Halt> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let length = match response.parse(head) {
@@ -125,9 +127,9 @@ fn check(config: &ClientConfig, key: &str, head: &[u8]) -> Result<Option<usize>,
     }
     let refused = |message: String| Err(Halt::Failed(ConnectError::Subprotocol { message: message.into() }));
     match all("sec-websocket-protocol")[..] {
-        [] if config.subprotocols.is_empty() => Ok(Some(length)),
+        [] if settings.subprotocols.is_empty() => Ok(Some(length)),
         [] => refused("the server chose none of those offered".into()),
-        [one] if config.subprotocols.iter().any(|offered| offered == one) => Ok(Some(length)),
+        [one] if settings.subprotocols.iter().any(|offered| offered == one) => Ok(Some(length)),
         _ => refused("the server chose one that was not offered".into()),
     }
 }
@@ -143,6 +145,7 @@ fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClientConfig;
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -164,7 +167,7 @@ mod tests {
     }
 
     fn verdict(config: &ClientConfig, head: &[u8]) -> Result<Option<usize>, ConnectError> {
-        check(config, KEY, head).map_err(|halt| match halt {
+        check(&config.resolve().unwrap(), KEY, head).map_err(|halt| match halt {
             Halt::Failed(error) => error,
             Halt::Cancelled => unreachable!(),
         })
@@ -229,13 +232,15 @@ mod tests {
     #[test]
     fn the_request_carries_what_was_configured() {
         let config = config().header("X-Desk", "options").subprotocol("a").subprotocol("b");
-        let mut dial = Dial::new(&config, 1, std::time::Instant::now());
-        let request = request(&config, &dial, KEY);
+        let settings = config.resolve().unwrap();
+        let (target, headers) = (settings.target.clone(), settings.headers.clone());
+        let mut dial = Dial::new(target, headers, 1, std::time::Instant::now());
+        let request = request(&settings, &dial, KEY);
         assert!(request.starts_with("GET /p?q=1 HTTP/1.1\r\nHost: h\r\n"), "{request}");
         assert!(request.contains("\r\nSec-WebSocket-Protocol: a, b\r\nX-Desk: options\r\n\r\n"), "{request}");
         dial.url("ws://other/?token=2").unwrap();
         dial.header("x-desk", "futures").unwrap();
-        let request = self::request(&config, &dial, KEY);
+        let request = self::request(&settings, &dial, KEY);
         assert!(request.starts_with("GET /?token=2 HTTP/1.1\r\nHost: other\r\n"), "{request}");
         assert!(request.ends_with("\r\nx-desk: futures\r\n\r\n") && !request.contains("options"), "{request}");
     }

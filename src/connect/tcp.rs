@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{Attempt, Halt};
+use super::attempt::{Attempt, Halt};
 use crate::error::ConnectError;
 
 pub(super) fn connect(attempt: &Attempt<'_>, addresses: &[SocketAddr]) -> Result<Arc<TcpStream>, Halt> {
@@ -30,7 +30,7 @@ fn try_one(attempt: &Attempt<'_>, address: SocketAddr, until: Instant) -> Result
     let started = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(attempt.config.nodelay)?;
+        socket.set_tcp_nodelay(attempt.settings.nodelay)?;
         match socket.connect(&SockAddr::from(address)) {
             Ok(()) => {}
             Err(error) if in_progress(&error) => {}

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use native_tls::{Certificate, HandshakeError, TlsConnector, TlsStream};
+use native_tls::{HandshakeError, TlsConnector, TlsStream};
 use parking_lot::Mutex;
 
-use super::{Attempt, Halt};
-use crate::config::ClientConfig;
+use super::attempt::{Attempt, Halt};
+use crate::config::settings::Settings;
 use crate::error::ConnectError;
 use crate::transport::Socket;
 
 pub(super) fn handshake(attempt: &Attempt<'_>, socket: Socket) -> Result<TlsStream<Socket>, Halt> {
-    let mut result = connector(attempt.config).map_err(failed)?.connect(&attempt.dial.target.host, socket);
+    let mut result = connector(attempt.settings).map_err(failed)?.connect(&attempt.dial.target.host, socket);
     loop {
         match result {
             Ok(stream) => return Ok(stream),
@@ -25,23 +25,21 @@ pub(super) fn handshake(attempt: &Attempt<'_>, socket: Socket) -> Result<TlsStre
 }
 
 /// The certificates a connector trusts besides the system's.
-type Roots = Vec<Vec<u8>>;
+type Pem = Vec<Vec<u8>>;
 
 /// Reading the system's roots takes a tenth of a second and a megabyte: once for all clients with the same roots.
-static CONNECTORS: Mutex<Option<HashMap<Roots, TlsConnector>>> = Mutex::new(None);
+static CONNECTORS: Mutex<Option<HashMap<Pem, TlsConnector>>> = Mutex::new(None);
 
-fn connector(config: &ClientConfig) -> native_tls::Result<TlsConnector> {
-    if let Some(connector) = CONNECTORS.lock().get_or_insert_default().get(&config.roots) {
+fn connector(settings: &Settings) -> native_tls::Result<TlsConnector> {
+    if let Some(connector) = CONNECTORS.lock().get_or_insert_default().get(&settings.roots.pem) {
         return Ok(connector.clone());
     }
     let mut builder = TlsConnector::builder();
-    for pem in &config.roots {
-        for certificate in Certificate::stack_from_pem(pem)? {
-            builder.add_root_certificate(certificate);
-        }
+    for certificate in &settings.roots.parsed {
+        builder.add_root_certificate(certificate.clone());
     }
     let connector = builder.build()?;
-    CONNECTORS.lock().get_or_insert_default().insert(config.roots.clone(), connector.clone());
+    CONNECTORS.lock().get_or_insert_default().insert(settings.roots.pem.clone(), connector.clone());
     Ok(connector)
 }
 

@@ -80,6 +80,14 @@ pub enum ConnectError {
         /// Which rule it breaks.
         message: Box<str>,
     },
+    /// The connection was there and ended in the middle of a step.
+    #[non_exhaustive]
+    Lost {
+        /// The step that was under way.
+        phase: Phase,
+        /// What the operating system said, or that the server closed it.
+        message: Box<str>,
+    },
     /// The server chose no subprotocol, or one that was not asked for. Not retried.
     #[non_exhaustive]
     Subprotocol {
@@ -134,6 +142,7 @@ impl fmt::Display for ConnectError {
             Self::Tls { message, .. } => write!(f, "TLS handshake failed: {message}"),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Handshake { message } => write!(f, "not a WebSocket answer to the upgrade: {message}"),
+            Self::Lost { phase, message } => write!(f, "connection lost in {phase}: {message}"),
             Self::Subprotocol { message } => write!(f, "subprotocol not agreed: {message}"),
             Self::Timeout { phase, limit } => {
                 write!(f, "timed out in {phase}: `connect_timeout` of {limit:?} ran out")

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::client::{SubscriptionStatus, names};
-use crate::client_state::Shared;
-use crate::command::OrderKind;
+use crate::command::CommandKind;
+use crate::core::Core;
 use crate::deadline::later;
 use crate::error::{RequestError, SendError, SubscribeError};
 use crate::message::Message;
-use crate::outbound::accepted::Outbound;
+use crate::outbound::accepted::Accepted;
 use crate::outbound::outbox::Outbox;
-use crate::policy::requests::{Pending, Sink};
+use crate::policy::admission::Charge;
+use crate::policy::requests::{Pending, Whom};
+use crate::policy::subscriptions::{SubscriptionStatus, names};
 use crate::policy::timers::Timers;
 use crate::receipt::Receipt;
 use crate::request::{Request, RequestId};
@@ -32,7 +33,7 @@ use crate::state::ClientId;
 /// }
 /// ```
 pub struct Context<'a> {
-    pub(crate) shared: &'a Shared,
+    pub(crate) core: &'a Core,
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) timers: &'a mut Timers,
     /// The open connection, if there is one.
@@ -48,28 +49,16 @@ impl Context<'_> {
     /// When there is no open connection (in `on_event` after a disconnect), when `send_capacity` messages wait
     /// already, or when the message is larger than `max_message_size`. The message is handed back.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
-        let message = message.into();
-        let message = self.admit(message)?;
-        self.outbox.push(Outbound::charged(message, self.epoch, None));
+        let message = self.admit(message.into())?;
+        self.outbox.push(Accepted::paid(message, self.epoch, None));
         Ok(())
     }
 
-    /// Whether a message may go now; gives it back.
     fn admit(&self, message: Message) -> Result<Message, SendError> {
-        let config = &self.shared.config;
-        if self.epoch.is_none() {
-            return Err(SendError::NotOpen { message, state: self.shared.status.get() });
-        }
-        if message.len() > config.max_message_size {
-            return Err(SendError::TooLarge { message, limit: config.max_message_size });
-        }
-        if self.outbox.waiting() >= config.send_capacity {
-            return Err(SendError::Full { message });
-        }
-        match self.shared.charge(&message, true) {
-            Ok(()) => Ok(message),
-            Err(over) => Err(over.refuse(message)),
-        }
+        let mailbox = &self.core.mailbox;
+        let open = self.epoch.map(drop).ok_or_else(|| self.core.status.get());
+        let door = mailbox.handlers_door(open, self.outbox.waiting());
+        mailbox.admission.admit(message, door, Charge::Now, || self.now)
     }
 
     /// Sends a request; what becomes of it comes as [`Event::Response`](crate::Event::Response) to
@@ -99,24 +88,27 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn request(&mut self, request: Request) -> Result<RequestId, RequestError> {
-        let shared = self.shared;
-        let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
-        let message = shared.config.correlation.encode(&request, &id).map_err(RequestError::Params)?;
-        if request.id.is_some() && shared.requests.is_taken(&id) {
-            return Err(RequestError::DuplicateId(id));
+        let core = self.core;
+        let id = request.id.clone().unwrap_or_else(|| core.asked.next_id());
+        let message = core.correlation.encode(&request, &id).map_err(RequestError::Params)?;
+        if request.id.is_some() {
+            if core.asked.look(|table| table.is_taken(&id)) {
+                return Err(RequestError::DuplicateId(id));
+            }
+            core.asked.reserve(&id);
         }
         let message = self.admit(message)?;
-        let timeout = request.timeout.unwrap_or(shared.config.request_timeout);
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {
             method: request.method,
             message: message.clone(),
-            deadline: later(self.now, timeout),
+            deadline: later(self.now, request.timeout.unwrap_or(core.request_timeout)),
             receipt: receipt.clone(),
-            sink: Sink::Handler,
+            whom: Whom::Handler,
         };
-        shared.requests.register(id.clone(), pending).map_err(|barred| barred.error(&id, &message))?;
-        self.outbox.push(Outbound::charged(message, self.epoch, Some(receipt)));
+        let registered = core.asked.look(|table| table.register(id.clone(), pending));
+        registered.map_err(|barred| barred.error(&id, &message))?;
+        self.outbox.push(Accepted::paid(message, self.epoch, Some(receipt)));
         Ok(id)
     }
 
@@ -145,7 +137,7 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn subscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
-        self.want(&names(channels), true)
+        self.core.wanted.want(&names(channels), true)
     }
 
     /// Does not want these channels any more.
@@ -153,20 +145,12 @@ impl Context<'_> {
     /// # Errors
     /// [`SubscribeError::NoVenue`].
     pub fn unsubscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
-        self.want(&names(channels), false)
-    }
-
-    fn want(&self, channels: &[Arc<str>], wanted: bool) -> Result<(), SubscribeError> {
-        if self.shared.config.venue.is_none() {
-            return Err(SubscribeError::NoVenue);
-        }
-        self.shared.want(channels, wanted);
-        Ok(())
+        self.core.wanted.want(&names(channels), false)
     }
 
     /// What is wanted and what the server has acknowledged.
     pub fn subscriptions(&self) -> SubscriptionStatus {
-        self.shared.subscription_status()
+        self.core.wanted.status()
     }
 
     /// Closes the client once this method of the handler has returned, as [`Client::close`](crate::Client::close)
@@ -186,7 +170,7 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn close(&mut self) {
-        self.shared.order(OrderKind::Close, self.shared.config.close_timeout);
+        self.core.command(CommandKind::Close, self.core.close_timeout);
     }
 
     /// The open connection's number; `None` while there is none.
@@ -235,16 +219,16 @@ impl Context<'_> {
 
     /// The client's id.
     pub fn id(&self) -> ClientId {
-        self.shared.tag.id
+        self.core.tag.id
     }
 
     /// The client's name.
     pub fn name(&self) -> &str {
-        &self.shared.tag.name
+        &self.core.tag.name
     }
 
     /// Messages that wait for the next connection.
     pub fn queued(&self) -> usize {
-        self.shared.places.taken()
+        self.core.mailbox.queued()
     }
 }

@@ -1,5 +1,4 @@
-//! Where events go: the three [`Delivery`] ways, the four [`Overflow`] policies, the [`Handler`] of the inline way.
-//! Touches `event`, `message` and crossbeam channels.
+//! Where events go: the three [`Delivery`] ways, and the [`Handler`] of the inline way.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,13 +1,12 @@
 //! The event queue of one client: a crossbeam channel that the caller reads, and a backlog behind it that only the
 //! worker touches, where the overflow policy can drop, sum up and keep the order.
 
-use std::collections::VecDeque;
-
 use crossbeam_channel::Sender;
 
+use super::backlog::{Backlog, Overrun};
 use crate::event::{ClientEvent, Event};
 use crate::message::Message;
-use crate::overflow::Overflow;
+use crate::overflow::{Overflow, Stage};
 use crate::state::Tag;
 
 /// Lifecycle events that wait behind a full queue before they are summed up.
@@ -50,8 +49,6 @@ pub(crate) struct Queue {
     overflow: Overflow,
     /// Events in the channel before it counts as full.
     channel_limit: usize,
-    /// Messages in the backlog, under `DropOldest`.
-    backlog_limit: usize,
     /// How many more events the channel takes for sure; looked up again when used up.
     room: usize,
     /// A shared channel has other writers: its room must be looked up each time.
@@ -59,32 +56,25 @@ pub(crate) struct Queue {
     /// Read in one go and about to cross the channel in one go: a consumer that waits is woken once for all of them.
     burst: Vec<Event>,
     handed_over: u64,
-    backlog: VecDeque<Event>,
-    backlog_messages: usize,
+    backlog: Backlog,
     unsent_limit: usize,
     warned: bool,
 }
 
-/// The queue was full under `Overflow::Disconnect`.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Overrun;
-
 impl Queue {
     pub(crate) fn new(outlet: Outlet, tag: Tag, overflow: Overflow, capacity: usize, unsent_limit: usize) -> Self {
-        let backlog_limit = if overflow == Overflow::DropOldest { capacity / 2 } else { 0 };
+        let backlog_limit = if overflow == Overflow::DropOldest { (capacity / 2).max(1) } else { 0 };
         let room_is_ours = matches!(outlet, Outlet::Own(_));
         Self {
             outlet: Some(outlet),
             tag,
             overflow,
-            channel_limit: (capacity - backlog_limit).max(1),
-            backlog_limit: backlog_limit.max(1),
+            channel_limit: capacity.saturating_sub(backlog_limit).max(1),
             room: 0,
             room_is_ours,
             burst: Vec::new(),
             handed_over: 0,
-            backlog: VecDeque::new(),
-            backlog_messages: 0,
+            backlog: Backlog::new(backlog_limit),
             unsent_limit,
             warned: false,
         }
@@ -101,7 +91,7 @@ impl Queue {
         self.room > 0
     }
 
-    fn hand_over(&mut self, event: Event) {
+    fn give(&mut self, event: Event) {
         self.room = self.room.saturating_sub(1);
         self.handed_over += 1;
         self.burst.push(event);
@@ -124,7 +114,7 @@ impl Queue {
     }
 
     /// Whether another message can be taken from the socket. Only `Backpressure` ever says no.
-    pub(crate) fn ready(&mut self) -> bool {
+    pub(crate) fn has_room_to_read(&mut self) -> bool {
         self.overflow != Overflow::Backpressure || (self.refill() && self.has_room()) || {
             self.flush();
             self.warn();
@@ -133,7 +123,7 @@ impl Queue {
     }
 
     /// Moves what waits into the channel as far as there is room; true when nothing waits any more.
-    pub(crate) fn pump(&mut self) -> bool {
+    pub(crate) fn hand_over(&mut self) -> bool {
         self.flush();
         self.refill()
     }
@@ -143,9 +133,8 @@ impl Queue {
             return true;
         }
         while !self.backlog.is_empty() && self.has_room() {
-            if let Some(event) = self.backlog.pop_front() {
-                self.backlog_messages -= usize::from(matches!(event, Event::Message(_)));
-                self.hand_over(event);
+            if let Some(event) = self.backlog.pop() {
+                self.give(event);
             }
         }
         self.flush();
@@ -153,71 +142,25 @@ impl Queue {
     }
 
     /// A message; returns how many messages were dropped for it.
-    pub(crate) fn push_message(&mut self, message: Message) -> Result<u64, Overrun> {
+    pub(crate) fn push_message(&mut self, message: Message, stage: Stage) -> Result<u64, Overrun> {
         if self.refill() && self.has_room() {
-            self.hand_over(Event::Message(message));
+            self.give(Event::Message(message));
             return Ok(0);
         }
         self.warn();
-        match self.overflow {
-            Overflow::Disconnect => Err(Overrun),
-            Overflow::DropNewest => {
-                self.lagged_at(self.backlog.len());
-                Ok(1)
-            }
-            Overflow::DropOldest => {
-                self.backlog.push_back(Event::Message(message));
-                self.backlog_messages += 1;
-                if self.backlog_messages <= self.backlog_limit {
-                    return Ok(0);
-                }
-                let oldest = self.backlog.iter().position(|event| matches!(event, Event::Message(_)));
-                if let Some(oldest) = oldest {
-                    self.backlog.remove(oldest);
-                    self.backlog_messages -= 1;
-                    self.lagged_at(oldest);
-                }
-                Ok(1)
-            }
-            // The caller asks `ready` first; should it not, nothing is lost.
-            Overflow::Backpressure => {
-                self.backlog.push_back(Event::Message(message));
-                self.backlog_messages += 1;
-                Ok(0)
-            }
-        }
-    }
-
-    /// A message that may be dropped if there is no room: the client is being closed.
-    pub(crate) fn push_or_drop(&mut self, message: Message) -> u64 {
-        if self.refill() && self.has_room() {
-            self.hand_over(Event::Message(message));
-            return 0;
-        }
-        self.lagged_at(self.backlog.len());
-        1
-    }
-
-    /// One message was lost between the events before `index` and those from it on.
-    fn lagged_at(&mut self, index: usize) {
-        let before = index.checked_sub(1).and_then(|before| self.backlog.get_mut(before));
-        if let Some(Event::Lagged { dropped }) = before {
-            *dropped += 1;
-        } else {
-            self.backlog.insert(index, Event::Lagged { dropped: 1 });
-        }
+        self.backlog.push_message(message, self.overflow.at_limit(stage))
     }
 
     /// Any other event: kept whatever the policy.
     pub(crate) fn push_event(&mut self, event: Event) {
         if self.refill() && self.has_room() {
-            self.hand_over(event);
+            self.give(event);
             return self.flush();
         }
         self.flush();
         self.warn();
-        if self.backlog.len() - self.backlog_messages < LIFECYCLE_LIMIT {
-            self.backlog.push_back(event);
+        if self.backlog.others() < LIFECYCLE_LIMIT {
+            self.backlog.push_event(event);
         } else {
             self.collapse(event);
         }
@@ -228,11 +171,11 @@ impl Queue {
             Event::Disconnected { unsent, .. } | Event::Parked { unsent, .. } | Event::Closed { unsent, .. } => unsent,
             _ => Vec::new(),
         };
-        if !matches!(self.backlog.back(), Some(Event::Collapsed { .. })) {
+        if !matches!(self.backlog.last_mut(), Some(Event::Collapsed { .. })) {
             log::error!("client `{}`: nobody reads its events; from now on they are summed up", self.tag.name);
-            self.backlog.push_back(Event::Collapsed { events: 0, unsent: Vec::new(), unsent_dropped: 0 });
+            self.backlog.push_event(Event::Collapsed { events: 0, unsent: Vec::new(), unsent_dropped: 0 });
         }
-        if let Some(Event::Collapsed { events, unsent, unsent_dropped }) = self.backlog.back_mut() {
+        if let Some(Event::Collapsed { events, unsent, unsent_dropped }) = self.backlog.last_mut() {
             *events += 1;
             unsent.extend(handed_back);
             let excess = unsent.len().saturating_sub(self.unsent_limit);
@@ -249,14 +192,13 @@ impl Queue {
         }
     }
 
-    /// No worker will pump for a while: everything that waits is handed over, room or not. The backlog is bounded, so
+    /// No worker will hand over for a while: everything that waits is handed over, room or not. The backlog is bounded, so
     /// the channel stays so too.
     pub(crate) fn hand_over_all(&mut self) {
-        while let Some(event) = self.backlog.pop_front() {
-            self.hand_over(event);
+        while let Some(event) = self.backlog.pop() {
+            self.give(event);
         }
         self.flush();
-        self.backlog_messages = 0;
         self.room = 0;
     }
 
@@ -299,24 +241,24 @@ mod tests {
     fn backpressure_says_when_to_stop_and_when_to_go_on() {
         let (mut queue, events) = queue(Overflow::Backpressure, 2);
         for n in 0..2 {
-            assert!(queue.ready());
-            queue.push_message(number(n)).unwrap();
+            assert!(queue.has_room_to_read());
+            queue.push_message(number(n), Stage::Open).unwrap();
         }
-        assert!(!queue.ready());
+        assert!(!queue.has_room_to_read());
         queue.push_event(opened(1));
-        assert!(!queue.ready());
+        assert!(!queue.has_room_to_read());
         events.recv().unwrap();
-        assert!(!queue.ready(), "the open event goes first");
+        assert!(!queue.has_room_to_read(), "the open event goes first");
         events.recv().unwrap();
-        assert!(queue.ready());
+        assert!(queue.has_room_to_read());
         assert!(matches!(events.recv().unwrap(), Event::Open { epoch: 1, .. }));
     }
 
     #[test]
     fn disconnect_overruns() {
         let (mut queue, _events) = queue(Overflow::Disconnect, 1);
-        assert_eq!(queue.push_message(number(0)), Ok(0));
-        assert_eq!(queue.push_message(number(1)), Err(Overrun));
+        assert_eq!(queue.push_message(number(0), Stage::Open), Ok(0));
+        assert_eq!(queue.push_message(number(1), Stage::Open), Err(Overrun));
     }
 
     #[test]
@@ -326,7 +268,7 @@ mod tests {
             let reason = crate::state::DisconnectReason::Overflow;
             queue.push_event(Event::Disconnected { epoch, reason, unsent: vec![number(epoch)] });
         }
-        assert!(queue.backlog.len() <= LIFECYCLE_LIMIT + 1);
+        assert!(queue.backlog.others() <= LIFECYCLE_LIMIT + 1);
         queue.finish();
         let all: Vec<_> = events.iter().collect();
         let Some(Event::Collapsed { events, unsent, unsent_dropped }) = all.last() else { panic!() };
@@ -349,12 +291,12 @@ mod tests {
             let mut seen = vec![];
             for step in steps {
                 match step {
-                    0..=4 => { dropped += queue.push_message(number(sent)).unwrap(); sent += 1; }
+                    0..=4 => { dropped += queue.push_message(number(sent), Stage::Open).unwrap(); sent += 1; }
                     5 => { opened += 1; queue.push_event(super::tests::opened(opened)); }
-                    6 => { queue.pump(); }
+                    6 => { queue.hand_over(); }
                     _ => seen.extend(events.try_recv()),
                 }
-                prop_assert!(events.len() + queue.backlog_messages <= capacity.max(2));
+                prop_assert!(events.len() + queue.backlog.messages() <= capacity.max(2));
             }
             queue.finish();
             seen.extend(events.iter());

@@ -8,22 +8,31 @@ use crate::receipt::Receipt;
 
 /// An accepted message on its way to the socket.
 #[derive(Debug)]
-pub(crate) struct Outbound {
+pub(crate) struct Accepted {
     pub(crate) message: Message,
     /// The connection it was accepted for; `None`: whichever comes next.
     pub(crate) epoch: Option<u64>,
     pub(crate) receipt: Option<Arc<Receipt>>,
-    /// How many of the rate limits have let it pass. What waits for a connection is charged when it is written.
-    pub(crate) charged: usize,
+    pub(crate) fee: Fee,
     /// Its place among those that wait for the next connection, until it is written or handed back.
     #[expect(dead_code, reason = "held for its drop")]
     pub(crate) place: Option<Place>,
 }
 
-impl Outbound {
-    /// One that the rate limits have let pass, or that they do not concern.
-    pub(crate) fn charged(message: Message, epoch: Option<u64>, receipt: Option<Arc<Receipt>>) -> Self {
-        Self { message, epoch, receipt, charged: usize::MAX, place: None }
+/// What the rate limits are still owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fee {
+    Paid,
+    /// It waits for a connection, and is charged when it is written: so many limits have let it pass.
+    Owed {
+        passed: usize,
+    },
+}
+
+impl Accepted {
+    /// For the open connection; the rate limits have let it pass.
+    pub(crate) fn paid(message: Message, epoch: Option<u64>, receipt: Option<Arc<Receipt>>) -> Self {
+        Self { message, epoch, receipt, fee: Fee::Paid, place: None }
     }
 }
 

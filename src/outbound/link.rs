@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use rustix::event::PollFlags;
 
-use crate::outbound::accepted::Outbound;
+use crate::outbound::accepted::Accepted;
 use crate::outbound::line::{Guard, Line, WriteSide};
 use crate::outbound::outbox::Outbox;
 use crate::policy::rate_limit::RateLimit;
@@ -16,12 +16,12 @@ use crate::telemetry::counter::Counter;
 use crate::transport::{Broken, Transport, Waited, poll_until};
 
 /// Messages taken from the callers' channel in one go.
-const TAKEN: usize = 256;
+const TAKEN_AT_ONCE: usize = 256;
 
 /// Where messages come from that callers sent, and where the written ones are counted.
 #[derive(Debug)]
 pub(crate) struct Source {
-    pub(crate) queue: Receiver<Outbound>,
+    pub(crate) queue: Receiver<Accepted>,
     pub(crate) sent: Counter,
 }
 
@@ -61,23 +61,23 @@ impl Link {
 
     /// Takes what callers sent, but no more than the transport can carry away: the bounded channel is what holds a
     /// caller back. True when something was taken.
-    pub(crate) fn take(&mut self, sent: &Receiver<Outbound>) -> bool {
+    pub(crate) fn take(&mut self, sent: &Receiver<Accepted>) -> bool {
         if !self.outbox.is_empty() {
             return false;
         }
-        for item in sent.try_iter().take(TAKEN) {
+        for item in sent.try_iter().take(TAKEN_AT_ONCE) {
             self.outbox.push(item);
         }
         !self.outbox.is_empty()
     }
 
     /// Writes what waits, as far as the kernel takes it; true when all is out.
-    pub(crate) fn drive(&mut self, sent: &Counter) -> Result<bool, Broken> {
+    pub(crate) fn write_out(&mut self, sent: &Counter) -> Result<bool, Broken> {
         if let Some(broken) = self.broken.take() {
             return Err(broken);
         }
         match &mut self.transport {
-            Some(transport) if !self.writes_broken => self.outbox.drive(transport, sent),
+            Some(transport) if !self.writes_broken => self.outbox.write_out(transport, sent, Instant::now),
             _ => Ok(false),
         }
     }
@@ -97,7 +97,7 @@ impl WriteSide for Link {
 
     fn write_from(&mut self, source: &Source) -> bool {
         self.take(&source.queue);
-        match self.drive(&source.sent) {
+        match self.write_out(&source.sent) {
             Ok(all_out) => all_out && source.queue.is_empty(),
             Err(broken) => {
                 self.broken = Some(broken);

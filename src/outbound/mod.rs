@@ -4,4 +4,5 @@ pub(crate) mod accepted;
 pub(crate) mod gate;
 pub(crate) mod line;
 pub(crate) mod link;
+pub(crate) mod mailbox;
 pub(crate) mod outbox;

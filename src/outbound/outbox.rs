@@ -1,10 +1,10 @@
 //! What waits to be written and what is being written: the account of every accepted message. A message stays here
-//! until the kernel has its last byte. Touches the transport's write side.
+//! until the kernel has its last byte.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::outbound::accepted::Outbound;
+use crate::outbound::accepted::{Accepted, Fee};
 use crate::policy::rate_limit;
 use crate::policy::rate_limit::{Over, RateLimit};
 use crate::telemetry::counter::Counter;
@@ -17,9 +17,9 @@ const BATCH: u64 = 64 << 10;
 pub(crate) struct Outbox {
     /// Pings and heartbeats: before everything else.
     urgent: VecDeque<Outgoing>,
-    waiting: VecDeque<Outbound>,
+    waiting: VecDeque<Accepted>,
     /// In the transport's buffer, each with the count of bytes written at which it is out.
-    in_flight: VecDeque<(u64, Outbound)>,
+    in_flight: VecDeque<(u64, Accepted)>,
     /// The session is not open yet: only what is urgent is written.
     pub(crate) held: bool,
     limits: Vec<RateLimit>,
@@ -37,7 +37,7 @@ impl Outbox {
         self.held_until.filter(|_| !self.held)
     }
 
-    pub(crate) fn push(&mut self, item: Outbound) {
+    pub(crate) fn push(&mut self, item: Accepted) {
         self.waiting.push_back(item);
     }
 
@@ -69,7 +69,13 @@ impl Outbox {
     }
 
     /// Writes as much as the kernel takes; true when all is out.
-    pub(crate) fn drive(&mut self, transport: &mut Transport, sent: &Counter) -> Result<bool, Broken> {
+    /// `clock` is asked only where a rate limit holds something up.
+    pub(crate) fn write_out(
+        &mut self,
+        transport: &mut Transport,
+        sent: &Counter,
+        clock: fn() -> Instant,
+    ) -> Result<bool, Broken> {
         loop {
             // Nothing is added to the transport's buffer before it is empty: that keeps the count of bytes exact,
             // since a pong that tungstenite adds on its own then always comes after what is counted here.
@@ -81,21 +87,21 @@ impl Outbox {
             if self.urgent.is_empty() && self.waiting.is_empty() {
                 return Ok(true);
             }
-            if !self.fill(transport, sent)? {
+            if !self.fill(transport, sent, clock)? {
                 return Ok(false);
             }
         }
     }
 
     /// False when all that is left is held up.
-    fn fill(&mut self, transport: &mut Transport, sent: &Counter) -> Result<bool, Broken> {
+    fn fill(&mut self, transport: &mut Transport, sent: &Counter, clock: fn() -> Instant) -> Result<bool, Broken> {
         let base = transport.written();
         let mut end = base;
         while end - base < BATCH {
             let outgoing = if let Some(outgoing) = self.urgent.pop_front() {
                 end += transport.frame_len(&outgoing);
                 outgoing
-            } else if self.held || !self.may_go() {
+            } else if self.held || !self.may_go(clock) {
                 return Ok(end != base);
             } else if let Some(item) = self.waiting.pop_front() {
                 if item.receipt.as_ref().is_some_and(|receipt| !receipt.begin()) {
@@ -116,20 +122,21 @@ impl Outbox {
     }
 
     /// Whether the rate limits let the next one pass.
-    fn may_go(&mut self) -> bool {
-        let Some(item) = self.waiting.front_mut().filter(|item| item.charged < self.limits.len()) else { return true };
-        let now = Instant::now();
+    fn may_go(&mut self, clock: fn() -> Instant) -> bool {
+        let Some(Accepted { message, fee: fee @ Fee::Owed { .. }, .. }) = self.waiting.front_mut() else { return true };
+        let Fee::Owed { passed } = fee else { return true };
+        let now = clock();
         if self.held_until.is_some_and(|until| now < until) {
             return false;
         }
-        match rate_limit::charge_on(&self.limits, &item.message, &mut item.charged) {
+        match rate_limit::charge_on(&self.limits, message, passed, now) {
             Err(Over::Wait(time)) => {
                 self.held_until = Some(now + time);
                 false
             }
             // What can never pass was refused when it came, unless its cost has changed since.
             Ok(()) | Err(Over::Never { .. }) => {
-                self.held_until = None;
+                (*fee, self.held_until) = (Fee::Paid, None);
                 true
             }
         }
@@ -141,7 +148,7 @@ impl Outbox {
             if let Some((_, item)) = self.in_flight.pop_front() {
                 sent.add(1);
                 if let Some(receipt) = item.receipt {
-                    receipt.settle(true);
+                    receipt.confirm(true);
                 }
             }
         }
@@ -149,7 +156,7 @@ impl Outbox {
 
     /// Everything that is not fully written, oldest first; heartbeats of the old connection are forgotten. What the
     /// caller took back is not among it.
-    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Outbound> + use<> {
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Accepted> + use<> {
         self.urgent.clear();
         self.held_until = None;
         let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|(_, item)| item);
@@ -159,7 +166,7 @@ impl Outbox {
     }
 
     /// Puts back what waits for the next connection.
-    pub(crate) fn requeue(&mut self, items: Vec<Outbound>) {
+    pub(crate) fn requeue(&mut self, items: Vec<Accepted>) {
         self.waiting = items.into();
     }
 }

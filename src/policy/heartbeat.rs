@@ -1,13 +1,8 @@
-//! Is the line alive? [`Heartbeat`] says how to find out; `Monitor` is the pure machine that does.
-//! Only what came in counts as life. Given `now` and the input, it returns what to send and when it is due next.
+//! How to find out whether the line is alive: [`Heartbeat`]. The machine that does is in `monitor`.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use bytes::Bytes;
-use serde_json::Value;
+use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::message::Message;
@@ -27,20 +22,43 @@ use crate::message::Message;
 /// ```
 #[derive(Clone)]
 pub struct Heartbeat {
-    kind: Kind,
-    max_missed: u32,
+    pub(super) kind: Kind,
+    pub(super) max_missed: u32,
 }
 
 #[derive(Clone)]
-enum Kind {
+pub(super) enum Kind {
     Disabled,
     PingPong { interval: Duration },
-    Deribit { interval: Duration },
+    Dialect { interval: Duration, dialect: Arc<dyn Dialect> },
     ServerPing { max_silence: Duration },
     Message { interval: Duration, payload: Message, matcher: Arc<Matcher> },
 }
 
-type Matcher = dyn Fn(&Message) -> bool + Send + Sync;
+pub(super) type Matcher = dyn Fn(&Message) -> bool + Send + Sync;
+
+/// A venue's own heartbeat messages.
+pub(crate) trait Dialect: Send + Sync {
+    fn kind(&self) -> HeartbeatKind;
+
+    /// Why this interval cannot be meant, if it cannot.
+    fn refuses(&self, interval: Duration) -> Option<&'static str>;
+
+    /// What asks the venue for its heartbeats.
+    fn begin(&self, interval: Duration) -> Message;
+
+    fn read(&self, message: &Message) -> Heard;
+}
+
+/// What a message is to a heartbeat.
+pub(crate) enum Heard {
+    /// Nothing: it is the caller's.
+    Other,
+    /// A sign of life, and what the venue wants to hear in return.
+    Beat { answer: Option<Message> },
+    /// The venue's answer to a request of the heartbeat's own; it may be a refusal.
+    Answer { refused: Option<Box<str>> },
+}
 
 /// Which kind of heartbeat a client runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,14 +88,6 @@ impl Heartbeat {
         Self { kind: Kind::PingPong { interval }, max_missed: 2 }
     }
 
-    /// Asks the venue for heartbeats every `interval` (`public/set_heartbeat`) and answers each of its `test_request`s
-    /// with `public/test` at once, as Deribit's API documentation demands of a client that wants to stay connected.
-    /// Half an `interval` late, and then every `interval`, is a miss; two in a row are too many. Whole seconds;
-    /// Deribit itself refuses less than 10. These messages are counted but not delivered.
-    pub fn deribit(interval: Duration) -> Self {
-        Self { kind: Kind::Deribit { interval }, max_missed: 2 }
-    }
-
     /// The venue sends ping frames (Binance: every 20 s); none for `max_silence` is a miss, and one is too many.
     pub fn server_ping(max_silence: Duration) -> Self {
         Self { kind: Kind::ServerPing { max_silence }, max_missed: 1 }
@@ -102,10 +112,10 @@ impl Heartbeat {
 
     /// Which kind it is.
     pub fn kind(&self) -> HeartbeatKind {
-        match self.kind {
+        match &self.kind {
             Kind::Disabled => HeartbeatKind::Disabled,
             Kind::PingPong { .. } => HeartbeatKind::PingPong,
-            Kind::Deribit { .. } => HeartbeatKind::Deribit,
+            Kind::Dialect { dialect, .. } => dialect.kind(),
             Kind::ServerPing { .. } => HeartbeatKind::ServerPing,
             Kind::Message { .. } => HeartbeatKind::Message,
         }
@@ -115,9 +125,16 @@ impl Heartbeat {
     pub fn interval(&self) -> Option<Duration> {
         match self.kind {
             Kind::Disabled => None,
-            Kind::PingPong { interval } | Kind::Deribit { interval } | Kind::Message { interval, .. } => Some(interval),
+            Kind::PingPong { interval } | Kind::Dialect { interval, .. } | Kind::Message { interval, .. } => {
+                Some(interval)
+            }
             Kind::ServerPing { max_silence } => Some(max_silence),
         }
+    }
+
+    /// As a venue does it. Two misses in a row are too many, unless `max_missed` says otherwise.
+    pub(crate) fn dialect(interval: Duration, dialect: impl Dialect + 'static) -> Self {
+        Self { kind: Kind::Dialect { interval, dialect: Arc::new(dialect) }, max_missed: 2 }
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
@@ -128,10 +145,11 @@ impl Heartbeat {
         if self.max_missed == 0 {
             return refuse("max_missed must be at least 1");
         }
-        match self.kind {
-            Kind::Deribit { interval } if interval.subsec_nanos() != 0 => {
-                refuse("Deribit's interval must be whole seconds (and the venue refuses less than 10)")
-            }
+        match &self.kind {
+            Kind::Dialect { interval, dialect } => match dialect.refuses(*interval) {
+                Some(rule) => refuse(rule),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -142,252 +160,3 @@ impl fmt::Debug for Heartbeat {
         write!(f, "{:?}({:?}, max_missed {})", self.kind(), self.interval(), self.max_missed)
     }
 }
-
-/// What the worker shall do now.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Action {
-    Nothing,
-    Ping(Bytes),
-    Send(Message),
-    Lost { missed: u32 },
-}
-
-/// What became of a message that the heartbeat looked at.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Verdict {
-    /// It belongs to the heartbeat and is not delivered.
-    pub(crate) ours: bool,
-    pub(crate) action: Action,
-}
-
-const NOT_OURS: Verdict = Verdict { ours: false, action: Action::Nothing };
-
-/// One connection's heartbeat. A new connection gets a new one, so nothing stale is carried over.
-#[derive(Debug)]
-pub(crate) struct Monitor {
-    rules: Heartbeat,
-    /// Makes the pings of this connection unlike those of any other.
-    nonce: u64,
-    sequence: u64,
-    unanswered: VecDeque<(u64, Instant)>,
-    due: Option<Instant>,
-    failures: u32,
-    last_received: Option<Instant>,
-    round_trip: Option<Duration>,
-}
-
-impl Monitor {
-    /// For a connection that opened now. The action is what to send first.
-    pub(crate) fn open(rules: Heartbeat, nonce: u64, now: Instant) -> (Self, Action) {
-        let mut monitor = Self {
-            rules,
-            nonce,
-            sequence: 0,
-            unanswered: VecDeque::new(),
-            due: None,
-            failures: 0,
-            last_received: None,
-            round_trip: None,
-        };
-        monitor.due = monitor.next_due(now, true);
-        let action = match monitor.rules.kind {
-            Kind::Deribit { interval } => {
-                Action::Send(deribit_request("set_heartbeat", &format!(r#"{{"interval":{}}}"#, interval.as_secs())))
-            }
-            _ => Action::Nothing,
-        };
-        (monitor, action)
-    }
-
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.due
-    }
-
-    pub(crate) fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    pub(crate) fn last_received(&self) -> Option<Instant> {
-        self.last_received
-    }
-
-    pub(crate) fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
-    }
-
-    fn next_due(&self, now: Instant, after_life: bool) -> Option<Instant> {
-        let interval = self.rules.interval()?;
-        // Heartbeats that the venue sends once an interval arrive a little after it, every time.
-        let slack = match self.rules.kind {
-            Kind::Deribit { .. } if after_life => interval / 2,
-            _ => Duration::ZERO,
-        };
-        Some(now + interval + slack)
-    }
-
-    /// Something may be due. `caught_up` is whether everything that came is read: while it is not, an answer may be
-    /// waiting unread, and its absence counts for nothing.
-    pub(crate) fn tick(&mut self, now: Instant, caught_up: bool) -> Action {
-        if self.due.is_none_or(|due| now < due) {
-            return Action::Nothing;
-        }
-        let waits_for_answer = match self.rules.kind {
-            Kind::PingPong { .. } | Kind::Message { .. } => !self.unanswered.is_empty(),
-            Kind::Deribit { .. } | Kind::ServerPing { .. } => true,
-            Kind::Disabled => false,
-        };
-        if waits_for_answer && caught_up {
-            self.failures += 1;
-            if self.failures >= self.rules.max_missed {
-                self.due = None;
-                return Action::Lost { missed: self.failures };
-            }
-        }
-        self.due = self.next_due(now, false);
-        match &self.rules.kind {
-            Kind::PingPong { .. } => {
-                let sequence = self.ask(now);
-                let mut payload = [0; 16];
-                payload[..8].copy_from_slice(&self.nonce.to_be_bytes());
-                payload[8..].copy_from_slice(&sequence.to_be_bytes());
-                Action::Ping(Bytes::copy_from_slice(&payload))
-            }
-            Kind::Message { payload, .. } => {
-                let payload = payload.clone();
-                self.ask(now);
-                Action::Send(payload)
-            }
-            _ => Action::Nothing,
-        }
-    }
-
-    fn ask(&mut self, now: Instant) -> u64 {
-        self.sequence += 1;
-        self.unanswered.push_back((self.sequence, now));
-        // While nothing is read, pings go on and none is counted: keep no more than can be answered usefully.
-        if self.unanswered.len() > 64 {
-            self.unanswered.pop_front();
-        }
-        self.sequence
-    }
-
-    fn alive(&mut self, now: Instant) {
-        self.failures = 0;
-        self.last_received = Some(now);
-    }
-
-    /// A pong came. Returns whether it answers a ping of this connection.
-    pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> bool {
-        let Some(sequence) = payload
-            .strip_prefix(&self.nonce.to_be_bytes()[..])
-            .and_then(|rest| Some(u64::from_be_bytes(rest.try_into().ok()?)))
-        else {
-            return false;
-        };
-        let Some(index) = self.unanswered.iter().position(|(asked, _)| *asked == sequence) else { return false };
-        let (_, sent) = self.unanswered[index];
-        self.unanswered.drain(..=index);
-        self.round_trip = Some(now.saturating_duration_since(sent));
-        self.alive(now);
-        true
-    }
-
-    /// A ping frame of the server's came.
-    pub(crate) fn ping(&mut self, now: Instant) -> bool {
-        let counts = matches!(self.rules.kind, Kind::ServerPing { .. });
-        if counts {
-            self.alive(now);
-            self.due = self.next_due(now, true);
-        }
-        counts
-    }
-
-    /// Whether messages may belong to the heartbeat. Else none need be shown to it.
-    pub(crate) fn reads_messages(&self) -> bool {
-        matches!(self.rules.kind, Kind::Message { .. } | Kind::Deribit { .. })
-    }
-
-    /// A message came.
-    pub(crate) fn message(&mut self, message: &Message, now: Instant) -> Verdict {
-        match &self.rules.kind {
-            Kind::Disabled | Kind::PingPong { .. } | Kind::ServerPing { .. } => NOT_OURS,
-            Kind::Message { matcher, .. } => {
-                if !matcher(message) {
-                    return NOT_OURS;
-                }
-                if let Some((_, sent)) = self.unanswered.back() {
-                    self.round_trip = Some(now.saturating_duration_since(*sent));
-                }
-                self.unanswered.clear();
-                self.alive(now);
-                Verdict { ours: true, action: Action::Nothing }
-            }
-            Kind::Deribit { .. } => match deribit_kind(message) {
-                DeribitKind::Other => NOT_OURS,
-                DeribitKind::Answer { refused } => {
-                    if let Some(error) = refused {
-                        log::warn!("the venue refused a heartbeat request: {error}");
-                    }
-                    Verdict { ours: true, action: Action::Nothing }
-                }
-                kind => {
-                    self.alive(now);
-                    self.due = self.next_due(now, true);
-                    let action = match kind {
-                        DeribitKind::TestRequest => Action::Send(deribit_request("test", "{}")),
-                        _ => Action::Nothing,
-                    };
-                    Verdict { ours: true, action }
-                }
-            },
-        }
-    }
-
-    /// Reading begins again after it was held up: what is still unanswered starts afresh.
-    pub(crate) fn excuse(&mut self, now: Instant) {
-        self.unanswered.clear();
-        self.failures = 0;
-        self.due = self.next_due(now, true);
-    }
-}
-
-/// Ids that no caller's request has.
-const DERIBIT_ID: &str = "ws-supervisor:";
-
-fn deribit_request(method: &str, params: &str) -> Message {
-    Message::text(format!(
-        r#"{{"jsonrpc":"2.0","id":"{DERIBIT_ID}{method}","method":"public/{method}","params":{params}}}"#
-    ))
-}
-
-enum DeribitKind {
-    Heartbeat,
-    TestRequest,
-    Answer { refused: Option<Box<str>> },
-    Other,
-}
-
-fn deribit_kind(message: &Message) -> DeribitKind {
-    // A look at the text spares every tick the parse.
-    let Some(text) = message.as_text().filter(|text| text.len() < 4096) else { return DeribitKind::Other };
-    if !text.contains("\"heartbeat\"") && !text.contains(DERIBIT_ID) {
-        return DeribitKind::Other;
-    }
-    let Ok(value) = serde_json::from_str::<Value>(text) else { return DeribitKind::Other };
-    if value["method"] == "heartbeat" {
-        return match value["params"]["type"] == "test_request" {
-            true => DeribitKind::TestRequest,
-            false => DeribitKind::Heartbeat,
-        };
-    }
-    match value["id"].as_str() {
-        Some(id) if id.starts_with(DERIBIT_ID) => {
-            DeribitKind::Answer { refused: value.get("error").map(|e| e["message"].to_string().into()) }
-        }
-        _ => DeribitKind::Other,
-    }
-}
-
-#[cfg(test)]
-#[path = "heartbeat_tests.rs"]
-mod tests;

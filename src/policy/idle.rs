@@ -20,24 +20,37 @@ pub enum IdleStrategy {
     },
 }
 
+/// What to do for one turn without work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    Spin,
+    Yield,
+    Park,
+}
+
 impl IdleStrategy {
-    /// Whether to sleep after so many turns without work; otherwise rests for one turn.
-    pub(crate) fn may_park(self, idle_turns: u32) -> bool {
+    /// After so many turns without work.
+    pub(crate) fn rest(self, idle_turns: u32) -> Rest {
         match self {
-            Self::Park => true,
-            Self::BusySpin => {
-                std::hint::spin_loop();
-                false
-            }
-            Self::Backoff { spins, .. } if idle_turns < spins => {
-                std::hint::spin_loop();
-                false
-            }
-            Self::Backoff { spins, yields } if idle_turns - spins < yields => {
-                std::thread::yield_now();
-                false
-            }
-            Self::Backoff { .. } => true,
+            Self::Park => Rest::Park,
+            Self::BusySpin => Rest::Spin,
+            Self::Backoff { spins, .. } if idle_turns < spins => Rest::Spin,
+            Self::Backoff { spins, yields } if idle_turns - spins < yields => Rest::Yield,
+            Self::Backoff { .. } => Rest::Park,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_spins_then_yields_then_parks() {
+        let backoff = IdleStrategy::Backoff { spins: 2, yields: 1 };
+        let rests: Vec<_> = (0..5).map(|turns| backoff.rest(turns)).collect();
+        assert_eq!(rests, [Rest::Spin, Rest::Spin, Rest::Yield, Rest::Park, Rest::Park]);
+        let ever = IdleStrategy::Backoff { spins: u32::MAX, yields: u32::MAX };
+        assert_eq!(ever.rest(u32::MAX), Rest::Yield);
     }
 }

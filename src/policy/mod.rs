@@ -1,8 +1,11 @@
 //! What decides. Everything here is given `now` and what happened, and returns what to do and when it wants to be asked
 //! again. No socket, thread, lock, channel, clock or log.
 
+pub(crate) mod admission;
+pub(crate) mod connection;
 pub(crate) mod heartbeat;
 pub(crate) mod idle;
+pub(crate) mod monitor;
 pub(crate) mod pacer;
 pub(crate) mod rate_limit;
 pub(crate) mod reconnect;
@@ -11,3 +14,4 @@ pub(crate) mod restart;
 pub(crate) mod restart_intensity;
 pub(crate) mod subscriptions;
 pub(crate) mod timers;
+pub(crate) mod upkeep;

@@ -1,12 +1,13 @@
 //! How much may be written, and how fast: token buckets in front of every message. The arithmetic is governor's (GCRA,
-//! lock-free); what is ours is what a message costs and who shares a bucket. Given the time by a clock.
+//! lock-free); what is ours is what a message costs and who shares a bucket.
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use governor::clock::{Clock, Reference};
+use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
@@ -31,7 +32,7 @@ use crate::message::Message;
 /// ```
 #[derive(Clone)]
 pub struct RateLimit {
-    meter: Arc<dyn Meter>,
+    meter: Arc<Meter>,
     capacity: u32,
     cost: Arc<dyn Fn(&Message) -> u32 + Send + Sync>,
 }
@@ -55,40 +56,48 @@ impl Over {
     }
 }
 
-trait Meter: Send + Sync {
-    fn take(&self, tokens: NonZeroU32) -> Result<(), Over>;
+type Bucket = RateLimiter<NotKeyed, InMemoryState, Given, NoOpMiddleware<Nanos>>;
+
+/// governor reads a clock; this one shows the latest `now` that anyone gave.
+#[derive(Clone, Debug, Default)]
+struct Given(Arc<Latest>);
+
+#[derive(Debug, Default)]
+struct Latest {
+    base: OnceLock<Instant>,
+    /// Nanoseconds since `base`.
+    nanos: AtomicU64,
 }
 
-type Bucket<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
-
-struct Metered<C: Clock> {
-    bucket: Bucket<C>,
-    clock: C,
-}
-
-impl<C: Clock + Send + Sync> Meter for Metered<C>
-where
-    C::Instant: Reference,
-{
-    fn take(&self, tokens: NonZeroU32) -> Result<(), Over> {
-        match self.bucket.check_n(tokens) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(not_until)) => Err(Over::Wait(not_until.wait_time_from(self.clock.now()))),
-            Err(capacity) => Err(Over::Never { cost: tokens.get(), capacity: capacity.0 }),
-        }
+impl Given {
+    fn give(&self, now: Instant) {
+        let base = *self.0.base.get_or_init(|| now);
+        let nanos = u64::try_from(now.saturating_duration_since(base).as_nanos()).unwrap_or(u64::MAX);
+        self.0.nanos.fetch_max(nanos, Ordering::Relaxed);
     }
 }
 
-/// The monotonic clock.
-#[derive(Clone, Debug)]
-struct Monotonic;
-
-impl Clock for Monotonic {
+impl Clock for Given {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        static BASE: OnceLock<Instant> = OnceLock::new();
-        BASE.get_or_init(Instant::now).elapsed().into()
+        self.0.nanos.load(Ordering::Relaxed).into()
+    }
+}
+
+struct Meter {
+    bucket: Bucket,
+    given: Given,
+}
+
+impl Meter {
+    fn take(&self, tokens: NonZeroU32, now: Instant) -> Result<(), Over> {
+        self.given.give(now);
+        match self.bucket.check_n(tokens) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_until)) => Err(Over::Wait(not_until.wait_time_from(self.given.now()))),
+            Err(capacity) => Err(Over::Never { cost: tokens.get(), capacity: capacity.0 }),
+        }
     }
 }
 
@@ -101,7 +110,7 @@ impl RateLimit {
     /// take more than a century to fill.
     pub fn bucket(capacity: u32, refill: u32, period: Duration) -> Result<Self, ConfigError> {
         let interval = period.checked_div(refill).unwrap_or_default();
-        Self::with_clock(capacity, interval, Monotonic)
+        Self::drip(capacity, interval)
     }
 
     /// Never more than `limit` messages in any window of `period`, however it is laid. A quarter of the limit may go at
@@ -119,25 +128,15 @@ impl RateLimit {
     /// # Ok::<(), ws_supervisor::ConfigError>(())
     /// ```
     pub fn window(limit: u32, period: Duration) -> Result<Self, ConfigError> {
-        Self::window_with_clock(limit, period, Monotonic)
-    }
-
-    fn window_with_clock<C>(limit: u32, period: Duration, clock: C) -> Result<Self, ConfigError>
-    where
-        C: Clock + Clone + Send + Sync + 'static,
-    {
         let burst = (limit / 4).max(limit.min(1));
         let refill = (limit - burst).max(1);
         // Rounded up: a nanosecond too short, and over a million messages there is one too many.
         let interval = period.as_nanos().div_ceil(refill.into());
-        Self::with_clock(burst, Duration::from_nanos(u64::try_from(interval).unwrap_or(u64::MAX)), clock)
+        Self::drip(burst, Duration::from_nanos(u64::try_from(interval).unwrap_or(u64::MAX)))
     }
 
     /// With one token in each interval.
-    fn with_clock<C>(capacity: u32, interval: Duration, clock: C) -> Result<Self, ConfigError>
-    where
-        C: Clock + Clone + Send + Sync + 'static,
-    {
+    fn drip(capacity: u32, interval: Duration) -> Result<Self, ConfigError> {
         let refuse = |rule: &str| ConfigError::new("rate_limit", rule);
         let size = NonZeroU32::new(capacity).ok_or_else(|| refuse("the bucket must hold at least one token"))?;
         let never = || refuse("must refill, by at most one token a nanosecond");
@@ -146,7 +145,8 @@ impl RateLimit {
             return Err(refuse("must be full again within a century"));
         }
         let quota = Quota::with_period(interval).ok_or_else(never)?.allow_burst(size);
-        let meter = Metered { bucket: RateLimiter::direct_with_clock(quota, clock.clone()), clock };
+        let given = Given::default();
+        let meter = Meter { bucket: RateLimiter::direct_with_clock(quota, given.clone()), given };
         Ok(Self { meter: Arc::new(meter), capacity, cost: Arc::new(|_| 1) })
     }
 
@@ -166,9 +166,9 @@ impl RateLimit {
         self
     }
 
-    fn charge(&self, message: &Message) -> Result<(), Over> {
+    fn charge(&self, message: &Message, now: Instant) -> Result<(), Over> {
         match NonZeroU32::new((self.cost)(message)) {
-            Some(tokens) => self.meter.take(tokens),
+            Some(tokens) => self.meter.take(tokens, now),
             None => Ok(()),
         }
     }
@@ -181,15 +181,15 @@ impl fmt::Debug for RateLimit {
 }
 
 /// Takes what a message costs from every bucket. Should a later one refuse, what an earlier one gave is spent.
-pub(crate) fn charge(limits: &[RateLimit], message: &Message) -> Result<(), Over> {
-    limits.iter().try_for_each(|limit| limit.charge(message))
+pub(crate) fn charge(limits: &[RateLimit], message: &Message, now: Instant) -> Result<(), Over> {
+    limits.iter().try_for_each(|limit| limit.charge(message, now))
 }
 
-/// As `charge`, from where an earlier attempt was stopped: `charged` counts the limits that have let the message pass.
-pub(crate) fn charge_on(limits: &[RateLimit], message: &Message, charged: &mut usize) -> Result<(), Over> {
-    for limit in limits.iter().skip(*charged) {
-        limit.charge(message)?;
-        *charged += 1;
+/// As `charge`, from where an earlier attempt was stopped: `passed` counts the limits that have let the message pass.
+pub(crate) fn charge_on(limits: &[RateLimit], message: &Message, passed: &mut usize, now: Instant) -> Result<(), Over> {
+    for limit in limits.iter().skip(*passed) {
+        limit.charge(message, now)?;
+        *passed += 1;
     }
     Ok(())
 }
@@ -205,23 +205,23 @@ pub(crate) fn check(limits: &[RateLimit], message: &Message) -> Result<(), Over>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use governor::clock::FakeRelativeClock;
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn a_bucket_is_full_at_first_and_says_how_long_to_wait() {
-        let clock = FakeRelativeClock::default();
-        let limit = RateLimit::with_clock(4, 500 * MS, clock.clone()).unwrap().cost(|m| m.len() as u32);
+        let t0 = Instant::now();
+        let limit = RateLimit::bucket(4, 2, 1000 * MS).unwrap().cost(|m| m.len() as u32);
         let message = |cost: usize| Message::text("x".repeat(cost));
-        assert_eq!(limit.charge(&message(0)), Ok(()));
-        assert_eq!(limit.charge(&message(5)), Err(Over::Never { cost: 5, capacity: 4 }));
-        assert_eq!(limit.charge(&message(3)), Ok(()));
-        assert_eq!(limit.charge(&message(3)), Err(Over::Wait(1000 * MS)));
-        clock.advance(1000 * MS);
-        assert_eq!(limit.clone().charge(&message(3)), Ok(()), "a clone has the same bucket");
-        assert_eq!(limit.charge(&message(1)), Err(Over::Wait(500 * MS)));
+        assert_eq!(limit.charge(&message(0), t0), Ok(()));
+        assert_eq!(limit.charge(&message(5), t0), Err(Over::Never { cost: 5, capacity: 4 }));
+        assert_eq!(limit.charge(&message(3), t0), Ok(()));
+        assert_eq!(limit.charge(&message(3), t0), Err(Over::Wait(1000 * MS)));
+        let t1 = t0 + 1000 * MS;
+        assert_eq!(limit.clone().charge(&message(3), t1), Ok(()), "a clone has the same bucket");
+        assert_eq!(limit.charge(&message(1), t1), Err(Over::Wait(500 * MS)));
+        assert_eq!(limit.charge(&message(1), t0), Err(Over::Wait(500 * MS)), "time given late is no earlier");
     }
 
     #[test]
@@ -246,13 +246,12 @@ mod tests {
         fn no_window_ever_holds_more_than_the_limit(
             limit in 1u32..40, period in 10u64..2000, pauses in prop::collection::vec(0u64..60, 1..400),
         ) {
-            let clock = FakeRelativeClock::default();
-            let bucket = RateLimit::window_with_clock(limit, period as u32 * MS, clock.clone()).unwrap();
+            let start = Instant::now();
+            let bucket = RateLimit::window(limit, period as u32 * MS).unwrap();
             let (mut now, mut passed) = (0, vec![]);
             for pause in pauses {
-                clock.advance(pause as u32 * MS);
                 now += pause;
-                if bucket.charge(&Message::text("")).is_ok() {
+                if bucket.charge(&Message::text(""), start + now as u32 * MS).is_ok() {
                     passed.push(now);
                 }
             }

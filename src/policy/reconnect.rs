@@ -114,7 +114,7 @@ impl Reconnect {
     }
 
     /// Forgets earlier failures if the open connection has lasted long enough.
-    pub(crate) fn settle(&mut self, now: Instant) {
+    pub(crate) fn forget_if_stable(&mut self, now: Instant) {
         if self.stable_at().is_some_and(|at| now >= at) {
             self.failures = 0;
             self.retries = 0;
@@ -123,7 +123,7 @@ impl Reconnect {
 
     /// An attempt failed in whatever phase, or an open connection was lost. `dice` is between 0 and 1.
     pub(crate) fn failed(&mut self, now: Instant, retry_after: Option<Duration>, dice: f64) -> Next {
-        self.settle(now);
+        self.forget_if_stable(now);
         self.opened_at = None;
         self.failures = self.failures.saturating_add(1);
         let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
@@ -138,7 +138,7 @@ impl Reconnect {
 
     /// The open connection was given up on purpose, for another.
     pub(crate) fn rotated(&mut self, now: Instant) -> Next {
-        self.settle(now);
+        self.forget_if_stable(now);
         self.opened_at = None;
         Next::RetryIn(Duration::ZERO)
     }
@@ -146,7 +146,7 @@ impl Reconnect {
     /// The worker panicked. Not the network's fault: from an open connection the next run dials at once, so that a
     /// crash loop meets the restart intensity and not the backoff. A wait that was under way still stands.
     pub(crate) fn panicked(&mut self, now: Instant) {
-        self.settle(now);
+        self.forget_if_stable(now);
         self.opened_at = None;
     }
 }

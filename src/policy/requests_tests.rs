@@ -1,16 +1,16 @@
-use crossbeam_channel::Receiver;
 use proptest::prelude::*;
 
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
-fn pending(deadline: Instant) -> (Pending, Receiver<Response>, Arc<Receipt>) {
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    let receipt = Arc::new(Receipt::request(1.into()));
-    let sink = Sink::Caller(sender);
-    let pending = Pending { method: "m".into(), message: Message::text("q"), deadline, receipt: receipt.clone(), sink };
-    (pending, receiver, receipt)
+/// Callers are numbers here.
+type Table = Requests<u64>;
+
+fn pending(caller: u64, deadline: Instant) -> (Pending<u64>, Arc<Receipt>) {
+    let receipt = Arc::new(Receipt::request(caller.into()));
+    let whom = Whom::Caller(caller);
+    (Pending { method: "m".into(), message: Message::text("q"), deadline, receipt: receipt.clone(), whom }, receipt)
 }
 
 fn cause(response: &Response) -> (&'static str, Unanswered) {
@@ -24,108 +24,107 @@ fn cause(response: &Response) -> (&'static str, Unanswered) {
 #[test]
 fn what_is_due_fails_truthfully_and_its_late_answer_is_known() {
     let now = Instant::now();
-    let requests = Requests::new(now);
-    assert!(requests.is_idle() && requests.due().is_none());
-    let (first, a, written) = pending(now + 10 * MS);
-    let (second, b, _) = pending(now + 20 * MS);
-    assert!(requests.register(1.into(), first).unwrap(), "the worker must hear of it");
-    assert!(!requests.register(2.into(), second).unwrap(), "it is awake by then anyway");
+    let mut table = Table::default();
+    assert!(table.active() == 0 && table.due().is_none());
+    let (first, written) = pending(1, now + 10 * MS);
+    assert!(table.register(1.into(), first).unwrap(), "the worker must hear of it");
+    assert!(!table.register(2.into(), pending(2, now + 20 * MS).0).unwrap(), "it is awake by then anyway");
     assert!(written.begin());
-    assert!(requests.expire(now + 9 * MS, true).is_empty() && a.is_empty());
-    assert!(requests.expire(now + 20 * MS, false).is_empty(), "callers are told at once");
-    let told = [a, b].map(|told| told.try_recv().unwrap()).map(|told| (told.id.to_string(), cause(&told)));
+    assert!(table.expire(now + 9 * MS, true).is_empty());
+    let mut told = table.expire(now + 20 * MS, false);
+    told.sort_by_key(|(response, _)| response.id.to_string());
+    let told: Vec<_> = told.iter().map(|(response, whom)| (whom, cause(response))).collect();
     let timed_out = Unanswered::TimedOut;
-    assert_eq!(told, [("1".into(), ("unknown", timed_out)), ("2".into(), ("not sent", timed_out))]);
-    assert!(matches!(requests.claim(&1.into()), Claim::Late { .. }));
-    assert!(matches!(requests.claim(&1.into()), Claim::Nobody), "once");
-    assert!(matches!(requests.claim(&2.into()), Claim::Nobody), "it never left, so nothing can answer it");
-    assert!(requests.is_idle());
+    assert_eq!(told, [(&Whom::Caller(1), ("unknown", timed_out)), (&Whom::Caller(2), ("not sent", timed_out))]);
+    assert!(matches!(table.claim(&1.into()), Claim::Late { .. }));
+    assert!(matches!(table.claim(&1.into()), Claim::Nobody), "once");
+    assert!(matches!(table.claim(&2.into()), Claim::Nobody), "it never left, so nothing can answer it");
+    assert_eq!(table.active(), 0);
 }
 
 #[test]
 fn a_late_answer_is_remembered_for_a_while_and_on_its_own_connection() {
     let now = Instant::now();
-    let requests = Requests::new(now);
+    let mut table = Table::default();
     for id in [1, 2] {
-        let (request, _answer, receipt) = pending(now + MS);
+        let (request, receipt) = pending(id, now + MS);
         receipt.begin();
-        requests.register(id.into(), request).unwrap();
+        table.register(id.into(), request).unwrap();
     }
-    assert!(requests.expire(now + MS, true).is_empty());
-    let again = requests.register(1.into(), pending(now).0).unwrap_err();
+    assert_eq!(table.expire(now + MS, true).len(), 2);
+    let again = table.register(1.into(), pending(1, now).0).unwrap_err();
     assert_eq!(again, Barred::Duplicate, "its answer may still come");
-    assert_eq!(requests.due(), Some(now + MS + MEMORY));
-    assert!(requests.disconnected().iter().all(|left| left.untold.is_none()), "they were told");
-    assert!(requests.is_idle() && matches!(requests.claim(&2.into()), Claim::Nobody));
+    assert_eq!(table.due(), Some(now + MS + REMEMBERED));
+    assert!(table.disconnected().iter().all(|left| left.told.is_none()), "they were told");
+    assert!(table.active() == 0 && matches!(table.claim(&2.into()), Claim::Nobody));
 }
 
 #[test]
-fn ids_are_never_used_twice() {
+fn an_id_is_taken_until_its_request_has_ended() {
     let now = Instant::now();
-    let requests = Requests::new(now);
-    assert_eq!(requests.next_id(), 1.into());
-    requests.register(40.into(), pending(now).0).unwrap();
-    assert_eq!(requests.register(40.into(), pending(now).0).unwrap_err(), Barred::Duplicate);
-    assert_eq!(requests.next_id(), 41.into());
-    requests.register("40".into(), pending(now).0).unwrap();
-    requests.register(u64::MAX.into(), pending(now).0).unwrap();
-    assert_eq!(requests.next_id(), 42.into(), "an id without a successor is left alone");
+    let mut table = Table::default();
+    table.register(40.into(), pending(1, now).0).unwrap();
+    assert_eq!(table.register(40.into(), pending(2, now).0).unwrap_err(), Barred::Duplicate);
+    assert!(table.is_taken(&40.into()) && !table.is_taken(&"40".into()));
+    let (_, other) = pending(3, now);
+    assert!(table.give_up(&40.into(), &other, now).is_none(), "another's receipt");
+    table.withdraw(&40.into());
+    assert!(!table.is_taken(&40.into()));
 }
 
 #[test]
 fn the_workers_own_requests_wait_while_nothing_is_read_and_are_nobodys_business() {
     let now = Instant::now();
-    let requests = Requests::new(now);
-    let own = || Pending { sink: Sink::Worker(Purpose::Renewal), ..pending(now + MS).0 };
-    requests.register(1.into(), own()).unwrap();
-    assert!(requests.expire(now + MS, false).is_empty());
-    assert_eq!(requests.due(), Some(now + MS + GRACE));
-    assert_eq!(requests.expire(now + MS + GRACE, true).len(), 1);
-    requests.register(2.into(), own()).unwrap();
-    assert!(requests.disconnected().is_empty());
+    let mut table = Table::default();
+    let own = || Pending { whom: Whom::Worker(Purpose::Renewal), ..pending(1, now + MS).0 };
+    table.register(1.into(), own()).unwrap();
+    assert!(table.expire(now + MS, false).is_empty());
+    assert_eq!(table.due(), Some(now + MS + LONGER_UNREAD));
+    assert_eq!(table.expire(now + MS + LONGER_UNREAD, true).len(), 1);
+    table.register(2.into(), own()).unwrap();
+    assert!(table.disconnected().is_empty());
 }
 
 proptest! {
     /// Whatever comes in whatever order, each request ends exactly once, and the table forgets it.
     #[test]
     fn each_request_ends_exactly_once(steps in prop::collection::vec((0u8..6, 0u64..12), 1..200)) {
-        let start = Instant::now();
-        let mut now = start;
-        let requests = Requests::new(start);
+        let mut now = Instant::now();
+        let mut table = Table::default();
         let mut ended: HashMap<u64, u32> = HashMap::new();
-        let mut open = vec![];
-        let mut answers = vec![];
-        let mut end = |id: &RequestId| {
-            let RequestId::Number(id) = id else { unreachable!() };
-            *ended.entry(*id).or_default() += 1;
+        let mut receipts = vec![];
+        let mut end = |whom: Whom<u64>| {
+            let Whom::Caller(caller) = whom else { unreachable!() };
+            *ended.entry(caller).or_default() += 1;
         };
         for (step, n) in steps {
+            let known = || (n, receipts.get(n as usize)) ;
             match step {
                 0 | 1 => {
-                    let id = requests.next_id();
-                    let (request, answer, receipt) = pending(now + n as u32 * MS);
-                    answers.push(answer);
+                    let id = receipts.len() as u64;
+                    let (request, receipt) = pending(id, now + n as u32 * MS);
                     if n % 2 == 0 { receipt.begin(); }
-                    requests.register(id.clone(), request).unwrap();
-                    open.push(id);
+                    table.register(id.into(), request).unwrap();
+                    receipts.push(receipt);
                 }
-                2 => if let Some(id) = open.get(n as usize) {
-                    if matches!(requests.claim(id), Claim::Pending(_)) { end(id); }
+                2 => if let (id, Some(_)) = known() {
+                    if let Claim::Pending(pending) = table.claim(&id.into()) { end(pending.whom); }
                 },
-                3 => { now += n as u32 * MS; requests.expire(now, true); }
-                4 => if let Some(id) = open.get(n as usize) {
-                    if requests.not_sent(id).is_some() { end(id); }
+                3 => { now += n as u32 * MS; table.expire(now, true).into_iter().for_each(|(_, whom)| end(whom)); }
+                4 => if let (id, Some(receipt)) = known() {
+                    let told = if n % 3 == 0 { table.give_up(&id.into(), receipt, now) } else { table.not_sent(&id.into()) };
+                    told.into_iter().for_each(|(_, whom)| end(whom));
                 },
-                _ if n == 0 => drop(requests.disconnected()),
+                _ if n == 0 => table.disconnected().into_iter().filter_map(|left| left.told).for_each(|(_, whom)| end(whom)),
                 _ => {}
             }
-            let earliest = requests.table.lock().next();
-            prop_assert!(requests.due() <= earliest || requests.due().is_some_and(|due| due <= earliest.unwrap_or(due)));
+            let earliest = table.pending.values().map(|pending| pending.deadline)
+                .chain(table.given_up.values().map(|given_up| given_up.forget_at)).min();
+            prop_assert!(earliest.is_none_or(|at| table.due().is_some_and(|due| due <= at)), "never too late");
         }
-        drop(requests.disconnected());
-        answers.iter().flat_map(|answer| answer.try_iter()).for_each(|response| end(&response.id));
-        prop_assert_eq!(ended.len(), open.len());
+        table.disconnected().into_iter().filter_map(|left| left.told).for_each(|(_, whom)| end(whom));
+        prop_assert_eq!(ended.len(), receipts.len());
         prop_assert!(ended.values().all(|times| *times == 1), "{:?}", ended);
-        prop_assert!(requests.is_idle());
+        prop_assert_eq!(table.active(), 0);
     }
 }

@@ -1,6 +1,5 @@
 //! What follows the end of a worker's run: OTP's restart types, as one small pure rule.
 
-use crate::client_state::Shared;
 use crate::lifecycle::{End, ExitReason, ParkReason};
 
 /// When the supervisor starts a client again after its worker has ended (OTP's child types).
@@ -24,18 +23,15 @@ pub enum Restart {
 }
 
 /// What is to become of a client whose run has ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Fate {
     Restart,
     End(End),
 }
 
-pub(crate) fn fate(shared: &Shared, exit: &ExitReason) -> Fate {
-    let stop_ordered = shared.orders.stop_ordered();
-    rule(shared.config.restart, shared.supervised, stop_ordered, exit)
-}
-
-fn rule(restart: Restart, supervised: bool, stop_ordered: bool, exit: &ExitReason) -> Fate {
+/// The one place that decides what follows an exit. The thread that ends takes the decision along; the supervisor
+/// overrules it only by a stop, and spends the budget.
+pub(crate) fn fate(restart: Restart, supervised: bool, stop_ordered: bool, exit: &ExitReason) -> Fate {
     let closed = || Fate::End(End::Closed(exit.clone()));
     if !supervised {
         return closed();
@@ -60,7 +56,7 @@ mod tests {
     use crate::error::ConnectError;
 
     fn fate_of(restart: Restart, exit: ExitReason) -> &'static str {
-        match rule(restart, true, false, &exit) {
+        match fate(restart, true, false, &exit) {
             Fate::Restart => "restart",
             Fate::End(End::Closed(_)) => "closed",
             Fate::End(End::Parked(_)) => "parked",
@@ -88,6 +84,6 @@ mod tests {
     #[test]
     fn a_stop_ends_even_a_permanent_client() {
         let exit = ExitReason::Panicked("".into());
-        assert!(matches!(rule(Restart::Permanent, true, true, &exit), Fate::End(End::Closed(ExitReason::Closed))));
+        assert!(matches!(fate(Restart::Permanent, true, true, &exit), Fate::End(End::Closed(ExitReason::Closed))));
     }
 }

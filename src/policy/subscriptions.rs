@@ -5,7 +5,66 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::RefusedChannel;
-use crate::request::RpcError;
+use crate::request::{Request, RpcError};
+
+/// One request for some channels.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ws_supervisor::{Request, venue::Batch};
+/// let channels: Vec<Arc<str>> = vec!["trades".into(), "book".into()];
+/// let batches: Vec<_> = channels.chunks(100).map(|some| Batch::new(Request::new("subscribe", some), some)).collect();
+/// # let _ = batches;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub(crate) request: Request,
+    pub(crate) channels: Vec<Arc<str>>,
+}
+
+impl Batch {
+    /// `request` asks for exactly these channels.
+    pub fn new(request: Request, channels: &[Arc<str>]) -> Self {
+        Self { request, channels: channels.to_vec() }
+    }
+}
+
+/// What a client wants to be subscribed to and what the server has acknowledged.
+///
+/// ```
+/// # use ws_supervisor::{*, venue::{Batch, Venue}, testing::{Script, Server}};
+/// # struct Plain;
+/// # impl Venue for Plain {
+/// #     fn subscribe(&self, channels: &[std::sync::Arc<str>]) -> Vec<Batch> { vec![Batch::new(Request::new("subscribe", channels), channels)] }
+/// #     fn unsubscribe(&self, channels: &[std::sync::Arc<str>]) -> Vec<Batch> { vec![Batch::new(Request::new("unsubscribe", channels), channels)] }
+/// # }
+/// # let server = Server::start(Script::reply(|_, m| {
+/// #     let value: serde_json::Value = serde_json::from_str(m.as_text().unwrap()).unwrap();
+/// #     vec![serde_json::json!({"id": value["id"], "result": value["params"]}).to_string().into()]
+/// # }))?;
+/// # let config = ClientConfig::new(server.url())?.venue(Plain);
+/// let client = Client::connect(config)?;
+/// client.subscribe(["book", "trades"])?;
+/// client.unsubscribe(["book"])?;
+/// let status = client.subscriptions();
+/// assert_eq!((&*status.wanted[0], &*status.active[0]), ("trades", "trades"));
+/// assert!(status.refused.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscriptionStatus {
+    /// What you want: it survives reconnects and restarts.
+    pub wanted: Vec<Arc<str>>,
+    /// What the server has acknowledged on the present connection.
+    pub active: Vec<Arc<str>>,
+    /// What the server refused on the present connection.
+    pub refused: Vec<RefusedChannel>,
+}
+
+pub(crate) fn names<C: AsRef<str>>(channels: impl IntoIterator<Item = C>) -> Vec<Arc<str>> {
+    channels.into_iter().map(|channel| Arc::from(channel.as_ref())).collect()
+}
 
 /// What a batch asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,7 +75,7 @@ pub(crate) enum Operation {
 
 /// What is known of a channel on the present connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Line {
+enum AtServer {
     Absent,
     /// A batch is under way, by its number.
     Asked(u64),
@@ -29,7 +88,7 @@ enum Line {
 #[derive(Debug)]
 struct Channel {
     wanted: bool,
-    line: Line,
+    at_server: AtServer,
     /// The server would not let it go.
     kept: Option<RpcError>,
     /// How many wait for it: what becomes of it is remembered until each has seen it.
@@ -47,7 +106,7 @@ impl Channel {
     fn unwanted() -> Self {
         Self {
             wanted: false,
-            line: Line::Absent,
+            at_server: AtServer::Absent,
             kept: None,
             waiting: 0,
             meant: None,
@@ -58,10 +117,10 @@ impl Channel {
 
     /// What was asked was not done.
     fn undo(&mut self, operation: Operation) {
-        self.line = match operation {
-            _ if self.uncertain => Line::Unknown,
-            Operation::Subscribe => Line::Absent,
-            Operation::Unsubscribe => Line::Present,
+        self.at_server = match operation {
+            _ if self.uncertain => AtServer::Unknown,
+            Operation::Subscribe => AtServer::Absent,
+            Operation::Unsubscribe => AtServer::Present,
         };
     }
 }
@@ -89,8 +148,8 @@ impl Subscriptions {
         for name in channels {
             let channel = self.channels.entry(name.clone()).or_insert_with(Channel::unwanted);
             (channel.wanted, channel.kept) = (true, None);
-            if matches!(channel.line, Line::Refused(_)) {
-                (channel.line, channel.together) = (Line::Absent, usize::MAX);
+            if matches!(channel.at_server, AtServer::Refused(_)) {
+                (channel.at_server, channel.together) = (AtServer::Absent, usize::MAX);
             }
         }
     }
@@ -121,11 +180,11 @@ impl Subscriptions {
     pub(crate) fn plan(&self) -> Vec<(Operation, Vec<Arc<str>>)> {
         let mut groups: BTreeMap<(bool, usize), Vec<Arc<str>>> = BTreeMap::new();
         for (name, channel) in &self.channels {
-            let asks = match (&channel.line, channel.wanted) {
-                (Line::Absent | Line::Unknown, true) => true,
-                (Line::Present | Line::Unknown, false) if channel.kept.is_none() => false,
+            let asks = match (&channel.at_server, channel.wanted) {
+                (AtServer::Absent | AtServer::Unknown, true) => true,
+                (AtServer::Present | AtServer::Unknown, false) if channel.kept.is_none() => false,
                 // Refused now, but an earlier request for it may have been carried out.
-                (Line::Refused(_), false) if channel.uncertain && channel.kept.is_none() => false,
+                (AtServer::Refused(_), false) if channel.uncertain && channel.kept.is_none() => false,
                 _ => continue,
             };
             groups.entry((asks, channel.together)).or_default().push(name.clone());
@@ -143,7 +202,7 @@ impl Subscriptions {
         self.last_batch += 1;
         for name in &channels {
             if let Some(channel) = self.channels.get_mut(name) {
-                channel.line = Line::Asked(self.last_batch);
+                channel.at_server = AtServer::Asked(self.last_batch);
                 if channel.meant.is_none_or(|(meant, _)| meant != operation) {
                     channel.meant = Some((operation, self.last_batch));
                 }
@@ -153,18 +212,29 @@ impl Subscriptions {
         self.last_batch
     }
 
+    /// Whether batches wait for their answers.
+    pub(crate) fn is_asking(&self) -> bool {
+        !self.batches.is_empty()
+    }
+
+    /// The channels of a batch that may still be answered.
+    pub(crate) fn channels_of(&self, batch: u64) -> Vec<Arc<str>> {
+        let known = self.batches.get(&batch).or_else(|| self.late.get(&batch));
+        known.map_or_else(Vec::new, |(_, channels)| channels.clone())
+    }
+
     /// The server carried out a batch; `acknowledged` says for which channels.
     pub(crate) fn answered(&mut self, batch: u64, acknowledged: impl Fn(&str) -> bool) {
         if let Some((operation, names)) = self.late.remove(&batch) {
             return self.answered_late(batch, operation, &names, acknowledged);
         }
-        self.settle(batch, |operation, name, channel, _| {
+        self.end_batch(batch, |operation, name, channel, _| {
             channel.uncertain = false;
-            channel.line = match operation {
-                Operation::Subscribe if acknowledged(name) => Line::Present,
-                Operation::Subscribe => Line::Refused(RpcError::new(0, "not acknowledged by the server")),
+            channel.at_server = match operation {
+                Operation::Subscribe if acknowledged(name) => AtServer::Present,
+                Operation::Subscribe => AtServer::Refused(RpcError::new(0, "not acknowledged by the server")),
                 // One that the server does not name was not subscribed to.
-                Operation::Unsubscribe => Line::Absent,
+                Operation::Unsubscribe => AtServer::Absent,
             };
         });
     }
@@ -181,9 +251,9 @@ impl Subscriptions {
         for name in names.iter().filter(|name| operation == Operation::Unsubscribe || acknowledged(name)) {
             let Some(channel) = self.channels.get_mut(name) else { continue };
             let still = channel.meant.is_some_and(|(meant, since)| meant == operation && since <= batch);
-            if still && matches!(channel.line, Line::Unknown | Line::Asked(_) | Line::Refused(_)) {
+            if still && matches!(channel.at_server, AtServer::Unknown | AtServer::Asked(_) | AtServer::Refused(_)) {
                 let subscribed = operation == Operation::Subscribe;
-                channel.line = if subscribed { Line::Present } else { Line::Absent };
+                channel.at_server = if subscribed { AtServer::Present } else { AtServer::Absent };
                 channel.uncertain = false;
             }
         }
@@ -192,8 +262,8 @@ impl Subscriptions {
 
     /// The server refused a batch. Of several channels one may be to blame: they are tried in halves.
     pub(crate) fn refused(&mut self, batch: u64, error: &RpcError) {
-        self.settle(batch, |operation, _, channel, size| match (operation, size) {
-            (Operation::Subscribe, 1) => channel.line = Line::Refused(error.clone()),
+        self.end_batch(batch, |operation, _, channel, size| match (operation, size) {
+            (Operation::Subscribe, 1) => channel.at_server = AtServer::Refused(error.clone()),
             (Operation::Unsubscribe, 1) => {
                 channel.undo(operation);
                 channel.kept = Some(error.clone());
@@ -207,7 +277,7 @@ impl Subscriptions {
 
     /// A batch was not sent after all.
     pub(crate) fn withdrawn(&mut self, batch: u64) {
-        self.settle(batch, |operation, _, channel, _| channel.undo(operation));
+        self.end_batch(batch, |operation, _, channel, _| channel.undo(operation));
     }
 
     /// Nobody knows what became of a batch. To ask again does no harm.
@@ -218,13 +288,13 @@ impl Subscriptions {
                 self.late.pop_first();
             }
         }
-        self.settle(batch, |_, _, channel, _| (channel.line, channel.uncertain) = (Line::Unknown, true));
+        self.end_batch(batch, |_, _, channel, _| (channel.at_server, channel.uncertain) = (AtServer::Unknown, true));
     }
 
-    fn settle(&mut self, batch: u64, mut verdict: impl FnMut(Operation, &str, &mut Channel, usize)) {
+    fn end_batch(&mut self, batch: u64, mut verdict: impl FnMut(Operation, &str, &mut Channel, usize)) {
         let Some((operation, names)) = self.batches.remove(&batch) else { return };
         for name in &names {
-            let channel = self.channels.get_mut(name).filter(|channel| channel.line == Line::Asked(batch));
+            let channel = self.channels.get_mut(name).filter(|channel| channel.at_server == AtServer::Asked(batch));
             if let Some(channel) = channel {
                 verdict(operation, name, channel, names.len());
             }
@@ -238,16 +308,16 @@ impl Subscriptions {
         self.late.clear();
         for channel in self.channels.values_mut() {
             (channel.kept, channel.meant) = (None, None);
-            (channel.line, channel.uncertain, channel.together) = (Line::Absent, false, usize::MAX);
+            (channel.at_server, channel.uncertain, channel.together) = (AtServer::Absent, false, usize::MAX);
         }
         self.sweep();
     }
 
     fn sweep(&mut self) {
         self.channels.retain(|_, channel| {
-            let gone = match channel.line {
-                Line::Absent => true,
-                Line::Refused(_) => !channel.uncertain,
+            let gone = match channel.at_server {
+                AtServer::Absent => true,
+                AtServer::Refused(_) => !channel.uncertain,
                 _ => false,
             };
             channel.wanted || channel.waiting > 0 || !gone
@@ -258,13 +328,13 @@ impl Subscriptions {
     pub(crate) fn standing(&self, channel: &str, wanted: bool) -> Standing {
         match self.channels.get(channel) {
             None => Standing::Settled,
-            Some(Channel { line: Line::Refused(error), .. }) if wanted => Standing::Refused(error.clone()),
+            Some(Channel { at_server: AtServer::Refused(error), .. }) if wanted => Standing::Refused(error.clone()),
             Some(Channel { kept: Some(error), .. }) if !wanted => Standing::Refused(error.clone()),
             // Somebody else has decided otherwise since.
             Some(channel) if channel.wanted != wanted => Standing::Settled,
-            Some(Channel { line: Line::Present, .. }) if wanted => Standing::Settled,
-            Some(Channel { line: Line::Absent, .. }) if !wanted => Standing::Settled,
-            Some(Channel { line: Line::Refused(_), uncertain: false, .. }) if !wanted => Standing::Settled,
+            Some(Channel { at_server: AtServer::Present, .. }) if wanted => Standing::Settled,
+            Some(Channel { at_server: AtServer::Absent, .. }) if !wanted => Standing::Settled,
+            Some(Channel { at_server: AtServer::Refused(_), uncertain: false, .. }) if !wanted => Standing::Settled,
             Some(_) => Standing::UnderWay,
         }
     }
@@ -276,18 +346,22 @@ impl Subscriptions {
 
     /// What the server has acknowledged on this connection.
     pub(crate) fn active(&self) -> Vec<Arc<str>> {
-        self.select(|channel| channel.line == Line::Present)
+        self.select(|channel| channel.at_server == AtServer::Present)
     }
 
     /// What is wanted and refused on this connection.
     pub(crate) fn refusals(&self) -> Vec<RefusedChannel> {
-        let refused = |(name, channel): (&Arc<str>, &Channel)| match &channel.line {
-            Line::Refused(error) if channel.wanted => {
+        let refused = |(name, channel): (&Arc<str>, &Channel)| match &channel.at_server {
+            AtServer::Refused(error) if channel.wanted => {
                 Some(RefusedChannel { channel: name.clone(), error: error.clone() })
             }
             _ => None,
         };
         self.channels.iter().filter_map(refused).collect()
+    }
+
+    pub(crate) fn status(&self) -> SubscriptionStatus {
+        SubscriptionStatus { wanted: self.wanted(), active: self.active(), refused: self.refusals() }
     }
 
     fn select(&self, which: impl Fn(&Channel) -> bool) -> Vec<Arc<str>> {

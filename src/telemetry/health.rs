@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::policy::heartbeat::{Heartbeat, HeartbeatKind, Monitor};
+use crate::policy::heartbeat::{Heartbeat, HeartbeatKind};
+use crate::policy::monitor::Monitor;
 
 /// How a client's heartbeat does; see [`Client::heartbeat_health`](crate::Client::heartbeat_health).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

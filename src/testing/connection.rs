@@ -17,7 +17,7 @@ use tungstenite::protocol::Role;
 use super::script::{Answer, Conduct, Peer, Say, Script};
 use super::{Acceptor, Inner};
 use crate::message::{CloseFrame, Message};
-use crate::outbound::accepted::Outbound;
+use crate::outbound::accepted::Accepted;
 use crate::outbound::outbox::Outbox;
 use crate::telemetry::counter::Counter;
 use crate::transport::{Incoming, Outgoing, Socket, Transport, Wire, wait};
@@ -352,7 +352,7 @@ impl Talk<'_> {
 
     fn flush(&mut self) -> Option<()> {
         let before = self.served.get();
-        let result = self.outbox.drive(&mut self.transport, &self.served);
+        let result = self.outbox.write_out(&mut self.transport, &self.served, Instant::now);
         let served = self.served.get();
         if served != before {
             self.inner.note(self.peer.index, |record| record.served = served);
@@ -399,6 +399,6 @@ impl Talk<'_> {
     }
 }
 
-fn outbound(message: Message) -> Outbound {
-    Outbound::charged(message, None, None)
+fn outbound(message: Message) -> Accepted {
+    Accepted::paid(message, None, None)
 }

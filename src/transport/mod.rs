@@ -45,6 +45,13 @@ pub(crate) struct Broken {
     pub(crate) code: Option<u16>,
 }
 
+impl Broken {
+    /// For a reason that the peer is owed no word of.
+    pub(crate) fn because(reason: DisconnectReason) -> Self {
+        Self { reason, code: None }
+    }
+}
+
 /// What is written.
 #[derive(Clone, Debug)]
 pub(crate) enum Outgoing {

@@ -4,6 +4,7 @@ pub mod binance;
 #[cfg(feature = "deribit")]
 #[cfg_attr(docsrs, doc(cfg(feature = "deribit")))]
 pub mod deribit;
+mod deribit_heartbeat;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +13,18 @@ use serde_json::Value;
 
 use crate::correlation::Correlation;
 use crate::error::SessionError;
+use crate::policy::connection::Dialect;
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::RateLimit;
-use crate::request::Request;
+pub use crate::policy::subscriptions::Batch;
+pub use crate::policy::upkeep::Renewal;
 use crate::session::Session;
 
 /// A venue's dialect: how it tells that a line is alive, how to sign in, how to subscribe. Set with
 /// [`ClientConfig::venue`](crate::ClientConfig::venue). One value may serve many clients: what belongs to a connection
 /// is passed along.
 ///
-/// [`subscribe`](Venue::subscribe), [`unsubscribe`](Venue::unsubscribe) and [`acknowledges`](Venue::acknowledges) are
-/// called under a lock that the client's handles use too: they answer at once, and do not call the client.
+/// Everything here runs on the worker's thread and under no lock of ours; while it runs, nothing else of the client does.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -93,46 +95,23 @@ pub trait Venue: Send + Sync + 'static {
     }
 }
 
-/// One request for some channels.
-///
-/// ```
-/// use std::sync::Arc;
-/// use ws_supervisor::{Request, venue::Batch};
-/// let channels: Vec<Arc<str>> = vec!["trades".into(), "book".into()];
-/// let batches: Vec<_> = channels.chunks(100).map(|some| Batch::new(Request::new("subscribe", some), some)).collect();
-/// # let _ = batches;
-/// ```
-#[derive(Clone, Debug)]
-pub struct Batch {
-    pub(crate) request: Request,
-    pub(crate) channels: Vec<Arc<str>>,
-}
+/// A venue, as a connection sees it.
+pub(crate) struct Spoken(pub(crate) Arc<dyn Venue>);
 
-impl Batch {
-    /// `request` asks for exactly these channels.
-    pub fn new(request: Request, channels: &[Arc<str>]) -> Self {
-        Self { request, channels: channels.to_vec() }
+impl Dialect for Spoken {
+    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
+        self.0.subscribe(channels)
     }
-}
 
-/// What must be asked before something expires, for example a new token.
-///
-/// ```
-/// use std::time::Duration;
-/// use ws_supervisor::{Request, venue::Renewal};
-/// let token = Request::new("public/auth", [("grant_type", "refresh_token"), ("refresh_token", "…")]);
-/// let renewal = Renewal::new(Duration::from_secs(720), token);
-/// # let _ = renewal;
-/// ```
-#[derive(Clone, Debug)]
-pub struct Renewal {
-    pub(crate) after: Duration,
-    pub(crate) request: Request,
-}
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
+        self.0.unsubscribe(channels)
+    }
 
-impl Renewal {
-    /// Sends `request` once this much time has passed. Like a heartbeat it does not wait for a rate limit.
-    pub fn new(after: Duration, request: Request) -> Self {
-        Self { after, request }
+    fn acknowledges(&self, channel: &str, result: &Value) -> bool {
+        self.0.acknowledges(channel, result)
+    }
+
+    fn renewed(&self, result: &Value) -> Result<Option<Renewal>, Box<str>> {
+        self.0.renewed(result).map_err(|error| error.to_string().into())
     }
 }

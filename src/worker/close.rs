@@ -4,103 +4,95 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use super::Run;
-use crate::command::Order;
-use crate::message::{CloseFrame, Message};
+use super::reading::Next;
+use super::run::Run;
+use crate::command::Command;
+use crate::message::CloseFrame;
 use crate::outbound::gate::Pass;
-use crate::overflow::Overflow;
+use crate::overflow::Stage;
+use crate::policy::connection::{Connection, Turn};
 use crate::state::ReadyState;
-use crate::transport::{Incoming, Outgoing, wait};
+use crate::transport::{Outgoing, wait};
+
+/// So much of a command's time goes to the close, so that whoever waits for us sees us come back.
+const SHARE: f64 = 0.75;
+
+/// When the close that a command asks for must be over.
+fn deadline_of(command: Command) -> Instant {
+    let now = Instant::now();
+    now + command.deadline.saturating_duration_since(now).mul_f64(SHARE)
+}
 
 impl Run<'_> {
-    /// The orderly end: what was accepted is written, then a close frame, then the server has its say; all of it
-    /// within three quarters of the order's time, so that whoever waits for us sees us come back.
-    pub(super) fn close(&mut self, tcp: &TcpStream, mut order: Order) {
-        let shared = self.shared;
-        let share = |order: Order| {
-            let now = Instant::now();
-            now + order.deadline.saturating_duration_since(now).mul_f64(0.75)
-        };
-        let mut deadline = share(order);
-        shared.gate.close(Pass::Queue);
-        shared.status.set(ReadyState::Closing);
+    /// What was accepted is written, then a close frame, then the server has its say; all of it within the command's
+    /// time. Heartbeats and answers are seen to as before.
+    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, mut command: Command) {
+        let core = self.core;
+        let mut deadline = deadline_of(command);
+        core.mailbox.gate.close(Pass::Queue);
+        core.status.set(ReadyState::Closing);
         self.closing = true;
         let mut asked = false;
         while Instant::now() < deadline {
             // A shutdown may have less patience than what we began with.
-            if let Some(later) = shared.orders.standing().filter(|later| later.deadline < order.deadline) {
-                (order, deadline) = (later, share(later));
+            if let Some(later) = core.commands.standing().filter(|later| later.deadline < command.deadline) {
+                (command, deadline) = (later, deadline_of(later));
             }
-            let now = Instant::now();
-            if shared.requests.due().is_some_and(|due| now >= due) {
-                for (response, sink) in shared.requests.expire(now, true) {
-                    let _ = self.respond(response, sink);
-                }
+            if self.expire_requests(connection).is_err() {
+                break;
             }
             if !asked {
-                self.link.take(&shared.source.queue);
+                self.link.take(&core.mailbox.source.queue);
             }
-            let Ok(written) = self.drive() else { break };
+            let Ok(written) = self.write_out() else { break };
             // What the rate limits do not let out in time is handed back.
             let held_until = self.link.outbox.held_until();
             let written = written || held_until.is_some_and(|until| until >= deadline);
-            if self.link.transport.is_none() {
-                break;
-            }
             if written && !asked {
-                if held_until.is_none() && !shared.source.queue.is_empty() {
+                if held_until.is_none() && !core.mailbox.source.queue.is_empty() {
                     continue;
                 }
                 asked = true;
-                // Nothing goes out after a close frame.
-                self.link.outbox.held = true;
-                let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
-                let Some(transport) = &mut self.link.transport else { break };
-                let flushed = transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush());
-                if flushed.is_err() {
+                if !self.ask_to_close() {
                     break;
                 }
             }
-            let Some(transport) = &mut self.link.transport else { break };
-            match transport.read() {
-                Ok(Incoming::Nothing) => {
+            let take = |run: &mut Self, message, now| run.deliver(message, now, Stage::Closing);
+            match self.read_next(connection, take) {
+                Ok(Next::Message | Next::Other) => {}
+                Ok(Next::Nothing) => {
+                    let Some(transport) = &mut self.link.transport else { break };
                     let interest = (tcp.as_fd(), transport.interest());
-                    let due = [held_until, shared.requests.due()].into_iter().flatten();
+                    let due = [held_until, core.asked.due()].into_iter().flatten();
                     let until = due.fold(deadline, Instant::min);
-                    match wait(Some(interest), &shared.wake, Some(until), || false) {
+                    match wait(Some(interest), &core.mailbox.wake, Some(until), || false) {
                         Ok(waited) if waited.socket => transport.refresh(),
                         Ok(_) => {}
                         Err(_) => break,
                     }
                 }
-                Ok(Incoming::Message(message)) => self.received_while_closing(message),
-                Ok(Incoming::Close(_)) => {
-                    let _ = transport.flush();
-                    break;
-                }
-                Ok(Incoming::Ended) | Err(_) => break,
-                Ok(Incoming::Ping | Incoming::Pong(_)) => {}
+                Err(_) => break,
             }
         }
+        self.consumer.flush();
     }
 
-    /// Delivered if there is room. The caller asked for the end, so a full queue no longer holds it up.
-    fn received_while_closing(&mut self, message: Message) {
-        let counters = &self.shared.counters;
-        counters.received.add(1);
-        let message = match self.shared.requests.is_idle() {
-            true => Some(message),
-            false => self.answered(message).unwrap_or(None),
-        };
-        let Some(message) = message else { return };
-        if let Some(queue) = &mut self.seat.queue {
-            let dropped = match self.shared.config.overflow {
-                Overflow::DropOldest | Overflow::DropNewest => queue.push_message(message).unwrap_or(1),
-                _ => queue.push_or_drop(message),
-            };
-            counters.dropped.add(dropped);
-        } else {
-            self.with_handler(|handler, context| handler.on_message(context, message));
+    /// A close frame, after which nothing goes out. False when the line is broken.
+    fn ask_to_close(&mut self) -> bool {
+        self.link.outbox.held = true;
+        let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
+        let Some(transport) = &mut self.link.transport else { return false };
+        transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush()).is_ok()
+    }
+
+    /// Whoever waits for an answer is told when its time is up, also now.
+    fn expire_requests(&mut self, connection: &mut Connection) -> Result<(), crate::transport::Broken> {
+        let now = Instant::now();
+        if self.core.asked.due().is_none_or(|due| now < due) {
+            return Ok(());
         }
+        let turn = Turn { now, caught_up: true, clogged: true, wants_changed: false };
+        connection.tick(turn, self.core, &mut self.actions);
+        self.carry_out(connection)
     }
 }

@@ -1,224 +1,201 @@
 //! From a handshake to an open session: sign in, run `on_open`, restore subscriptions, reconcile; all on this thread,
 //! under the deadline of the attempt, with heartbeats answered meanwhile.
 
-use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::serve::One;
-use super::{Pacer, Run};
-use crate::client_state::Shared;
-use crate::connect::Halt;
-use crate::deadline::later;
-use crate::error::{ConnectError, SessionError};
+use super::reading::Next;
+use super::run::Run;
+use crate::connect::attempt::Halt;
+use crate::correlation::Correlation;
+use crate::error::{ConnectError, SendError, SessionError};
+use crate::inbound::backlog::Overrun;
 use crate::message::Message;
 use crate::outbound::link;
-use crate::overflow::Overflow;
-use crate::policy::heartbeat::{Action, Monitor};
-use crate::policy::rate_limit;
-use crate::policy::rate_limit::Over;
-use crate::request::{Request, RequestId, RpcError};
-use crate::session::{Line, Session};
+use crate::policy::admission::{Charge, Door};
+use crate::policy::connection::{Connection, Turn};
+use crate::request::RequestId;
+use crate::session::{Opening, Session};
+use crate::state::Tag;
 use crate::transport::{Broken, Outgoing};
 use crate::unsettled::Unsettled;
-use crate::venue::Renewal;
 
-/// What a session leaves to the open connection.
-#[derive(Default)]
-pub(super) struct Ready {
-    /// Messages that came meanwhile.
-    pub(super) kept: VecDeque<Message>,
-    /// Of these, dropped because the overflow policy says so: before the kept ones, or after them.
-    pub(super) dropped: u64,
-    pub(super) renewal: Option<(Instant, Request)>,
-}
+/// Reads between two looks at the clock, however much comes.
+const READS_A_CLOCK: u32 = 64;
 
 impl Run<'_> {
-    /// Makes the session ready, or says why it cannot be.
+    /// Makes the session ready, or says why it cannot be. Messages that nobody here asks for are held for the consumer.
     pub(super) fn establish(
         &mut self,
         tcp: &TcpStream,
-        monitor: &mut Monitor,
+        connection: &mut Connection,
         deadline: Instant,
-    ) -> Result<Ready, Halt> {
-        let config = &self.shared.config;
-        if config.on_open.is_none() && config.venue.is_none() && config.reconcile.is_none() {
-            return Ok(Ready::default());
+    ) -> Result<(), Halt> {
+        self.carry_out(connection).map_err(|broken| not_opened(disconnected(broken)))?;
+        let settings = &self.state.settings;
+        if settings.on_open.is_none() && settings.venue.is_none() && settings.reconcile.is_none() {
+            return Ok(());
         }
-        self.shared.duty.begin(Instant::now());
-        let mut talk = Talk {
-            run: self,
-            tcp,
-            monitor,
-            deadline,
-            pacer: Pacer::default(),
-            ready: Ready::default(),
-            under_way: HashMap::new(),
-        };
-        let result = talk.establish();
-        let ready = talk.ready;
+        self.consumer.hold(settings.event_capacity);
+        self.core.duty.begin(Instant::now());
+        let result = Steps { run: self, connection, tcp, deadline, restoring: false }.all();
         self.end_turn(Instant::now());
         match result {
-            Ok(()) => Ok(ready),
-            // An order weighs more than what the code that it cut short makes of it.
-            Err(_) if self.shared.orders.standing().is_some() => Err(Halt::Cancelled),
-            Err(error) => Err(Halt::Failed(ConnectError::Session(Box::new(error)))),
+            Ok(()) => Ok(()),
+            // If a stop is pending, report the stop, whatever error the callback returned.
+            Err(_) if self.core.commands.standing().is_some() => Err(Halt::Cancelled),
+            Err(error) => Err(not_opened(error)),
         }
     }
 }
 
-struct Talk<'t, 'r> {
-    run: &'t mut Run<'r>,
-    tcp: &'t TcpStream,
-    monitor: &'t mut Monitor,
-    deadline: Instant,
-    pacer: Pacer,
-    ready: Ready,
-    /// Batches of channels that wait for their answers.
-    under_way: HashMap<RequestId, u64>,
+fn not_opened(error: SessionError) -> Halt {
+    Halt::Failed(ConnectError::Session(Box::new(error)))
 }
 
-impl Talk<'_, '_> {
-    fn establish(&mut self) -> Result<(), SessionError> {
-        let shared = self.run.shared;
-        if let Some(venue) = &shared.config.venue {
-            let renewal = venue.authenticate(&mut Session::new(self))?;
-            self.ready.renewal = renewal.map(|Renewal { after, request }| (later(Instant::now(), after), request));
+fn disconnected(broken: Broken) -> SessionError {
+    SessionError::Disconnected(broken.reason)
+}
+
+struct Steps<'t, 'r> {
+    run: &'t mut Run<'r>,
+    connection: &'t mut Connection,
+    tcp: &'t TcpStream,
+    deadline: Instant,
+    /// The wanted channels are being asked for.
+    restoring: bool,
+}
+
+impl Steps<'_, '_> {
+    fn all(mut self) -> Result<(), SessionError> {
+        let settings = &self.run.state.settings;
+        if let Some(venue) = &settings.venue {
+            let renewal = venue.authenticate(&mut Session::new(&mut self))?;
+            self.connection.renew(Instant::now(), renewal);
         }
-        if let Some(on_open) = &shared.config.on_open {
-            on_open(&mut Session::new(self))?;
+        if let Some(on_open) = &settings.on_open {
+            on_open(&mut Session::new(&mut self))?;
         }
         self.restore()?;
-        if let Some(reconcile) = shared.config.reconcile.as_ref().filter(|_| self.run.seat.epoch > 0) {
+        if let Some(reconcile) = settings.reconcile.as_ref().filter(|_| self.run.life.epoch > 0) {
             // Kept until it is settled: should this fail or panic, the next attempt has to settle the same.
-            let unsettled = self.run.seat.unsettled.clone();
-            reconcile(&mut Session::new(self), &unsettled)?;
-            self.run.seat.unsettled = Unsettled::default();
+            let unsettled = self.run.life.unsettled.clone();
+            reconcile(&mut Session::new(&mut self), &unsettled)?;
+            self.run.life.unsettled = Unsettled::default();
         }
         Ok(())
     }
 
     /// Asks for all that is wanted, and waits until each channel is acknowledged or refused.
     fn restore(&mut self) -> Result<(), SessionError> {
-        let shared = self.run.shared;
-        shared.resubscribe.store(true, Ordering::Relaxed);
+        self.restoring = true;
+        self.run.core.wanted.set_changed();
         loop {
-            if shared.resubscribe.swap(false, Ordering::Relaxed) {
-                for (batch, request) in shared.plan_batches().0 {
-                    match Session::new(self).begin(&request) {
-                        Ok(id) => drop(self.under_way.insert(id, batch)),
-                        // It can never be sent like that; in smaller parts perhaps.
-                        Err(error @ (SessionError::Refused(_) | SessionError::Malformed { .. })) => {
-                            shared.settle_batch(batch, &Err(RpcError::new(0, error.to_string())));
-                            shared.resubscribe.store(true, Ordering::Relaxed);
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-            } else if self.under_way.is_empty() {
+            self.look_after(Instant::now())?;
+            if self.connection.is_restored(self.run.core) {
+                self.restoring = false;
                 return Ok(());
-            } else {
-                let message = self.next(self.deadline, "acknowledgement of subscriptions", None)?;
-                self.keep(message)?;
+            }
+            let until = self.connection.due(self.run.core).map_or(self.deadline, |due| due.min(self.deadline));
+            match self.next_by(until)? {
+                Some(message) => self.keep(message)?,
+                None => self.check(self.deadline, "acknowledgement of subscriptions", None)?,
             }
         }
     }
 
-    /// Whether a message is the answer to one of the batches.
-    fn settle(&mut self, message: &Message) -> bool {
-        let shared = self.run.shared;
-        if self.under_way.is_empty() {
-            return false;
-        }
-        let answer = shared.config.correlation.read(message);
-        let found = answer.and_then(|answer| Some((self.under_way.remove(&answer.id)?, answer.outcome)));
-        let Some((batch, outcome)) = found else { return false };
-        shared.settle_batch(batch, &outcome);
-        // What was refused in company is tried again.
-        shared.resubscribe.store(true, Ordering::Relaxed);
-        true
+    /// Lets the connection say what is due, and does it.
+    fn look_after(&mut self, now: Instant) -> Result<(), SessionError> {
+        let core = self.run.core;
+        let run = &mut *self.run;
+        let wants_changed = self.restoring && core.wanted.take_changed();
+        let turn = Turn { now, caught_up: true, clogged: run.link.outbox.has_urgent(), wants_changed };
+        self.connection.tick(turn, core, &mut run.actions);
+        run.carry_out(self.connection).map_err(disconnected)
     }
 
     fn check(&self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<(), SessionError> {
-        if self.run.shared.orders.standing().is_some() {
+        if self.run.core.commands.standing().is_some() {
             return Err(SessionError::Cancelled);
         }
         if Instant::now() >= until { Err(self.timeout(waiting_for, limit)) } else { Ok(()) }
     }
 
     fn timeout(&self, waiting_for: &str, limit: Option<Duration>) -> SessionError {
-        let limit = limit.unwrap_or(self.run.shared.config.connect_timeout);
+        let limit = limit.unwrap_or(self.run.state.settings.connect_timeout);
         SessionError::Timeout { waiting_for: waiting_for.into(), limit }
     }
 
-    /// The next message that is no heartbeat; `None` when there is none by `until`.
+    /// The next message that is neither a heartbeat nor the answer to a batch of channels; `None` when there is none by
+    /// `until`, or when the restore may have come to its end.
     fn next_by(&mut self, until: Instant) -> Result<Option<Message>, SessionError> {
         for reads in 1_u32.. {
-            if self.run.shared.orders.standing().is_some() {
+            if self.run.core.commands.standing().is_some() {
                 return Err(SessionError::Cancelled);
             }
-            // However much comes, the time is looked at now and then.
-            if reads % 64 == 0 && Instant::now() >= until {
+            if reads % READS_A_CLOCK == 0 && Instant::now() >= until {
                 break;
             }
-            self.drive()?;
-            match self.run.read_one(self.monitor).map_err(disconnected)? {
-                One::Message(message, now) => {
-                    self.run.shared.counters.received.add(1);
-                    if !self.run.heartbeat_message(self.monitor, &message, now).map_err(disconnected)? {
-                        return Ok(Some(message));
-                    }
-                }
-                One::Control => {}
-                One::Nothing if Instant::now() >= until => break,
-                One::Nothing => self.sleep(until)?,
+            self.run.write_out().map_err(disconnected)?;
+            let mut came = None;
+            let take = |_: &mut Run<'_>, message, _| {
+                came = Some(message);
+                Ok(())
+            };
+            match self.run.read_next(self.connection, take).map_err(disconnected)? {
+                Next::Message => return Ok(came),
+                Next::Other if self.restoring => break,
+                Next::Other => {}
+                Next::Nothing if Instant::now() >= until => break,
+                Next::Nothing => self.sleep(until)?,
             }
         }
         Ok(None)
     }
 
-    fn drive(&mut self) -> Result<(), SessionError> {
-        self.run.drive().map(drop).map_err(disconnected)
-    }
-
-    /// Sleeps until bytes come, a heartbeat is due, or `until`.
+    /// Sleeps until bytes come, something is due, or `until`.
     fn sleep(&mut self, until: Instant) -> Result<(), SessionError> {
-        let shared = self.run.shared;
+        let core = self.run.core;
         let now = Instant::now();
         self.run.end_turn(now);
-        match self.monitor.tick(now, true) {
-            Action::Nothing => {}
-            action => {
-                shared.health.publish(self.monitor);
-                self.run.act(action).map_err(disconnected)?;
-                return self.drive();
-            }
-        }
-        let pump = self.run.pump(&mut self.pacer, now, false);
+        self.look_after(now)?;
+        let hand_over = self.run.consumer.hand_over(now, false);
         let Some(transport) = &mut self.run.link.transport else { return Err(SessionError::Cancelled) };
         transport.acknowledge();
         let interest = transport.interest();
-        let deadline = [self.monitor.due(), pump].into_iter().flatten().fold(until, Instant::min);
+        let deadline = [self.connection.due(core), hand_over].into_iter().flatten().fold(until, Instant::min);
         let socket = Some((self.tcp.as_fd(), interest));
-        let waited = link::sleep(&shared.line, &mut self.run.link, socket, Some(deadline), |_| shared.orders.pending());
-        shared.duty.begin(Instant::now());
-        let socket = waited.map_err(|error| SessionError::retryable(format!("cannot wait: {error}")))?.socket;
-        if let Some(transport) = self.run.link.transport.as_mut().filter(|_| socket) {
-            transport.refresh();
+        let line = &core.mailbox.line;
+        let waited = link::sleep(line, &mut self.run.link, socket, Some(deadline), |_| core.commands.pending());
+        core.duty.begin(Instant::now());
+        let waited = waited.map_err(|error| SessionError::retryable(format!("cannot wait: {error}")))?;
+        if waited.socket {
+            self.run.refresh();
         }
         Ok(())
     }
 }
 
-impl Line for Talk<'_, '_> {
-    fn shared(&self) -> &Shared {
-        self.run.shared
+impl Opening for Steps<'_, '_> {
+    fn tag(&self) -> &Tag {
+        &self.run.core.tag
+    }
+
+    fn correlation(&self) -> &Correlation {
+        &self.run.core.correlation
+    }
+
+    fn next_id(&self) -> RequestId {
+        self.run.core.asked.next_id()
+    }
+
+    fn reserve(&self, id: &RequestId) {
+        self.run.core.asked.reserve(id);
     }
 
     fn epoch(&self) -> u64 {
-        self.run.seat.epoch + 1
+        self.run.life.epoch + 1
     }
 
     fn deadline(&self) -> Instant {
@@ -226,24 +203,27 @@ impl Line for Talk<'_, '_> {
     }
 
     fn put(&mut self, message: Message) -> Result<(), SessionError> {
+        let mut message = message;
         loop {
             self.check(self.deadline, "room under the rate limit", None)?;
-            match rate_limit::charge(&self.run.shared.limits, &message) {
-                Ok(()) => break,
-                Err(over @ Over::Never { .. }) => return Err(over.refuse(message).into()),
-                Err(Over::Wait(time)) => {
-                    let until = (Instant::now() + time).min(self.deadline);
-                    while let Some(message) = self.next_by(until)? {
-                        self.keep(message)?;
-                        if Instant::now() >= until {
-                            break;
+            let admission = &self.run.core.mailbox.admission;
+            match admission.admit(message, Door::WORKERS, Charge::Now, Instant::now) {
+                Ok(admitted) => {
+                    self.run.link.outbox.push_urgent(Outgoing::Message(admitted));
+                    return self.run.write_out().map(drop).map_err(disconnected);
+                }
+                Err(SendError::RateLimited { message: over, retry_after }) => {
+                    message = over;
+                    let until = (Instant::now() + retry_after).min(self.deadline);
+                    while Instant::now() < until {
+                        if let Some(other) = self.next_by(until)? {
+                            self.keep(other)?;
                         }
                     }
                 }
+                Err(refused) => return Err(refused.into()),
             }
         }
-        self.run.link.outbox.push_urgent(Outgoing::Message(message));
-        self.drive()
     }
 
     fn next(&mut self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<Message, SessionError> {
@@ -255,37 +235,14 @@ impl Line for Talk<'_, '_> {
     }
 
     fn keep(&mut self, message: Message) -> Result<(), SessionError> {
-        // Also while a later batch waits for its turn under a rate limit.
-        if self.settle(&message) {
-            return Ok(());
+        match self.run.consumer.keep(message) {
+            Ok(dropped) => self.run.core.counters.dropped.add(dropped),
+            Err(Overrun) => return Err(SessionError::TooManyMessages(self.run.state.settings.event_capacity)),
         }
-        let config = &self.run.shared.config;
-        let kept = &mut self.ready.kept;
-        if kept.len() >= config.event_capacity {
-            match config.overflow {
-                Overflow::Backpressure | Overflow::Disconnect => {
-                    return Err(SessionError::TooManyMessages(config.event_capacity));
-                }
-                Overflow::DropNewest => {}
-                Overflow::DropOldest => {
-                    kept.pop_front();
-                    kept.push_back(message);
-                }
-            }
-            self.ready.dropped += 1;
-            self.run.shared.counters.dropped.add(1);
-            return Ok(());
-        }
-        kept.push_back(message);
         Ok(())
     }
 
     fn take_kept(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<Message> {
-        let index = self.ready.kept.iter().position(wanted)?;
-        self.ready.kept.remove(index)
+        self.run.consumer.take_kept(wanted)
     }
-}
-
-fn disconnected(broken: Broken) -> SessionError {
-    SessionError::Disconnected(broken.reason)
 }

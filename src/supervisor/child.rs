@@ -3,29 +3,33 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::client_state::Shared;
-use crate::lifecycle::{ExitReason, ParkReason};
+use crate::client_state::ClientState;
+use crate::lifecycle::ParkReason;
 use crate::policy::restart::Restart;
 use crate::policy::restart_intensity::RestartIntensity;
 use crate::state::{ClientId, ReadyState};
+use crate::worker::thread::Exit;
 
 /// A client in the supervisor's table.
 pub(crate) struct Child {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) state: Arc<ClientState>,
     /// The running worker; taken out to be joined.
-    pub(crate) thread: Option<JoinHandle<ExitReason>>,
+    pub(crate) thread: Option<JoinHandle<Exit>>,
     /// Which run of the worker that is: a notice of an earlier one is old news.
     pub(crate) run: u64,
     /// An exit that was joined and not yet acted upon: a supervisor thread that panics in between leaves it here.
-    pub(crate) exit: Option<ExitReason>,
+    pub(crate) exit: Option<Exit>,
     pub(crate) intensity: RestartIntensity,
     pub(crate) parked: bool,
+    /// Resumed before its parking was acted upon: it is started again then.
+    pub(crate) resumes: bool,
     pub(crate) stopping: bool,
 }
 
 impl Child {
     pub(crate) fn info(&self) -> ClientInfo {
-        let counters = &self.shared.counters;
+        let core = &self.state.core;
+        let counters = &core.counters;
         let phase = match self {
             _ if self.stopping => ClientPhase::Stopping,
             _ if self.parked => ClientPhase::Parked,
@@ -33,16 +37,16 @@ impl Child {
             _ => ClientPhase::Restarting,
         };
         ClientInfo {
-            id: self.shared.tag.id,
-            name: self.shared.tag.name.clone(),
-            url: self.shared.config.target.to_string(),
+            id: core.tag.id,
+            name: core.tag.name.clone(),
+            url: self.state.settings.target.to_string(),
             phase,
-            ready_state: self.shared.status.get(),
-            restart: self.shared.config.restart,
+            ready_state: core.status.get(),
+            restart: self.state.settings.restart,
             epoch: counters.epoch.get(),
             reconnects: counters.epoch.get().saturating_sub(1),
             restarts: counters.restarts.get(),
-            parked: self.shared.status.parked().filter(|_| self.parked),
+            parked: core.status.parked().filter(|_| self.parked),
         }
     }
 }

@@ -1,34 +1,34 @@
-//! The handle: what callers hold. Touches the shared state, the channels and the wake; never the socket.
+//! The handle: what callers hold.
 
 pub(crate) mod pending;
-mod session;
+mod requests;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TrySendError};
+use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
-pub use self::session::SubscriptionStatus;
-pub(crate) use self::session::names;
-use crate::client_state::Shared;
-use crate::command::OrderKind;
+use crate::client_state::ClientState;
+use crate::command::CommandKind;
 use crate::config::ClientConfig;
+use crate::config::settings::Settings;
+use crate::core::Core;
 use crate::error::{ConfigError, ConfirmError, SendError};
 use crate::event::Event;
-use crate::lifecycle::{ExitReason, StartError, StopError, WaitError};
+use crate::lifecycle::{StartError, StopError, WaitError};
 use crate::message::Message;
-use crate::outbound::accepted::Outbound;
-use crate::outbound::gate::Pass;
+use crate::outbound::mailbox::{Enlists, Nobody};
 use crate::policy::restart::Restart;
 use crate::receipt::Receipt;
+use crate::request::RequestId;
 use crate::state::{ClientId, ReadyState};
-use crate::supervisor::Tree;
 use crate::telemetry::health::HeartbeatHealth;
 use crate::telemetry::stats::Stats;
-use crate::worker;
+use crate::worker::thread;
+use crate::worker::thread::Exit;
 
 /// A handle of one WebSocket client. Cheap to clone, usable from any thread, valid across every reconnect and restart
 /// of its client.
@@ -48,32 +48,38 @@ use crate::worker;
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    core: Arc<Core>,
+    state: Arc<ClientState>,
     keeper: Keeper,
+}
+
+/// A supervisor, as far as its clients' handles need it.
+pub(crate) trait Supervises: Send + Sync {
+    fn stop(&self, client: ClientId) -> Result<(), StopError>;
 }
 
 /// Who looks after the worker.
 #[derive(Clone)]
 enum Keeper {
-    Supervisor(Weak<Tree>),
+    Supervisor(Weak<dyn Supervises>),
     /// Nobody but the handles: the last one that goes closes the client.
     Handles(Arc<Unsupervised>),
 }
 
 struct Unsupervised {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<ExitReason>>>,
+    core: Arc<Core>,
+    thread: Mutex<Option<JoinHandle<Exit>>>,
 }
 
 impl Drop for Unsupervised {
     fn drop(&mut self) {
-        self.shared.order(OrderKind::Stop, self.shared.config.close_timeout);
+        self.core.command(CommandKind::Stop, self.core.close_timeout);
     }
 }
 
 impl Client {
-    pub(crate) fn supervised(shared: Arc<Shared>, tree: Weak<Tree>) -> Self {
-        Self { shared, keeper: Keeper::Supervisor(tree) }
+    pub(crate) fn supervised(state: Arc<ClientState>, supervisor: Weak<dyn Supervises>) -> Self {
+        Self { core: state.core.clone(), state, keeper: Keeper::Supervisor(supervisor) }
     }
 
     /// The unsupervised door, for tests and short jobs: connects, and returns when the connection is open. The client
@@ -93,16 +99,17 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn connect(config: ClientConfig) -> Result<Self, StartError> {
-        config.validate()?;
-        if config.restart != Restart::default() {
+        let settings = resolve(&config)?;
+        if settings.restart != Restart::default() {
             return Err(ConfigError::new("restart", "needs a supervisor: use `Supervisor::spawn_client`").into());
         }
         let os = |error: std::io::Error| StartError::Os(error.to_string().into());
-        let shared = Arc::new(Shared::new(config, false).map_err(os)?);
-        let thread = worker::start(&shared, None, ()).map_err(os)?;
-        let keeper = Arc::new(Unsupervised { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
-        let client = Self { shared, keeper: Keeper::Handles(keeper) };
-        match client.shared.status.wait_for_first() {
+        let state = Arc::new(ClientState::new(settings, false).map_err(os)?);
+        let thread = thread::start(&state, None, ()).map_err(os)?;
+        let core = state.core.clone();
+        let keeper = Arc::new(Unsupervised { core: core.clone(), thread: Mutex::new(Some(thread)) });
+        let client = Self { core, state, keeper: Keeper::Handles(keeper) };
+        match client.core.status.wait_for_first() {
             Ok(()) => Ok(client),
             Err(error) => {
                 let _ = client.close();
@@ -136,60 +143,11 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.accept(message.into(), |_, _| Ok(None))
+        self.accept(message.into(), Nobody)
     }
 
-    /// Lets a message pass the gate. `enlist` is called when it is about to be accepted, with the connection it is for.
-    fn accept<E: From<SendError>>(
-        &self,
-        message: Message,
-        enlist: impl FnOnce(&Message, Option<u64>) -> Result<Option<Arc<Receipt>>, E>,
-    ) -> Result<(), E> {
-        let shared = &*self.shared;
-        let limit = shared.config.max_message_size;
-        if message.len() > limit {
-            return Err(SendError::TooLarge { message, limit }.into());
-        }
-        let passage = shared.gate.enter();
-        let max_queued = shared.config.queue_while_disconnected;
-        let (epoch, place) = match passage.pass {
-            Pass::Open { epoch } => (Some(epoch), None),
-            Pass::Queue if max_queued > 0 => match shared.places.take(max_queued) {
-                None => return Err(SendError::Full { message }.into()),
-                place => (None, place),
-            },
-            Pass::Queue | Pass::Shut => {
-                drop(passage);
-                return Err(SendError::NotOpen { message, state: self.ready_state() }.into());
-            }
-        };
-        let charged = if epoch.is_some() { usize::MAX } else { 0 };
-        if !shared.limits.is_empty() && shared.outbound.is_full() {
-            // Before it costs anything.
-            return Err(SendError::Full { message }.into());
-        }
-        if let Err(over) = shared.charge(&message, epoch.is_some()) {
-            return Err(over.refuse(message).into());
-        }
-        let receipt = enlist(&message, epoch)?;
-        let outbound = Outbound { message, epoch, receipt, place, charged };
-        let result = shared.outbound.try_send(outbound);
-        if let Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) = &result {
-            // Before a disconnect could take it for one that was accepted.
-            if let Some(id) = item.receipt.as_ref().and_then(|receipt| receipt.request_id()) {
-                let _ = shared.requests.withdraw(id);
-            }
-        }
-        drop(passage);
-        match result {
-            Ok(()) => {
-                shared.line.pass_on(&shared.source);
-                Ok(())
-            }
-            Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
-                Err(SendError::Full { message: item.message }.into())
-            }
-        }
+    fn accept<E: Enlists>(&self, message: Message, others: E) -> Result<(), E::Error> {
+        self.core.mailbox.accept(message, || self.core.status.get(), others)
     }
 
     /// As [`send`](Client::send), and returns once the kernel has all of the message, or says what is known instead.
@@ -214,13 +172,12 @@ impl Client {
     /// ```
     pub fn send_confirmed(&self, message: impl Into<Message>, timeout: Duration) -> Result<(), ConfirmError> {
         let message = message.into();
-        if self.shared.is_own_thread() {
+        if self.core.is_own_thread() {
             return Err(ConfirmError::Refused(SendError::OwnThread { message }));
         }
         let (written, outcome) = crossbeam_channel::bounded(1);
         let receipt = Arc::new(Receipt::new(written));
-        let enlist = |_: &Message, _| Ok(Some(receipt.clone()));
-        self.accept(message.clone(), enlist).map_err(ConfirmError::Refused)?;
+        self.accept(message.clone(), Confirmed(&receipt)).map_err(ConfirmError::Refused)?;
         let received = match Instant::now().checked_add(timeout) {
             Some(deadline) => outcome.recv_deadline(deadline).ok(),
             None => outcome.recv().ok(),
@@ -257,7 +214,7 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn events(&self) -> Receiver<Event> {
-        self.shared.events.clone()
+        self.state.events.clone()
     }
 
     /// Blocks until the connection is open, at most `timeout`; at once if it is.
@@ -278,8 +235,8 @@ impl Client {
     /// ```
     pub fn wait_until_open(&self, timeout: Duration) -> Result<(), WaitError> {
         // On its own thread nothing would change while it waits.
-        let timeout = if self.shared.is_own_thread() { Duration::ZERO } else { timeout };
-        self.shared.status.wait_until_open(timeout)
+        let timeout = if self.core.is_own_thread() { Duration::ZERO } else { timeout };
+        self.core.status.wait_until_open(timeout)
     }
 
     /// What the client is doing now.
@@ -295,7 +252,7 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ready_state(&self) -> ReadyState {
-        self.shared.status.get()
+        self.core.status.get()
     }
 
     /// The number of the current or last connection: rises by one at every open, across restarts too; 0 before the
@@ -312,7 +269,7 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn epoch(&self) -> u64 {
-        self.shared.counters.epoch.get()
+        self.core.counters.epoch.get()
     }
 
     /// How the heartbeat does.
@@ -329,7 +286,7 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn heartbeat_health(&self) -> HeartbeatHealth {
-        self.shared.health.read(&self.shared.config.heartbeat)
+        self.core.health.read(&self.state.settings.heartbeat)
     }
 
     /// The client's counters since it was spawned.
@@ -346,7 +303,11 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        self.shared.counters.snapshot(&self.shared.duty, self.shared.source.sent.get(), self.shared.requests.pending())
+        self.core.counters.snapshot(
+            &self.core.duty,
+            self.core.mailbox.source.sent.get(),
+            self.core.asked.look(|table| table.pending()),
+        )
     }
 
     /// The client's id.
@@ -362,7 +323,7 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn id(&self) -> ClientId {
-        self.shared.tag.id
+        self.core.tag.id
     }
 
     /// The client's name.
@@ -378,7 +339,7 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn name(&self) -> &str {
-        &self.shared.tag.name
+        &self.core.tag.name
     }
 
     /// Ends the client in good order: what was accepted is written, a close frame sent, the server's awaited; a normal
@@ -400,27 +361,26 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) -> Result<(), StopError> {
-        let shared = &self.shared;
-        let own = shared.is_own_thread();
+        let core = &self.core;
         match &self.keeper {
-            Keeper::Supervisor(tree) if shared.config.restart != Restart::Permanent => {
-                let Some(tree) = tree.upgrade() else { return Ok(()) };
-                match tree.stop(shared.tag.id) {
+            Keeper::Supervisor(supervisor) if self.state.settings.restart != Restart::Permanent => {
+                let Some(supervisor) = supervisor.upgrade() else { return Ok(()) };
+                match supervisor.stop(core.tag.id) {
                     Err(StopError::NotFound) => Ok(()),
                     other => other,
                 }
             }
             Keeper::Supervisor(_) => {
-                shared.order(OrderKind::Close, shared.config.close_timeout);
+                core.command(CommandKind::Close, core.close_timeout);
                 Ok(())
             }
             Keeper::Handles(keeper) => {
-                shared.order(OrderKind::Stop, shared.config.close_timeout);
-                if own {
+                core.command(CommandKind::Stop, core.close_timeout);
+                if core.is_own_thread() {
                     return Ok(());
                 }
-                if !shared.status.wait_until_closed(shared.config.close_timeout) {
-                    shared.shut_socket();
+                if !core.status.wait_until_closed(core.close_timeout) {
+                    self.state.shut_socket();
                     return Err(StopError::LeftBehind(self.name().into()));
                 }
                 // It has said its last word, so this does not wait.
@@ -431,6 +391,27 @@ impl Client {
             }
         }
     }
+}
+
+/// What a configuration comes to, or the first thing that is wrong with it.
+pub(crate) fn resolve(config: &ClientConfig) -> Result<Settings, StartError> {
+    config.resolve().map_err(|faults| {
+        let first = faults.into_iter().next();
+        first.map_or(StartError::ShutDown, StartError::Config)
+    })
+}
+
+/// A message whose sender waits until it is written.
+struct Confirmed<'a>(&'a Arc<Receipt>);
+
+impl Enlists for Confirmed<'_> {
+    type Error = SendError;
+
+    fn enlist(&mut self, _: &Message, _: Option<u64>) -> Result<Option<Arc<Receipt>>, SendError> {
+        Ok(Some(self.0.clone()))
+    }
+
+    fn withdraw(&mut self, _: &RequestId) {}
 }
 
 impl fmt::Debug for Client {

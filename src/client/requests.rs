@@ -1,85 +1,23 @@
 //! What a handle can ask of the server and wait for: requests, subscriptions, room under a rate limit.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Client;
-use crate::client::pending::PendingResponse;
-use crate::client_state::Shared;
+use super::pending::PendingResponse;
+use crate::asked::Caller;
+use crate::core::Core;
 use crate::deadline::later;
-use crate::error::{RefusedChannel, RequestError, SendError, SubscribeError};
+use crate::error::{RequestError, SendError, SubscribeError};
 use crate::message::Message;
-use crate::policy::requests::{Pending, Sink};
-use crate::policy::subscriptions::Standing;
+use crate::outbound::mailbox::Enlists;
+use crate::policy::requests::{Pending, Whom};
+use crate::policy::subscriptions::{SubscriptionStatus, names};
 use crate::receipt::Receipt;
-use crate::request::Request;
-use crate::state::ReadyState;
-
-/// What a client wants to be subscribed to and what the server has acknowledged.
-///
-/// ```
-/// # use ws_supervisor::{*, venue::{Batch, Venue}, testing::{Script, Server}};
-/// # struct Plain;
-/// # impl Venue for Plain {
-/// #     fn subscribe(&self, channels: &[std::sync::Arc<str>]) -> Vec<Batch> { vec![Batch::new(Request::new("subscribe", channels), channels)] }
-/// #     fn unsubscribe(&self, channels: &[std::sync::Arc<str>]) -> Vec<Batch> { vec![Batch::new(Request::new("unsubscribe", channels), channels)] }
-/// # }
-/// # let server = Server::start(Script::reply(|_, m| {
-/// #     let value: serde_json::Value = serde_json::from_str(m.as_text().unwrap()).unwrap();
-/// #     vec![serde_json::json!({"id": value["id"], "result": value["params"]}).to_string().into()]
-/// # }))?;
-/// # let config = ClientConfig::new(server.url())?.venue(Plain);
-/// let client = Client::connect(config)?;
-/// client.subscribe(["book", "trades"])?;
-/// client.unsubscribe(["book"])?;
-/// let status = client.subscriptions();
-/// assert_eq!((&*status.wanted[0], &*status.active[0]), ("trades", "trades"));
-/// assert!(status.refused.is_empty());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SubscriptionStatus {
-    /// What you want: it survives reconnects and restarts.
-    pub wanted: Vec<Arc<str>>,
-    /// What the server has acknowledged on the present connection.
-    pub active: Vec<Arc<str>>,
-    /// What the server refused on the present connection.
-    pub refused: Vec<RefusedChannel>,
-}
-
-pub(crate) fn names<C: AsRef<str>>(channels: impl IntoIterator<Item = C>) -> Vec<Arc<str>> {
-    channels.into_iter().map(|channel| Arc::from(channel.as_ref())).collect()
-}
-
-impl Shared {
-    /// Notes what the caller wants, and has the worker see to it.
-    pub(crate) fn want(&self, channels: &[Arc<str>], wanted: bool) {
-        let mut subscriptions = self.subscriptions.lock();
-        match wanted {
-            true => subscriptions.want(channels),
-            false => subscriptions.unwant(channels),
-        }
-        drop(subscriptions);
-        // Others may wait for what is not wanted any more.
-        self.settled.notify_all();
-        self.resubscribe.store(true, Ordering::Relaxed);
-        self.wake.wake();
-    }
-
-    pub(crate) fn subscription_status(&self) -> SubscriptionStatus {
-        let subscriptions = self.subscriptions.lock();
-        SubscriptionStatus {
-            wanted: subscriptions.wanted(),
-            active: subscriptions.active(),
-            refused: subscriptions.refusals(),
-        }
-    }
-}
+use crate::request::{Request, RequestId};
 
 impl Client {
     /// Sends a request and waits for its answer: JSON-RPC 2.0, unless [`correlation`](crate::ClientConfig::correlation)
@@ -129,46 +67,41 @@ impl Client {
     /// When it is not accepted: as for [`send`](Client::send), when its id is taken, when its parameters cannot be
     /// written as JSON, or on the client's own thread (there it is [`Context::request`](crate::Context::request)).
     pub fn start_request(&self, request: Request) -> Result<PendingResponse, RequestError> {
-        let shared = &self.shared;
-        let id = request.id.clone().unwrap_or_else(|| shared.requests.next_id());
-        let message = shared.config.correlation.encode(&request, &id).map_err(RequestError::Params)?;
-        if shared.is_own_thread() {
+        let core = &self.core;
+        let id = request.id.clone().unwrap_or_else(|| core.asked.next_id());
+        let message = core.correlation.encode(&request, &id).map_err(RequestError::Params)?;
+        if core.is_own_thread() {
             return Err(SendError::OwnThread { message }.into());
         }
-        if request.id.is_some() && shared.requests.is_taken(&id) {
-            // Before it costs anything.
-            return Err(RequestError::DuplicateId(id));
+        if request.id.is_some() {
+            if core.asked.look(|table| table.is_taken(&id)) {
+                // Before it costs anything.
+                return Err(RequestError::DuplicateId(id));
+            }
+            core.asked.reserve(&id);
         }
-        let timeout = request.timeout.unwrap_or(shared.config.request_timeout);
-        let limit_wait = request.limit_wait;
+        let timeout = request.timeout.unwrap_or(core.request_timeout);
         let mut sooner = false;
-        let (deadline, response, receipt) = waiting_for_limit(limit_wait, message, |message| {
+        let (deadline, response, receipt) = waiting_for_limit(request.limit_wait, message, |message| {
             let deadline = later(Instant::now(), timeout);
-            let (sender, response) = crossbeam_channel::bounded(1);
+            let (caller, response) = crossbeam_channel::bounded(1);
             let receipt = Arc::new(Receipt::request(id.clone()));
-            let enlist = |message: &Message, epoch: Option<u64>| {
-                if epoch.is_none() {
-                    let (message, state) = (message.clone(), self.ready_state());
-                    return Err(RequestError::Refused(SendError::NotOpen { message, state }));
-                }
-                let pending = Pending {
-                    method: request.method.clone(),
-                    message: message.clone(),
-                    deadline,
-                    receipt: receipt.clone(),
-                    sink: Sink::Caller(sender.clone()),
-                };
-                let registered = shared.requests.register(id.clone(), pending);
-                sooner = registered.map_err(|barred| barred.error(&id, message))?;
-                Ok(Some(receipt.clone()))
+            let registration = Registration {
+                core,
+                method: &request.method,
+                id: &id,
+                deadline,
+                receipt: &receipt,
+                caller: &caller,
+                sooner: &mut sooner,
             };
-            self.accept(message, enlist).map(|()| (deadline, response, receipt.clone()))
+            self.accept(message, registration).map(|()| (deadline, response, receipt))
         })?;
         if sooner {
             // A worker that sleeps would sleep through the deadline.
-            shared.wake.wake();
+            core.mailbox.wake.wake();
         }
-        Ok(PendingResponse { id, deadline, response, receipt, shared: shared.clone() })
+        Ok(PendingResponse { id, deadline, response, receipt, core: core.clone() })
     }
 
     /// Sends a JSON-RPC 2.0 notification (section 4.1): a request without an id, which nobody answers. Accounted for like
@@ -211,7 +144,7 @@ impl Client {
     /// ```
     pub fn send_when_allowed(&self, message: impl Into<Message>, at_most: Duration) -> Result<(), SendError> {
         let message = message.into();
-        if self.shared.is_own_thread() {
+        if self.core.is_own_thread() {
             return Err(SendError::OwnThread { message });
         }
         waiting_for_limit(at_most, message, |message| self.send(message))
@@ -250,67 +183,52 @@ impl Client {
 
     /// What is wanted, and what the server has acknowledged.
     pub fn subscriptions(&self) -> SubscriptionStatus {
-        self.shared.subscription_status()
+        self.core.wanted.status()
     }
 
     fn want(&self, channels: &[Arc<str>], wanted: bool) -> Result<(), SubscribeError> {
-        let shared = &self.shared;
-        if shared.config.venue.is_none() {
-            return Err(SubscribeError::NoVenue);
-        }
-        if shared.is_own_thread() {
+        let core = &self.core;
+        if core.is_own_thread() {
             return Err(SubscribeError::OwnThread);
         }
-        let deadline = later(Instant::now(), shared.config.request_timeout);
-        let _waits = Waits::new(shared, channels, wanted);
-        let mut subscriptions = shared.subscriptions.lock();
-        let mut last_look = false;
-        loop {
-            let (mut pending, mut refused) = (vec![], vec![]);
-            for channel in channels {
-                match subscriptions.standing(channel, wanted) {
-                    Standing::Settled => {}
-                    Standing::UnderWay => pending.push(channel.clone()),
-                    Standing::Refused(error) => refused.push(RefusedChannel { channel: channel.clone(), error }),
-                }
-            }
-            if pending.is_empty() && refused.is_empty() {
-                return Ok(());
-            }
-            if (pending.is_empty() || last_look) && wanted {
-                let names: Vec<_> = refused.iter().map(|refusal| refusal.channel.clone()).collect();
-                subscriptions.unwant(&names);
-            }
-            if pending.is_empty() {
-                return Err(SubscribeError::Refused(refused));
-            }
-            let state = self.ready_state();
-            if matches!(state, ReadyState::Closed | ReadyState::Parked) {
-                return Err(SubscribeError::NotRunning(state));
-            }
-            if last_look {
-                return Err(SubscribeError::Timeout { pending, refused, state });
-            }
-            last_look = shared.settled.wait_until(&mut subscriptions, deadline).timed_out();
+        let deadline = later(Instant::now(), core.request_timeout);
+        core.wanted.want_and_wait(channels, wanted, deadline, || core.mailbox.wake.wake(), || core.status.get())
+    }
+}
+
+/// A request on its way in: in the table before it can be written, so that no answer can be too quick.
+struct Registration<'a> {
+    core: &'a Core,
+    method: &'a str,
+    id: &'a RequestId,
+    deadline: Instant,
+    receipt: &'a Arc<Receipt>,
+    caller: &'a Caller,
+    sooner: &'a mut bool,
+}
+
+impl Enlists for Registration<'_> {
+    type Error = RequestError;
+
+    fn enlist(&mut self, message: &Message, epoch: Option<u64>) -> Result<Option<Arc<Receipt>>, RequestError> {
+        if epoch.is_none() {
+            let (message, state) = (message.clone(), self.core.status.get());
+            return Err(SendError::NotOpen { message, state }.into());
         }
+        let pending = Pending {
+            method: self.method.into(),
+            message: message.clone(),
+            deadline: self.deadline,
+            receipt: self.receipt.clone(),
+            whom: Whom::Caller(self.caller.clone()),
+        };
+        let registered = self.core.asked.look(|table| table.register(self.id.clone(), pending));
+        *self.sooner = registered.map_err(|barred| barred.error(self.id, message))?;
+        Ok(Some(self.receipt.clone()))
     }
-}
 
-/// Somebody who waits for channels; while they do, what becomes of each is remembered.
-struct Waits<'a>(&'a Shared, &'a [Arc<str>]);
-
-impl<'a> Waits<'a> {
-    fn new(shared: &'a Shared, channels: &'a [Arc<str>], wanted: bool) -> Self {
-        // First, so that none of them can be refused and forgotten in between.
-        shared.subscriptions.lock().wait(channels, true);
-        shared.want(channels, wanted);
-        Self(shared, channels)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.subscriptions.lock().wait(self.1, false);
+    fn withdraw(&mut self, id: &RequestId) {
+        self.core.asked.look(|table| table.withdraw(id));
     }
 }
 

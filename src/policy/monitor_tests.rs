@@ -6,9 +6,9 @@ use super::*;
 
 const S: Duration = Duration::from_secs(1);
 
-fn ping_of(action: Action) -> Bytes {
+fn ping_of(action: Beat) -> Bytes {
     match action {
-        Action::Ping(payload) => payload,
+        Beat::Ping(payload) => payload,
         other => panic!("{other:?}"),
     }
 }
@@ -17,8 +17,8 @@ fn ping_of(action: Action) -> Bytes {
 fn a_ping_is_answered_by_its_own_pong_only() {
     let t0 = Instant::now();
     let (mut monitor, first) = Monitor::open(Heartbeat::ping_pong(S), 7, t0);
-    assert_eq!(first, Action::Nothing);
-    assert_eq!(monitor.tick(t0 + S / 2, true), Action::Nothing);
+    assert_eq!(first, Beat::Nothing);
+    assert_eq!(monitor.tick(t0 + S / 2, true), Beat::Nothing);
     let one = ping_of(monitor.tick(t0 + S, true));
     assert!(!monitor.pong(b"", t0 + S));
     assert!(!monitor.pong(&[0; 16], t0 + S));
@@ -40,7 +40,7 @@ fn misses_in_a_row_lose_the_line_and_a_late_pong_saves_it() {
     assert_eq!(monitor.failures(), 0);
     ping_of(monitor.tick(t0 + 3 * S, true));
     assert_eq!(monitor.failures(), 1);
-    assert_eq!(monitor.tick(t0 + 4 * S, true), Action::Lost { missed: 2 });
+    assert_eq!(monitor.tick(t0 + 4 * S, true), Beat::Lost { missed: 2 });
     assert_eq!(monitor.due(), None);
 }
 
@@ -53,49 +53,7 @@ fn what_may_wait_unread_is_not_counted_as_missing() {
     }
     monitor.excuse(t0 + 200 * S);
     ping_of(monitor.tick(t0 + 201 * S, true));
-    assert_eq!(monitor.tick(t0 + 202 * S, true), Action::Lost { missed: 1 });
-}
-
-#[test]
-fn deribit_asks_answers_and_misses() {
-    let t0 = Instant::now();
-    let (mut monitor, first) = Monitor::open(Heartbeat::deribit(10 * S), 7, t0);
-    let Action::Send(request) = first else { panic!("{first:?}") };
-    let request: Value = serde_json::from_str(request.as_text().unwrap()).unwrap();
-    assert_eq!(request["method"], "public/set_heartbeat");
-    assert_eq!(request["params"]["interval"], 10);
-
-    let id = request["id"].as_str().unwrap();
-    let answer = Message::text(format!(r#"{{"jsonrpc":"2.0","id":"{id}","result":"ok"}}"#));
-    assert!(monitor.message(&answer, t0).ours);
-    assert_eq!(monitor.last_received(), None, "an answer to ourselves is not the venue's heartbeat");
-
-    let beat = Message::text(r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"heartbeat"}}"#);
-    assert_eq!(monitor.message(&beat, t0 + 10 * S), Verdict { ours: true, action: Action::Nothing });
-    let test = Message::text(r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}"#);
-    let Verdict { ours: true, action: Action::Send(reply) } = monitor.message(&test, t0 + 20 * S) else { panic!() };
-    assert!(reply.as_text().unwrap().contains("public/test"));
-
-    assert_eq!(monitor.tick(t0 + 34 * S, true), Action::Nothing);
-    assert_eq!(monitor.tick(t0 + 35 * S, true), Action::Nothing);
-    assert_eq!(monitor.failures(), 1);
-    assert_eq!(monitor.tick(t0 + 45 * S, true), Action::Lost { missed: 2 });
-}
-
-#[test]
-fn deribit_leaves_other_messages_alone() {
-    let (mut monitor, _) = Monitor::open(Heartbeat::deribit(10 * S), 7, Instant::now());
-    for text in [
-        "",
-        "{",
-        r#""heartbeat""#,
-        r#"{"id":1,"result":"ok"}"#,
-        r#"{"method":"subscription","params":{"channel":"heartbeat","data":"heartbeat"}}"#,
-        r#"{"method":"subscription","params":{"type":"heartbeat"}}"#,
-    ] {
-        assert_eq!(monitor.message(&Message::text(text), Instant::now()), NOT_OURS, "{text}");
-    }
-    assert_eq!(monitor.message(&Message::binary("\"heartbeat\""), Instant::now()), NOT_OURS);
+    assert_eq!(monitor.tick(t0 + 202 * S, true), Beat::Lost { missed: 1 });
 }
 
 #[test]
@@ -103,27 +61,27 @@ fn silence_of_the_servers_pings_is_lost_at_once() {
     let t0 = Instant::now();
     let (mut monitor, _) = Monitor::open(Heartbeat::server_ping(60 * S), 7, t0);
     assert!(monitor.ping(t0 + 59 * S));
-    assert_eq!(monitor.tick(t0 + 60 * S, true), Action::Nothing);
-    assert_eq!(monitor.tick(t0 + 119 * S, true), Action::Lost { missed: 1 });
+    assert_eq!(monitor.tick(t0 + 60 * S, true), Beat::Nothing);
+    assert_eq!(monitor.tick(t0 + 119 * S, true), Beat::Lost { missed: 1 });
 }
 
 #[test]
 fn a_message_heartbeat_is_sent_and_matched() {
     let t0 = Instant::now();
     let (mut monitor, _) = Monitor::open(Heartbeat::message(S, "ping", |m| m.as_text() == Some("pong")), 7, t0);
-    assert_eq!(monitor.tick(t0 + S, true), Action::Send(Message::text("ping")));
+    assert_eq!(monitor.tick(t0 + S, true), Beat::Send(Message::text("ping")));
     assert!(!monitor.message(&Message::text("tick"), t0 + S).ours);
     assert!(monitor.message(&Message::text("pong"), t0 + S).ours);
-    assert_eq!(monitor.tick(t0 + 2 * S, true), Action::Send(Message::text("ping")));
+    assert_eq!(monitor.tick(t0 + 2 * S, true), Beat::Send(Message::text("ping")));
     monitor.tick(t0 + 3 * S, true);
-    assert_eq!(monitor.tick(t0 + 4 * S, true), Action::Lost { missed: 2 });
+    assert_eq!(monitor.tick(t0 + 4 * S, true), Beat::Lost { missed: 2 });
 }
 
 #[test]
 fn disabled_is_never_due() {
     let (mut monitor, first) = Monitor::open(Heartbeat::disabled(), 7, Instant::now());
-    assert_eq!((first, monitor.due()), (Action::Nothing, None));
-    assert_eq!(monitor.tick(Instant::now() + 1000 * S, true), Action::Nothing);
+    assert_eq!((first, monitor.due()), (Beat::Nothing, None));
+    assert_eq!(monitor.tick(Instant::now() + 1000 * S, true), Beat::Nothing);
 }
 
 proptest! {
@@ -139,7 +97,7 @@ proptest! {
             if outstanding { in_a_row += 1; }
             let action = monitor.tick(now, true);
             if in_a_row >= max {
-                prop_assert_eq!(action, Action::Lost { missed: max });
+                prop_assert_eq!(action, Beat::Lost { missed: max });
                 return Ok(());
             }
             let payload = ping_of(action);

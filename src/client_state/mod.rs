@@ -1,0 +1,156 @@
+//! A client: its core, its settings, and what one run of its worker leaves to the next. It outlives every run.
+
+mod settlement;
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+
+use crate::asked::Asked;
+use crate::command::Commands;
+use crate::config::settings::Settings;
+use crate::core::Core;
+use crate::event::Event;
+use crate::inbound::delivery::Way;
+use crate::inbound::queue::{Outlet, Queue};
+use crate::lifecycle::{End, ExitReason};
+use crate::outbound::mailbox::Mailbox;
+use crate::policy::admission::Admission;
+use crate::policy::connection::{Dialect, Rules};
+use crate::policy::reconnect::Reconnect;
+use crate::state::{ClientId, Tag};
+use crate::status::Status;
+use crate::telemetry::duty::Duty;
+use crate::telemetry::health::Health;
+use crate::telemetry::stats::Counters;
+use crate::unsettled::Unsettled;
+use crate::venue::Spoken;
+use crate::wanted::Wanted;
+
+pub(crate) struct ClientState {
+    pub(crate) core: Arc<Core>,
+    pub(crate) settings: Settings,
+    /// Without a supervisor a lost heartbeat reconnects, and there are no restarts.
+    pub(crate) supervised: bool,
+    pub(crate) rules: Arc<Rules>,
+    /// Locked by the worker for the whole of its run, before the line; by others only when there is no worker.
+    pub(crate) kept: Mutex<Kept>,
+    pub(crate) events: Receiver<Event>,
+    outlet: Mutex<Option<Outlet>>,
+    socket: Mutex<Option<Arc<TcpStream>>>,
+}
+
+/// What must survive a run of the worker.
+pub(crate) struct Kept {
+    /// `None` when a handler takes the events inline.
+    pub(crate) queue: Option<Queue>,
+    pub(crate) life: Life,
+}
+
+/// How the client's connections went.
+pub(crate) struct Life {
+    pub(crate) reconnect: Reconnect,
+    pub(crate) epoch: u64,
+    pub(crate) open: bool,
+    /// What the last connection left open, if someone wants to settle it.
+    pub(crate) unsettled: Unsettled,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl ClientState {
+    pub(crate) fn new(settings: Settings, supervised: bool) -> io::Result<Self> {
+        let now = Instant::now();
+        let id = ClientId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
+        let name = settings.name.clone().unwrap_or_else(|| format!("{}:{}", id.0, settings.target.host));
+        let tag = Tag { id, name: name.into() };
+        let (own, events) = crossbeam_channel::unbounded();
+        let outlet = match &settings.delivery.0 {
+            Way::Channel => Some(Outlet::Own(own)),
+            Way::Shared(sender) => Some(Outlet::Shared(sender.clone(), tag.clone())),
+            Way::Inline(_) => None,
+        };
+        let queue = outlet.clone().map(|outlet| {
+            Queue::new(outlet, tag.clone(), settings.overflow, settings.event_capacity, settings.send_capacity)
+        });
+        let admission = Admission { max_message_size: settings.max_message_size, limits: settings.limits.clone() };
+        let core = Core {
+            mailbox: Mailbox::new(admission, settings.send_capacity, settings.queue_while_disconnected)?,
+            asked: Asked::new(now),
+            wanted: Wanted::new(&settings.channels, settings.venue.is_some()),
+            status: Status::default(),
+            commands: Commands::default(),
+            counters: Counters::default(),
+            health: Health::new(now),
+            duty: Duty::new(now, settings.stall_threshold),
+            correlation: settings.correlation.clone(),
+            request_timeout: settings.request_timeout,
+            close_timeout: settings.close_timeout,
+            thread: Mutex::new(None),
+            tag,
+        };
+        let dialect = settings.venue.clone().map(|venue| Box::new(Spoken(venue)) as Box<dyn Dialect>);
+        let rules = Rules {
+            heartbeat: settings.heartbeat.clone(),
+            correlation: settings.correlation.clone(),
+            request_timeout: settings.request_timeout,
+            max_age: settings.max_age,
+            dialect,
+        };
+        let life = Life {
+            reconnect: Reconnect::new(settings.reconnect.clone()),
+            epoch: 0,
+            open: false,
+            unsettled: Unsettled::default(),
+        };
+        Ok(Self {
+            core: Arc::new(core),
+            supervised,
+            rules: Arc::new(rules),
+            kept: Mutex::new(Kept { queue, life }),
+            events,
+            outlet: Mutex::new(outlet),
+            socket: Mutex::new(None),
+            settings,
+        })
+    }
+
+    pub(crate) fn register_socket(&self, tcp: Option<Arc<TcpStream>>) {
+        *self.socket.lock() = tcp;
+    }
+
+    /// From outside, for a worker that does not answer: the peer sees the end, the worker's next read or write too.
+    pub(crate) fn shut_socket(&self) {
+        if let Some(tcp) = &*self.socket.lock() {
+            let _ = tcp.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Makes the end known to those who wait, and says why in the log. Nothing comes after a `Closed`.
+    pub(crate) fn announce(&self, end: &End) {
+        let (name, target) = (&self.core.tag.name, &self.settings.target);
+        match end {
+            End::Closed(ExitReason::Closed) => {
+                log::info!("client `{name}` ({target}): closed");
+                self.core.status.close(ExitReason::Closed);
+            }
+            End::Closed(reason) => {
+                log::error!("client `{name}` ({target}): ended: {reason}");
+                self.core.status.close(reason.clone());
+            }
+            End::Parked(reason) => {
+                log::error!("client `{name}` ({target}): parked: {reason}");
+                self.core.status.park(reason.clone());
+            }
+        }
+        self.core.wanted.announce();
+        if matches!(end, End::Closed(_)) {
+            *self.outlet.lock() = None;
+        }
+    }
+}

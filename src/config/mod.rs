@@ -1,0 +1,348 @@
+//! [`ClientConfig`]: every option of a client, as it was set. What comes of them, defaults included, is in `settings`. Over
+//! 400 lines since every option is documented here.
+
+mod session;
+pub(crate) mod settings;
+mod thread;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::correlation::Correlation;
+use crate::dial::Dial;
+use crate::error::{ConfigError, SessionError};
+use crate::inbound::delivery::Delivery;
+use crate::overflow::Overflow;
+use crate::policy::heartbeat::Heartbeat;
+use crate::policy::idle::IdleStrategy;
+use crate::policy::rate_limit::RateLimit;
+use crate::policy::reconnect::ReconnectRules;
+use crate::policy::restart::Restart;
+use crate::session::Session;
+use crate::target::Target;
+use crate::unsettled::Unsettled;
+use crate::venue::Venue;
+
+pub(crate) type ResolveFn = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
+/// A client's configuration: a URL, and options that each have a default that is safe with money.
+///
+/// The URL is checked at once; the options are checked together by [`validate`](ClientConfig::validate), and by
+/// [`Supervisor::spawn_client`](crate::Supervisor::spawn_client) and [`Client::connect`](crate::Client::connect) before
+/// anything starts. What you set wins over a [`venue`](ClientConfig::venue)'s defaults, those win over a preset's
+/// ([`low_latency`](ClientConfig::low_latency), [`many_clients`](ClientConfig::many_clients)), in any order of calls.
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::{ClientConfig, Heartbeat, Overflow};
+///
+/// let config = ClientConfig::new("wss://www.deribit.com/ws/api/v2")?
+///     .name("deribit-prod")
+///     .header("X-Desk", "options")
+///     .heartbeat(Heartbeat::deribit(Duration::from_secs(30)))
+///     .connect_timeout(Duration::from_secs(5))
+///     .overflow(Overflow::DropOldest);
+/// # let _ = config;
+/// # Ok::<(), ws_supervisor::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct ClientConfig {
+    pub(crate) target: Target,
+    pub(crate) name: Option<String>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) roots: Vec<Vec<u8>>,
+    pub(crate) restart: Restart,
+    pub(crate) heartbeat: Option<Heartbeat>,
+    pub(crate) reconnect: ReconnectRules,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) delivery: Delivery,
+    pub(crate) overflow: Overflow,
+    pub(crate) event_capacity: Option<usize>,
+    pub(crate) send_capacity: Option<usize>,
+    pub(crate) queue_while_disconnected: usize,
+    pub(crate) max_message_size: usize,
+    pub(crate) read_buffer: Option<usize>,
+    pub(crate) nodelay: bool,
+    pub(crate) idle: Option<IdleStrategy>,
+    pub(crate) core: Option<usize>,
+    pub(crate) priority: Option<u8>,
+    pub(crate) kernel_timestamps: bool,
+    pub(crate) stack_size: Option<usize>,
+    pub(crate) stall_threshold: Duration,
+    pub(crate) resolver: Option<Arc<ResolveFn>>,
+    pub(crate) prepare: Option<Arc<PrepareFn>>,
+    pub(crate) on_open: Option<Arc<OnOpenFn>>,
+    pub(crate) reconcile: Option<Arc<ReconcileFn>>,
+    pub(crate) venue: Option<Arc<dyn Venue>>,
+    pub(crate) channels: Vec<Arc<str>>,
+    pub(crate) correlation: Option<Correlation>,
+    pub(crate) request_timeout: Duration,
+    pub(crate) limits: Vec<RateLimit>,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) presets: Presets,
+}
+
+/// What the presets say, where nothing else is set. In any order of calls.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Presets {
+    pub(crate) own_core: Option<usize>,
+    pub(crate) small: bool,
+}
+
+pub(crate) type PrepareFn = dyn Fn(&mut Dial) -> Result<(), SessionError> + Send + Sync;
+
+pub(crate) type OnOpenFn = dyn Fn(&mut Session<'_>) -> Result<(), SessionError> + Send + Sync;
+
+pub(crate) type ReconcileFn = dyn Fn(&mut Session<'_>, &Unsettled) -> Result<(), SessionError> + Send + Sync;
+
+impl ClientConfig {
+    /// A configuration with all defaults for this `ws://` or `wss://` URL. The query is sent as it is.
+    ///
+    /// # Errors
+    /// When the URL has another scheme, no host, a port of 0, a fragment, or credentials in it.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    ///
+    /// assert!(ClientConfig::new("wss://example.com/feed?streams=btcusdt@trade").is_ok());
+    /// let error = ClientConfig::new("https://example.com").unwrap_err();
+    /// assert_eq!(error.to_string(), "option `url`: must have the scheme `ws` or `wss`");
+    /// ```
+    pub fn new(url: impl AsRef<str>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            target: Target::parse(url.as_ref())?,
+            name: None,
+            headers: Vec::new(),
+            subprotocols: Vec::new(),
+            roots: Vec::new(),
+            restart: Restart::default(),
+            heartbeat: None,
+            reconnect: ReconnectRules::default(),
+            connect_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            delivery: Delivery::channel(),
+            overflow: Overflow::default(),
+            event_capacity: None,
+            send_capacity: None,
+            queue_while_disconnected: 0,
+            max_message_size: 16 << 20,
+            read_buffer: None,
+            nodelay: true,
+            idle: None,
+            core: None,
+            priority: None,
+            kernel_timestamps: false,
+            stack_size: None,
+            stall_threshold: Duration::from_secs(1),
+            resolver: None,
+            prepare: None,
+            on_open: None,
+            reconcile: None,
+            venue: None,
+            channels: Vec::new(),
+            correlation: None,
+            request_timeout: Duration::from_secs(30),
+            limits: Vec::new(),
+            max_age: None,
+            presets: Presets::default(),
+        })
+    }
+
+    /// The client's name: in reports, in log lines, and of its thread (Linux shows the first 15 bytes, so put the
+    /// distinctive part first). Unique within a supervisor. Defaults to a number and the host.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Adds a header to the upgrade request; call it again for more. Values are never logged. Defaults to none.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Offers a subprotocol (RFC 6455 section 1.9), in order of preference; the server must then choose one of those
+    /// offered. Defaults to none.
+    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
+        self.subprotocols.push(name.into());
+        self
+    }
+
+    /// Trusts these CA certificates (PEM, one or more) besides the system's. Defaults to none.
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots.push(pem.into());
+        self
+    }
+
+    /// When the supervisor starts the client again. Defaults to [`Restart::Transient`].
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// How the client finds out that the line is dead. Defaults to the [`venue`](ClientConfig::venue)'s, or to a ping every
+    /// 20 s; two in a row that go unanswered end the connection.
+    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.heartbeat = Some(heartbeat);
+        self
+    }
+
+    /// How many reconnects in a row may fail in one run of the worker before it ends and the supervisor starts it
+    /// anew. The backoff goes on across that restart. Defaults to 10.
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.reconnect.max_retries = retries;
+        self
+    }
+
+    /// The wait between retries: none before the first, `base` before the second, then doubled each time up to `cap`.
+    /// Defaults to 1 s and 30 s.
+    pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
+        self.reconnect.base = base;
+        self.reconnect.cap = cap;
+        self
+    }
+
+    /// The share of each wait that is left to chance, 0 to 1: a wait of 10 s with 0.3 lasts between 7 and 10 s, so
+    /// that many clients don't come back all at once. Defaults to 0.3.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.reconnect.jitter = share;
+        self
+    }
+
+    /// How long a connection must stay open before earlier failures are forgotten. A server that accepts and then
+    /// closes is so never redialled in a tight loop. Defaults to 10 s.
+    pub fn stable_after(mut self, time: Duration) -> Self {
+        self.reconnect.stable_after = time;
+        self
+    }
+
+    /// The time for one attempt: resolving, TCP, TLS and upgrade, then signing in, `on_open`, restoring subscriptions and
+    /// `reconcile`, all together. Defaults to 10 s.
+    pub fn connect_timeout(mut self, time: Duration) -> Self {
+        self.connect_timeout = time;
+        self
+    }
+
+    /// The time for an orderly end: what was accepted is written, a close frame sent and the server's awaited (three
+    /// quarters of it), then the socket is shut and the thread joined. Defaults to 5 s.
+    pub fn close_timeout(mut self, time: Duration) -> Self {
+        self.close_timeout = time;
+        self
+    }
+
+    /// Where events go. Defaults to [`Delivery::channel`], read by [`Client::events`](crate::Client::events).
+    pub fn delivery(mut self, delivery: Delivery) -> Self {
+        self.delivery = delivery;
+        self
+    }
+
+    /// What happens when the event queue is full. Defaults to [`Overflow::Backpressure`]: nothing is lost.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// How many events wait unread before `overflow` applies. Defaults to 4,096.
+    pub fn event_capacity(mut self, events: usize) -> Self {
+        self.event_capacity = Some(events);
+        self
+    }
+
+    /// How many accepted messages wait to be written before `send` refuses. Defaults to 1,024.
+    pub fn send_capacity(mut self, messages: usize) -> Self {
+        self.send_capacity = Some(messages);
+        self
+    }
+
+    /// Accepts up to this many messages while there is no connection and writes them first on the next one. Defaults
+    /// to 0: a message without a connection is refused, because a stale order must not reach the venue. A message
+    /// that was accepted for an open connection is never moved to a later one, whatever is set here. Requests are never
+    /// queued.
+    pub fn queue_while_disconnected(mut self, messages: usize) -> Self {
+        self.queue_while_disconnected = messages;
+        self
+    }
+
+    /// The largest message, in bytes, in either direction; a larger one that is announced ends the connection before
+    /// it is read. Defaults to 16 MiB.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.max_message_size = bytes;
+        self
+    }
+
+    /// Bytes taken from the socket in one read, and kept as the client's buffer. Defaults to 128 KiB.
+    pub fn read_buffer(mut self, bytes: usize) -> Self {
+        self.read_buffer = Some(bytes);
+        self
+    }
+
+    /// Whether small writes leave at once (`TCP_NODELAY`). Defaults to true.
+    pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
+        self.nodelay = nodelay;
+        self
+    }
+
+    /// Resolves names by this function instead of the system's resolver. It may block: it runs on a thread of its
+    /// own, which is left alone when `connect_timeout` runs out or the client is stopped.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use ws_supervisor::ClientConfig;
+    ///
+    /// let pinned: SocketAddr = "127.0.0.1:443".parse()?;
+    /// let config = ClientConfig::new("wss://venue.example/ws")?.resolver(move |_host, _port| Ok(vec![pinned]));
+    /// # let _ = config;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resolver(
+        mut self,
+        resolve: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        self.resolver = Some(Arc::new(resolve));
+        self
+    }
+
+    /// Checks the whole, and says everything that is wrong at once. [`spawn_client`](crate::Supervisor::spawn_client) and
+    /// [`connect`](crate::Client::connect) do the same and report the first. Calls the venue for its defaults; connects
+    /// to nothing.
+    ///
+    /// # Errors
+    /// Every option that cannot be meant, each with the rule that it breaks.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::ClientConfig;
+    ///
+    /// let config = ClientConfig::new("wss://venue.example")?.jitter(2.0).connect_timeout(Duration::ZERO);
+    /// let faults = config.validate().unwrap_err();
+    /// let options: Vec<_> = faults.iter().map(|fault| fault.option()).collect();
+    /// assert_eq!(options, ["connect_timeout", "jitter"]);
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn validate(&self) -> Result<(), Vec<ConfigError>> {
+        self.resolve().map(drop)
+    }
+}
+
+impl fmt::Debug for ClientConfig {
+    /// Without the query, header values and certificates.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("ClientConfig")
+            .field("url", &self.target.to_string())
+            .field("name", &self.name)
+            .field("headers", &headers)
+            .field("restart", &self.restart)
+            .field("heartbeat", &self.heartbeat)
+            .field("reconnect", &self.reconnect)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .field("overflow", &self.overflow)
+            .finish_non_exhaustive()
+    }
+}

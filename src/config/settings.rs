@@ -1,0 +1,268 @@
+//! [`Settings`]: what a configuration comes to, parsed once and checked whole before anything starts. All defaults are here,
+//! and which of several wins: what was set, the venue's, a preset's, ours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use native_tls::Certificate;
+
+use super::{ClientConfig, OnOpenFn, PrepareFn, ReconcileFn, ResolveFn};
+use crate::correlation::Correlation;
+use crate::error::ConfigError;
+use crate::inbound::delivery::Delivery;
+use crate::overflow::Overflow;
+use crate::policy::heartbeat::Heartbeat;
+use crate::policy::idle::IdleStrategy;
+use crate::policy::rate_limit::RateLimit;
+use crate::policy::reconnect::ReconnectRules;
+use crate::policy::restart::Restart;
+use crate::target::{Header, Target, parse_header};
+use crate::venue::Venue;
+
+pub(crate) struct Settings {
+    pub(crate) target: Target,
+    pub(crate) name: Option<String>,
+    pub(crate) headers: Vec<Header>,
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) roots: Roots,
+    pub(crate) restart: Restart,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) reconnect: ReconnectRules,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) delivery: Delivery,
+    pub(crate) overflow: Overflow,
+    pub(crate) event_capacity: usize,
+    pub(crate) send_capacity: usize,
+    pub(crate) queue_while_disconnected: usize,
+    pub(crate) max_message_size: usize,
+    pub(crate) read_buffer: usize,
+    pub(crate) nodelay: bool,
+    pub(crate) idle: IdleStrategy,
+    pub(crate) core: Option<usize>,
+    pub(crate) priority: Option<u8>,
+    pub(crate) kernel_timestamps: bool,
+    pub(crate) stack_size: Option<usize>,
+    pub(crate) stall_threshold: Duration,
+    pub(crate) resolver: Option<Arc<ResolveFn>>,
+    pub(crate) prepare: Option<Arc<PrepareFn>>,
+    pub(crate) on_open: Option<Arc<OnOpenFn>>,
+    pub(crate) reconcile: Option<Arc<ReconcileFn>>,
+    pub(crate) venue: Option<Arc<dyn Venue>>,
+    pub(crate) channels: Vec<Arc<str>>,
+    pub(crate) correlation: Correlation,
+    pub(crate) request_timeout: Duration,
+    pub(crate) limits: Vec<RateLimit>,
+    pub(crate) max_age: Option<Duration>,
+}
+
+/// CA certificates that are trusted besides the system's: as they were given, by which clients can be told to share them,
+/// and parsed.
+#[derive(Default)]
+pub(crate) struct Roots {
+    pub(crate) pem: Vec<Vec<u8>>,
+    pub(crate) parsed: Vec<Certificate>,
+}
+
+/// Faults as they are found.
+struct Faults(Vec<ConfigError>);
+
+impl Faults {
+    fn rule(&mut self, holds: bool, option: &'static str, rule: &str) {
+        if !holds {
+            self.0.push(ConfigError::new(option, rule));
+        }
+    }
+
+    fn keep<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|fault| self.0.push(fault)).ok()
+    }
+}
+
+impl ClientConfig {
+    /// Checks the whole and settles what it comes to.
+    pub(crate) fn resolve(&self) -> Result<Settings, Vec<ConfigError>> {
+        let config = self.clone();
+        let (venue, presets) = (config.venue, config.presets);
+        let small = |value: usize| presets.small.then_some(value);
+        let heartbeat = config.heartbeat.or_else(|| venue.as_ref().map(|venue| venue.heartbeat()));
+        let heartbeat = heartbeat.or(presets.small.then(|| Heartbeat::ping_pong(Duration::from_secs(30))));
+        let correlation = config.correlation.or_else(|| venue.as_ref().map(|venue| venue.correlation()));
+        let mut limits = config.limits;
+        limits.extend(venue.iter().flat_map(|venue| venue.rate_limits()));
+        let mut faults = Faults(Vec::new());
+
+        if let Some(name) = &config.name {
+            faults.rule(!name.trim().is_empty(), "name", "must not be empty");
+            faults.rule(!name.chars().any(char::is_control), "name", "must not hold control characters");
+        }
+        let headers =
+            config.headers.iter().filter_map(|(name, value)| faults.keep(parse_header(name, value))).collect();
+        for (index, name) in config.subprotocols.iter().enumerate() {
+            // RFC 6455 section 4.1 asks for the same characters as a header's name, and for distinct ones.
+            faults.rule(HeaderName::from_bytes(name.as_bytes()).is_ok(), "subprotocol", "must be a token of RFC 9110");
+            faults.rule(!config.subprotocols[..index].contains(name), "subprotocol", "must not be offered twice");
+        }
+        let mut roots = Roots::default();
+        for pem in config.roots {
+            let certificates = Certificate::stack_from_pem(&pem).unwrap_or_default();
+            faults.rule(!certificates.is_empty(), "root_certificate", "must be one or more certificates in PEM");
+            roots.parsed.extend(certificates);
+            roots.pem.push(pem);
+        }
+        let settings = Settings {
+            target: config.target,
+            name: config.name,
+            headers,
+            subprotocols: config.subprotocols,
+            roots,
+            restart: config.restart,
+            heartbeat: heartbeat.unwrap_or_else(|| Heartbeat::ping_pong(Duration::from_secs(20))),
+            reconnect: config.reconnect,
+            connect_timeout: config.connect_timeout,
+            close_timeout: config.close_timeout,
+            delivery: config.delivery,
+            overflow: config.overflow,
+            event_capacity: config.event_capacity.or(small(256)).unwrap_or(4096),
+            send_capacity: config.send_capacity.or(small(64)).unwrap_or(1024),
+            queue_while_disconnected: config.queue_while_disconnected,
+            max_message_size: config.max_message_size,
+            read_buffer: config.read_buffer.or(small(4 << 10)).unwrap_or(128 << 10),
+            nodelay: config.nodelay,
+            idle: config.idle.or(presets.own_core.map(|_| IdleStrategy::BusySpin)).unwrap_or_default(),
+            core: config.core.or(presets.own_core),
+            priority: config.priority,
+            kernel_timestamps: config.kernel_timestamps,
+            stack_size: config.stack_size,
+            stall_threshold: config.stall_threshold,
+            resolver: config.resolver,
+            prepare: config.prepare,
+            on_open: config.on_open,
+            reconcile: config.reconcile,
+            max_age: config.max_age.or_else(|| venue.as_ref().and_then(|venue| venue.max_age())),
+            venue,
+            channels: config.channels,
+            correlation: correlation.unwrap_or_else(Correlation::json_rpc),
+            request_timeout: config.request_timeout,
+            limits,
+        };
+        settings.check(&mut faults);
+        if faults.0.is_empty() { Ok(settings) } else { Err(faults.0) }
+    }
+}
+
+impl Settings {
+    fn check(&self, faults: &mut Faults) {
+        let positive = "must be greater than zero";
+        faults.rule(!self.connect_timeout.is_zero(), "connect_timeout", positive);
+        faults.rule(!self.close_timeout.is_zero(), "close_timeout", positive);
+        faults.rule(!self.request_timeout.is_zero(), "request_timeout", positive);
+        faults.rule(self.max_age != Some(Duration::ZERO), "max_age", positive);
+        let knows_how = self.channels.is_empty() || self.venue.is_some();
+        faults.rule(knows_how, "subscribe", "needs a `venue`, which knows how to subscribe");
+        faults.keep(self.reconnect.validate());
+        faults.keep(self.heartbeat.validate());
+        let enough = self.stack_size.is_none_or(|bytes| bytes >= 64 << 10);
+        faults.rule(enough, "stack_size", "must be at least 64 KiB");
+        let real = self.priority.is_none_or(|priority| (1..=99).contains(&priority));
+        faults.rule(real, "real_time_priority", "must be 1 to 99");
+        let has_timestamps = cfg!(target_os = "linux") || !self.kernel_timestamps;
+        faults.rule(has_timestamps, "kernel_timestamps", "needs Linux");
+        faults.rule(!self.stall_threshold.is_zero(), "stall_threshold", positive);
+        faults.rule(self.event_capacity > 0, "event_capacity", positive);
+        faults.rule(self.send_capacity > 0, "send_capacity", positive);
+        faults.rule(self.max_message_size > 0, "max_message_size", positive);
+        let in_range = (1024..=16 << 20).contains(&self.read_buffer);
+        faults.rule(in_range, "read_buffer", "must be between 1 KiB and 16 MiB");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::venue::Venue;
+
+    fn ok() -> ClientConfig {
+        ClientConfig::new("ws://127.0.0.1:1/p?token=secret").unwrap()
+    }
+
+    #[test]
+    fn every_bad_option_is_named() {
+        let zero = Duration::ZERO;
+        let second = Duration::from_secs(1);
+        let bad: Vec<(&str, ClientConfig)> = vec![
+            ("name", ok().name("")),
+            ("name", ok().name("  ")),
+            ("name", ok().name("a\0b")),
+            ("header", ok().header("no spaces", "v")),
+            ("header", ok().header("X", "a\r\nEvil: 1")),
+            ("header", ok().header("Host", "h")),
+            ("header", ok().header("Sec-WebSocket-Key", "k")),
+            ("subprotocol", ok().subprotocol("a b")),
+            ("subprotocol", ok().subprotocol("a").subprotocol("a")),
+            ("root_certificate", ok().root_certificate("not pem")),
+            ("connect_timeout", ok().connect_timeout(zero)),
+            ("close_timeout", ok().close_timeout(zero)),
+            ("backoff", ok().backoff(zero, second)),
+            ("backoff", ok().backoff(second * 2, second)),
+            ("jitter", ok().jitter(-0.1)),
+            ("jitter", ok().jitter(1.5)),
+            ("jitter", ok().jitter(f64::NAN)),
+            ("stable_after", ok().stable_after(zero)),
+            ("heartbeat", ok().heartbeat(Heartbeat::ping_pong(zero))),
+            ("heartbeat", ok().heartbeat(Heartbeat::ping_pong(second).max_missed(0))),
+            ("heartbeat", ok().heartbeat(Heartbeat::deribit(Duration::from_millis(1500)))),
+            ("request_timeout", ok().request_timeout(zero)),
+            ("max_age", ok().max_age(zero)),
+            ("subscribe", ok().subscribe(["a"])),
+            ("stack_size", ok().stack_size(1)),
+            ("stall_threshold", ok().stall_threshold(zero)),
+            ("event_capacity", ok().event_capacity(0)),
+            ("send_capacity", ok().send_capacity(0)),
+            ("max_message_size", ok().max_message_size(0)),
+            ("read_buffer", ok().read_buffer(0)),
+        ];
+        for (option, config) in bad {
+            let faults = config.validate().expect_err(option);
+            assert_eq!(faults.iter().map(ConfigError::option).collect::<Vec<_>>(), [option]);
+        }
+        ok().validate().unwrap();
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let faults = ok().name("").header("Host", "h").header("a b", "v").send_capacity(0).validate().unwrap_err();
+        let options: Vec<_> = faults.iter().map(ConfigError::option).collect();
+        assert_eq!(options, ["name", "header", "header", "send_capacity"]);
+    }
+
+    #[test]
+    fn what_is_set_wins_over_the_venue_and_the_venue_over_a_preset_in_any_order() {
+        use crate::venue::binance::Binance;
+        let of_venue = Binance::spot().heartbeat();
+        type Step = fn(ClientConfig) -> ClientConfig;
+        let venue: Step = |config| config.venue(Binance::spot());
+        let preset: Step = |config| config.many_clients().low_latency(3);
+        let set: Step = |config| {
+            let heartbeat = Heartbeat::ping_pong(Duration::from_secs(7));
+            config.heartbeat(heartbeat).send_capacity(9).pin_to(1)
+        };
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let all = order.iter().fold(ok(), |config, step| [venue, preset, set][*step](config)).resolve().unwrap();
+            assert_eq!(all.heartbeat.interval(), Some(Duration::from_secs(7)), "{order:?}");
+            assert_eq!((all.send_capacity, all.event_capacity, all.read_buffer), (9, 256, 4 << 10), "{order:?}");
+            assert_eq!((all.core, all.idle), (Some(1), IdleStrategy::BusySpin), "{order:?}");
+            let without =
+                order.iter().fold(ok(), |config, step| [venue, preset, |c| c][*step](config)).resolve().unwrap();
+            assert_eq!(without.heartbeat.kind(), of_venue.kind(), "{order:?}");
+            assert_eq!((without.core, without.send_capacity), (Some(3), 64), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn debug_prints_no_secret() {
+        let shown = format!("{:?}", ok().header("Authorization", "secret"));
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}

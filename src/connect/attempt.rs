@@ -1,0 +1,118 @@
+//! One attempt to connect: what its steps have in common. One deadline, a stop that cuts it short, a wait.
+
+use std::cell::Cell;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+
+use crate::config::settings::Settings;
+use crate::dial::Dial;
+use crate::error::{ConnectError, Phase};
+use crate::transport::{Socket, wait};
+use crate::wake::Wake;
+
+/// Why an attempt ended without a connection.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    Failed(ConnectError),
+    /// Someone wants something else of the worker.
+    Cancelled,
+}
+
+impl From<ConnectError> for Halt {
+    fn from(error: ConnectError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// One attempt to connect.
+pub(crate) struct Attempt<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) dial: &'a Dial,
+    pub(crate) deadline: Instant,
+    pub(crate) wake: &'a Arc<Wake>,
+    /// Whether the attempt shall end now; asked after every wake.
+    pub(crate) cancelled: &'a dyn Fn() -> bool,
+    /// Told of the socket, so that it can be shut from outside.
+    pub(crate) register: &'a dyn Fn(&Arc<TcpStream>),
+    pub(super) phase: Cell<Phase>,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(
+        settings: &'a Settings,
+        dial: &'a Dial,
+        wake: &'a Arc<Wake>,
+        cancelled: &'a dyn Fn() -> bool,
+        register: &'a dyn Fn(&Arc<TcpStream>),
+    ) -> Self {
+        let deadline = dial.deadline();
+        Self { settings, dial, deadline, wake, cancelled, register, phase: Cell::new(Phase::Resolve) }
+    }
+
+    fn timeout(&self) -> Halt {
+        ConnectError::Timeout { phase: self.phase.get(), limit: self.settings.connect_timeout }.into()
+    }
+
+    /// Waits for the socket. An error when the attempt is cancelled or its deadline has passed; `Ok(false)` when
+    /// `until`, which may be earlier, has.
+    pub(super) fn wait(&self, tcp: &TcpStream, interest: PollFlags, until: Instant) -> Result<bool, Halt> {
+        self.wait_for(Some((tcp.as_fd(), interest)), until, || false)
+    }
+
+    pub(super) fn wait_for(
+        &self,
+        socket: Option<(BorrowedFd<'_>, PollFlags)>,
+        until: Instant,
+        ready: impl Fn() -> bool,
+    ) -> Result<bool, Halt> {
+        let until = until.min(self.deadline);
+        loop {
+            if (self.cancelled)() {
+                return Err(Halt::Cancelled);
+            }
+            if ready() {
+                return Ok(true);
+            }
+            let now = Instant::now();
+            if now >= self.deadline {
+                return Err(self.timeout());
+            }
+            if now >= until {
+                return Ok(false);
+            }
+            let look = || (self.cancelled)() || ready();
+            let waited = wait(socket, self.wake, Some(until), look).map_err(|error| self.broken(&error))?;
+            if waited.socket {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Waits until the step that just blocked on `socket` can go on.
+    pub(super) fn unblock(&self, socket: &mut Socket) -> Result<(), Halt> {
+        self.wait(socket.tcp(), socket.interest(), self.deadline)?;
+        socket.refresh();
+        Ok(())
+    }
+
+    /// The step under way met an error of the operating system's.
+    pub(super) fn broken(&self, error: &io::Error) -> Halt {
+        self.lost(&error.to_string())
+    }
+
+    /// The connection ended in the middle of a step.
+    pub(super) fn lost(&self, message: &str) -> Halt {
+        match self.phase.get() {
+            Phase::Resolve => {
+                ConnectError::Resolve { host: self.dial.target.host.as_str().into(), message: message.into() }
+            }
+            phase => ConnectError::Lost { phase, message: message.into() },
+        }
+        .into()
+    }
+}

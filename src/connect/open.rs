@@ -1,0 +1,29 @@
+//! The steps of an attempt, one after the other.
+
+use tungstenite::protocol::Role;
+
+use super::attempt::{Attempt, Halt};
+use super::{handshake, resolve, tcp, tls};
+use crate::error::Phase;
+use crate::transport::{Socket, Transport, Wire};
+
+pub(crate) fn open(attempt: &Attempt<'_>) -> Result<Transport, Halt> {
+    let target = &attempt.dial.target;
+    let addresses = resolve::resolve(attempt)?;
+    attempt.phase.set(Phase::Tcp);
+    let tcp = tcp::connect(attempt, &addresses)?;
+    (attempt.register)(&tcp);
+    let mut socket = Socket::new(tcp, attempt.settings.read_buffer);
+    if attempt.settings.kernel_timestamps {
+        socket.ask_for_stamps().map_err(|error| attempt.broken(&error))?;
+    }
+    let mut wire = if target.tls {
+        attempt.phase.set(Phase::Tls);
+        Wire::tls(tls::handshake(attempt, socket)?)
+    } else {
+        Wire::plain(socket)
+    };
+    attempt.phase.set(Phase::Handshake);
+    let tail = handshake::upgrade(attempt, &mut wire)?;
+    Ok(Transport::new(wire, tail, Role::Client, attempt.settings.max_message_size))
+}

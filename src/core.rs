@@ -1,0 +1,92 @@
+//! What every thread of one client may touch: who it is, its mailbox, what it asked for and wants, its state, its commands,
+//! its figures. It knows neither the configuration nor the worker.
+
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::asked::{Asked, Caller};
+use crate::command::{Command, CommandKind, Commands};
+use crate::correlation::Correlation;
+use crate::deadline::later;
+use crate::error::SendError;
+use crate::message::Message;
+use crate::outbound::mailbox::Mailbox;
+use crate::policy::admission::{Charge, Door};
+use crate::policy::connection::Tables;
+use crate::policy::requests::Requests;
+use crate::policy::subscriptions::Subscriptions;
+use crate::request::RequestId;
+use crate::state::Tag;
+use crate::status::Status;
+use crate::telemetry::duty::Duty;
+use crate::telemetry::health::Health;
+use crate::telemetry::stats::Counters;
+use crate::wanted::Wanted;
+
+pub(crate) struct Core {
+    pub(crate) tag: Tag,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) asked: Asked,
+    pub(crate) wanted: Wanted,
+    pub(crate) status: Status,
+    pub(crate) commands: Commands,
+    pub(crate) counters: Counters,
+    pub(crate) health: Health,
+    pub(crate) duty: Duty,
+    pub(crate) correlation: Correlation,
+    pub(crate) request_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) thread: Mutex<Option<ThreadId>>,
+}
+
+impl Core {
+    /// Tells the worker, whatever it is doing.
+    pub(crate) fn command(&self, kind: CommandKind, grace: Duration) -> Command {
+        let command = Command { kind, deadline: later(Instant::now(), grace) };
+        self.commands.give(command);
+        self.mailbox.wake.wake();
+        command
+    }
+
+    /// From now on this thread is the client's own.
+    pub(crate) fn set_thread(&self) {
+        *self.thread.lock() = Some(std::thread::current().id());
+    }
+
+    /// Whether the caller is this client's own worker, which must not wait for itself.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        *self.thread.lock() == Some(std::thread::current().id())
+    }
+}
+
+/// Locks are taken one at a time, each for one look.
+impl Tables for Core {
+    type Caller = Caller;
+
+    fn requests<T>(&self, look: impl FnOnce(&mut Requests<Caller>) -> T) -> T {
+        self.asked.look(look)
+    }
+
+    fn subscriptions<T>(&self, look: impl FnOnce(&mut Subscriptions) -> T) -> T {
+        self.wanted.look(look)
+    }
+
+    fn requests_due(&self) -> Option<Instant> {
+        self.asked.due()
+    }
+
+    #[inline]
+    fn expects_no_answer(&self) -> bool {
+        self.asked.is_idle()
+    }
+
+    fn next_id(&self) -> RequestId {
+        self.asked.next_id()
+    }
+
+    fn admit(&self, message: Message, door: Door, charge: Charge, now: Instant) -> Result<Message, SendError> {
+        self.mailbox.admission.admit(message, door, charge, || now)
+    }
+}

@@ -1,0 +1,161 @@
+//! Who takes what comes in: the client's queue, or a handler on this thread. The one place that knows which.
+//!
+//! Until the session is open it holds what comes, under the same overflow policy.
+
+use std::time::Instant;
+
+use super::backlog::{Backlog, Overrun};
+use super::context::Context;
+use super::delivery::Handler;
+use super::queue::Queue;
+use crate::core::Core;
+use crate::event::Event;
+use crate::lifecycle;
+use crate::message::Message;
+use crate::outbound::outbox::Outbox;
+use crate::overflow::{Overflow, Stage};
+use crate::policy::pacer::Pacer;
+use crate::policy::timers::Timers;
+
+pub(crate) struct Consumer<'a> {
+    to: Target<'a>,
+    overflow: Overflow,
+    /// What came while the session was being opened.
+    held: Option<Backlog>,
+    pacer: Pacer,
+}
+
+enum Target<'a> {
+    Queue(&'a mut Queue),
+    Handler { handler: Box<dyn Handler>, timers: Timers },
+}
+
+/// What a handler is shown and may use.
+pub(crate) struct Scene<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) epoch: Option<u64>,
+    pub(crate) now: Instant,
+}
+
+impl<'a> Consumer<'a> {
+    pub(crate) fn queue(queue: &'a mut Queue, overflow: Overflow) -> Self {
+        Self { to: Target::Queue(queue), overflow, held: None, pacer: Pacer::default() }
+    }
+
+    pub(crate) fn handler(handler: Box<dyn Handler>, overflow: Overflow) -> Self {
+        Self {
+            to: Target::Handler { handler, timers: Timers::default() },
+            overflow,
+            held: None,
+            pacer: Pacer::default(),
+        }
+    }
+
+    /// A message; returns how many were dropped for it. Inlined where every message passes: a call and a move of the
+    /// message cost a tenth of a flood.
+    #[inline(always)]
+    pub(crate) fn message(&mut self, scene: Scene<'_>, message: Message, stage: Stage) -> Result<u64, Overrun> {
+        match &mut self.to {
+            Target::Handler { handler, timers } => {
+                let Scene { core, outbox, epoch, now } = scene;
+                core.duty.begin(now);
+                handler.on_message(&mut Context { core, outbox, timers, epoch, now }, message);
+                Ok(0)
+            }
+            Target::Queue(queue) => queue.push_message(message, stage),
+        }
+    }
+
+    /// Any other event: never dropped.
+    pub(crate) fn event(&mut self, scene: Scene<'_>, event: Event) {
+        match &mut self.to {
+            Target::Queue(queue) => queue.push_event(event),
+            Target::Handler { handler, timers } => {
+                let Scene { core, outbox, epoch, now } = scene;
+                core.duty.begin(now);
+                let mut context = Context { core, outbox, timers, epoch, now };
+                match event {
+                    Event::Open { .. } => handler.on_open(&mut context),
+                    event => handler.on_event(&mut context, event),
+                }
+            }
+        }
+    }
+
+    /// When a timer of the handler's is due.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        match &self.to {
+            Target::Handler { timers, .. } => timers.next(),
+            Target::Queue(_) => None,
+        }
+    }
+
+    /// Calls the handler for every timer that is due.
+    pub(crate) fn fire_timers(&mut self, scene: Scene<'_>) {
+        let Target::Handler { handler, timers } = &mut self.to else { return };
+        let Scene { core, outbox, epoch, now } = scene;
+        let mark = timers.mark();
+        while let Some(token) = timers.due(now, mark) {
+            core.duty.begin(now);
+            handler.on_timer(&mut Context { core, outbox, timers, epoch, now }, token);
+        }
+    }
+
+    /// Whether another message can be taken from the socket. Only a full queue under `Backpressure` says no.
+    pub(crate) fn has_room_to_read(&mut self) -> bool {
+        match &mut self.to {
+            Target::Queue(queue) => queue.has_room_to_read(),
+            Target::Handler { .. } => true,
+        }
+    }
+
+    /// Lets the reader see what was handed over: all that was read in one go is taken apart.
+    pub(crate) fn flush(&mut self) {
+        if let Target::Queue(queue) = &mut self.to {
+            queue.flush();
+        }
+    }
+
+    /// Hands over events that wait for room. When some still wait, or reading does, returns when to try again: the
+    /// caller's channel cannot tell us.
+    pub(crate) fn hand_over(&mut self, now: Instant, paused: bool) -> Option<Instant> {
+        let Target::Queue(queue) = &mut self.to else { return None };
+        let waits = !queue.hand_over();
+        self.pacer.next(now, waits || paused, queue.handed_over())
+    }
+
+    pub(crate) fn is_handler(&self) -> bool {
+        matches!(self.to, Target::Handler { .. })
+    }
+
+    /// The client has ended, or is given up on: its reader is left nothing to wait for.
+    pub(crate) fn finish(&mut self, how: &lifecycle::End) {
+        let Target::Queue(queue) = &mut self.to else { return };
+        match how {
+            lifecycle::End::Closed(_) => queue.finish(),
+            lifecycle::End::Parked(_) => queue.hand_over_all(),
+        }
+    }
+
+    /// From now on messages are kept, at most so many, until `release`.
+    pub(crate) fn hold(&mut self, capacity: usize) {
+        self.held = Some(Backlog::new(capacity));
+    }
+
+    /// Keeps a message until the session is open; returns how many were dropped for it.
+    pub(crate) fn keep(&mut self, message: Message) -> Result<u64, Overrun> {
+        let at_limit = self.overflow.at_limit(Stage::Opening);
+        self.held.as_mut().map_or(Ok(0), |held| held.push_message(message, at_limit))
+    }
+
+    /// Takes the first of the kept messages that is wanted.
+    pub(crate) fn take_kept(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<Message> {
+        self.held.as_mut()?.take_message(wanted)
+    }
+
+    /// What was kept, in order.
+    pub(crate) fn release(&mut self) -> Option<Backlog> {
+        self.held.take()
+    }
+}

@@ -1,0 +1,447 @@
+//! All that decides for one connection, as one object: heartbeat, requests, subscriptions, what must be renewed, how old
+//! it may grow. Given `now` and what happened, it says what to do; [`due`](Connection::due) says when it wants to be
+//! asked again. The worker only carries it out, and the tests do without one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::admission::{Charge, Door};
+use super::heartbeat::Heartbeat;
+use super::monitor::{Beat, Monitor};
+use super::requests::{Barred, Claim, Pending, Purpose, Requests, Told, Whom};
+use super::subscriptions::{Batch, Operation, Subscriptions};
+use super::upkeep::{Renewal, Upkeep};
+use crate::correlation::Correlation;
+use crate::deadline::later;
+use crate::error::{RefusedChannel, RequestError, SendError};
+use crate::message::{CloseFrame, Message};
+use crate::receipt::Receipt;
+use crate::request::{Json, Request, RequestId, RpcError};
+use crate::response::Response;
+use crate::state::DisconnectReason;
+
+/// What a connection needs to know of a venue.
+pub(crate) trait Dialect: Send + Sync {
+    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
+    fn acknowledges(&self, channel: &str, result: &Value) -> bool;
+    fn renewed(&self, result: &Value) -> Result<Option<Renewal>, Box<str>>;
+}
+
+/// What stays the same from one connection to the next.
+pub(crate) struct Rules {
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) correlation: Correlation,
+    pub(crate) request_timeout: Duration,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) dialect: Option<Box<dyn Dialect>>,
+}
+
+/// The tables that a connection shares with the caller's threads: behind locks in a client, plain in a test. Each call is
+/// one look at one table, and no code of the caller's (a venue's, a correlation's) runs inside it.
+pub(crate) trait Tables {
+    type Caller;
+    fn requests<T>(&self, look: impl FnOnce(&mut Requests<Self::Caller>) -> T) -> T;
+    fn subscriptions<T>(&self, look: impl FnOnce(&mut Subscriptions) -> T) -> T;
+    /// Without a look: when a request is due at the earliest.
+    fn requests_due(&self) -> Option<Instant>;
+    /// Without a look: whether no message can be an answer.
+    fn expects_no_answer(&self) -> bool;
+    fn next_id(&self) -> RequestId;
+    fn admit(&self, message: Message, door: Door, charge: Charge, now: Instant) -> Result<Message, SendError>;
+}
+
+/// What the worker is to do.
+#[derive(Debug)]
+pub(crate) enum Action<C> {
+    /// A sign of life came.
+    Alive,
+    Ping(Bytes),
+    /// Before all that waits.
+    SendFirst(Message),
+    /// In its turn.
+    Send {
+        message: Message,
+        receipt: Arc<Receipt>,
+    },
+    Tell(Told<C>),
+    /// The answer to what was given up on.
+    TellLate(Response),
+    Refused(RefusedChannel),
+    /// To the log.
+    Warn(Box<str>),
+    /// The connection has to end. `code` is what the server is told.
+    End {
+        reason: DisconnectReason,
+        code: Option<u16>,
+    },
+}
+
+/// What the worker knows when it asks what is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) now: Instant,
+    /// All that came is read: while it is not, an answer may be waiting unread, and its absence counts for nothing.
+    pub(crate) caught_up: bool,
+    /// Pings and heartbeats already wait to be written: a peer that takes nothing gets no heap of them.
+    pub(crate) clogged: bool,
+    /// What the caller wants to be subscribed to may have changed.
+    pub(crate) wants_changed: bool,
+}
+
+pub(crate) struct Connection {
+    rules: Arc<Rules>,
+    monitor: Monitor,
+    upkeep: Upkeep,
+}
+
+impl Connection {
+    /// For a connection that is there now.
+    pub(crate) fn open<T: Tables>(
+        rules: Arc<Rules>,
+        nonce: u64,
+        now: Instant,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) -> Self {
+        let (monitor, first) = Monitor::open(rules.heartbeat.clone(), nonce, now);
+        let connection = Self { rules, monitor, upkeep: Upkeep::default() };
+        if let Beat::Send(message) = first {
+            connection.send_first(message, now, tables, out);
+        }
+        connection
+    }
+
+    /// Its session is open: from now on it grows old.
+    pub(crate) fn opened(&mut self, now: Instant) {
+        self.upkeep.opened(now, self.rules.max_age);
+    }
+
+    /// What has to be asked before something expires.
+    pub(crate) fn renew(&mut self, now: Instant, renewal: Option<Renewal>) {
+        self.upkeep.renew(now, renewal);
+    }
+
+    pub(crate) fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// When it wants to be asked again, if nothing else happens.
+    pub(crate) fn due(&self, tables: &impl Tables) -> Option<Instant> {
+        [self.monitor.due(), tables.requests_due(), self.upkeep.due()].into_iter().flatten().min()
+    }
+
+    /// Whether it waits for its time to ask for channels, so that a change of what is wanted is no reason to ask now.
+    pub(crate) fn asks_later(&self) -> bool {
+        self.upkeep.asks_later()
+    }
+
+    /// Whether every channel that is wanted has been asked for and answered.
+    pub(crate) fn is_restored(&self, tables: &impl Tables) -> bool {
+        !self.upkeep.asks_later() && tables.subscriptions(|table| !table.is_asking())
+    }
+
+    /// Reading begins again after it was held up.
+    pub(crate) fn reads_again(&mut self, now: Instant) {
+        self.monitor.excuse(now);
+    }
+
+    /// A ping frame came. True: it is a sign of life.
+    pub(crate) fn ping(&mut self, now: Instant) -> bool {
+        self.monitor.ping(now)
+    }
+
+    /// A pong frame came. True: it is a sign of life.
+    pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> bool {
+        self.monitor.pong(payload, now)
+    }
+
+    /// Whether messages need to be shown to it at all: on a quiet connection none is.
+    #[inline]
+    pub(crate) fn listens(&self, tables: &impl Tables) -> bool {
+        self.monitor.reads_messages() || !tables.expects_no_answer()
+    }
+
+    /// A message came; it is given back if it is the caller's.
+    pub(crate) fn message<T: Tables>(
+        &mut self,
+        message: Message,
+        now: Instant,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) -> Option<Message> {
+        if self.monitor.reads_messages() {
+            let before = self.monitor.last_received();
+            let verdict = self.monitor.message(&message, now);
+            if verdict.ours {
+                if self.monitor.last_received() != before {
+                    out.push(Action::Alive);
+                }
+                if let Beat::Send(answer) = verdict.action {
+                    self.send_first(answer, now, tables, out);
+                } else {
+                    self.beat(verdict.action, false, out);
+                }
+                return None;
+            }
+        }
+        if tables.expects_no_answer() {
+            return Some(message);
+        }
+        let Some(answer) = self.rules.correlation.read(&message) else { return Some(message) };
+        let outcome = answer.outcome.map_err(RequestError::Rpc);
+        match tables.requests(|table| table.claim(&answer.id)) {
+            Claim::Nobody => return Some(message),
+            Claim::Late { own: Some(purpose), method } => {
+                self.own_answered(purpose, Response { id: answer.id, method, outcome }, now, tables, out);
+            }
+            Claim::Late { method, .. } => out.push(Action::TellLate(Response { id: answer.id, method, outcome })),
+            Claim::Pending(pending) => {
+                let response = Response { id: answer.id, method: pending.method, outcome };
+                self.ended((response, pending.whom), now, tables, out);
+            }
+        }
+        None
+    }
+
+    /// Something may be due.
+    pub(crate) fn tick<T: Tables>(&mut self, turn: Turn, tables: &T, out: &mut Vec<Action<T::Caller>>) {
+        let now = turn.now;
+        match self.monitor.tick(now, turn.caught_up) {
+            Beat::Send(message) => self.send_first(message, now, tables, out),
+            beat => self.beat(beat, turn.clogged, out),
+        }
+        if tables.requests_due().is_some_and(|due| now >= due) {
+            for told in tables.requests(|table| table.expire(now, turn.caught_up)) {
+                self.ended(told, now, tables, out);
+            }
+        }
+        if self.upkeep.take_asking(now, turn.wants_changed) {
+            self.ask_for_channels(now, tables, out);
+        }
+        if let Some(request) = self.upkeep.take_renewal(now) {
+            if let Err(unasked) = self.ask(request, Purpose::Renewal, now, tables, out) {
+                out.push(not_renewed(unasked.describe()));
+            }
+        }
+        if self.upkeep.is_too_old(now, || tables.requests(|table| table.pending())) {
+            out.push(Action::End { reason: DisconnectReason::MaxAge, code: Some(CloseFrame::NORMAL) });
+        }
+    }
+
+    fn beat<C>(&self, beat: Beat, clogged: bool, out: &mut Vec<Action<C>>) {
+        match beat {
+            Beat::Nothing => {}
+            Beat::Ping(_) if clogged => {}
+            Beat::Ping(payload) => out.push(Action::Ping(payload)),
+            Beat::Send(message) => out.push(Action::SendFirst(message)),
+            Beat::Refused(error) => {
+                out.push(Action::Warn(format!("the venue refused a heartbeat request: {error}").into()));
+            }
+            Beat::Lost { missed } => {
+                out.push(Action::End { reason: DisconnectReason::HeartbeatLost { missed }, code: None });
+            }
+        }
+    }
+
+    /// A heartbeat does not wait for the rate limits, but the venue counts it.
+    fn send_first<T: Tables>(&self, message: Message, now: Instant, tables: &T, out: &mut Vec<Action<T::Caller>>) {
+        match tables.admit(message, Door::WORKERS, Charge::Regardless, now) {
+            Ok(message) => out.push(Action::SendFirst(message)),
+            Err(refused) => out.push(Action::Warn(format!("a heartbeat is not sent: {refused}").into())),
+        }
+    }
+
+    /// A request has ended, by its answer or by its time.
+    fn ended<T: Tables>(&mut self, told: Told<T::Caller>, now: Instant, tables: &T, out: &mut Vec<Action<T::Caller>>) {
+        match told {
+            (response, Whom::Worker(purpose)) => self.own_answered(purpose, response, now, tables, out),
+            told => out.push(Action::Tell(told)),
+        }
+    }
+
+    fn own_answered<T: Tables>(
+        &mut self,
+        purpose: Purpose,
+        response: Response,
+        now: Instant,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) {
+        match purpose {
+            Purpose::Renewal => match self.renewed(response) {
+                Ok(renewal) => self.upkeep.renew(now, renewal),
+                Err(message) => out.push(not_renewed(message)),
+            },
+            Purpose::Subscription(batch) => {
+                let outcome = match response.outcome {
+                    Ok(result) => Ok(result),
+                    Err(RequestError::Rpc(error)) => Err(error),
+                    Err(_) => {
+                        tables.subscriptions(|table| table.unanswered(batch));
+                        return self.upkeep.ask_for_channels_at(now);
+                    }
+                };
+                self.batch_answered(batch, &outcome, tables, out);
+                // What was refused in company is tried again, and what was decided meanwhile is next.
+                self.upkeep.ask_for_channels_at(now);
+            }
+        }
+    }
+
+    fn renewed(&self, response: Response) -> Result<Option<Renewal>, Box<str>> {
+        let result: Value = response.decode().map_err(|error| error.to_string())?;
+        self.rules.dialect.as_ref().map_or(Ok(None), |dialect| dialect.renewed(&result))
+    }
+
+    fn batch_answered<T: Tables>(
+        &self,
+        batch: u64,
+        outcome: &Result<Json, RpcError>,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) {
+        let acknowledged = match (outcome, &self.rules.dialect) {
+            (Ok(result), Some(dialect)) => {
+                let result: Value = serde_json::from_slice(result.as_bytes()).unwrap_or_default();
+                let mut channels = tables.subscriptions(|table| table.channels_of(batch));
+                channels.retain(|channel| dialect.acknowledges(channel, &result));
+                channels
+            }
+            _ => Vec::new(),
+        };
+        let refused = tables.subscriptions(|table| {
+            let known = table.refusals();
+            match outcome {
+                Err(error) => table.refused(batch, error),
+                Ok(_) => table.answered(batch, |channel| acknowledged.iter().any(|name| **name == *channel)),
+            }
+            // Before the callers who wait can take back what they wanted.
+            new_refusals(table, &known)
+        });
+        out.extend(refused.into_iter().map(Action::Refused));
+    }
+
+    /// Asks the server for what the caller wants and does not have, as far as the rate limits let it.
+    fn ask_for_channels<T: Tables>(&mut self, now: Instant, tables: &T, out: &mut Vec<Action<T::Caller>>) {
+        let rules = self.rules.clone();
+        let Some(dialect) = &rules.dialect else { return };
+        for (operation, mut channels) in tables.subscriptions(|table| table.plan()) {
+            let batches = match operation {
+                Operation::Subscribe => dialect.subscribe(&channels),
+                Operation::Unsubscribe => dialect.unsubscribe(&channels),
+            };
+            for Batch { request, channels: asked } in batches {
+                channels.retain(|channel| !asked.contains(channel));
+                // When one is held up, the others wait with it.
+                if self.upkeep.asks_later() {
+                    continue;
+                }
+                let batch = tables.subscriptions(|table| table.asked(operation, asked));
+                match self.ask(request, Purpose::Subscription(batch), now, tables, out) {
+                    Ok(()) => {}
+                    Err(unasked) => match unasked.try_again(now) {
+                        Some(at) => {
+                            tables.subscriptions(|table| table.withdrawn(batch));
+                            self.upkeep.ask_for_channels_at(at);
+                        }
+                        // Like that it can never be sent; in smaller parts perhaps.
+                        None => {
+                            let error = RpcError::new(0, format!("not asked: {}", unasked.describe()));
+                            self.batch_answered(batch, &Err(error), tables, out);
+                            self.upkeep.ask_for_channels_at(now);
+                        }
+                    },
+                }
+            }
+            for forgotten in channels {
+                let batch = tables.subscriptions(|table| table.asked(operation, vec![forgotten]));
+                let error = RpcError::new(0, "the venue's dialect has no request for it");
+                self.batch_answered(batch, &Err(error), tables, out);
+            }
+        }
+    }
+
+    /// Sends a request of the connection's own. A renewal does not wait: not for the rate limits, nor behind what they
+    /// hold.
+    fn ask<T: Tables>(
+        &self,
+        request: Request,
+        purpose: Purpose,
+        now: Instant,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) -> Result<(), Unasked> {
+        let id = tables.next_id();
+        let message = self.rules.correlation.encode(&request, &id).map_err(Unasked::Params)?;
+        let first = purpose == Purpose::Renewal;
+        let charge = if first { Charge::Regardless } else { Charge::Now };
+        let message = tables.admit(message, Door::WORKERS, charge, now).map_err(Unasked::Refused)?;
+        let receipt = Arc::new(Receipt::request(id.clone()));
+        let pending = Pending {
+            method: request.method,
+            message: message.clone(),
+            deadline: later(now, self.rules.request_timeout),
+            receipt: receipt.clone(),
+            whom: Whom::Worker(purpose),
+        };
+        tables.requests(|table| table.register(id, pending)).map_err(Unasked::Barred)?;
+        out.push(match first {
+            true => {
+                receipt.begin();
+                Action::SendFirst(message)
+            }
+            false => Action::Send { message, receipt },
+        });
+        Ok(())
+    }
+}
+
+fn not_renewed<C>(message: Box<str>) -> Action<C> {
+    Action::End { reason: DisconnectReason::RenewalFailed(message), code: None }
+}
+
+fn new_refusals(table: &Subscriptions, known: &[RefusedChannel]) -> Vec<RefusedChannel> {
+    table.refusals().into_iter().filter(|refusal| !known.contains(refusal)).collect()
+}
+
+/// Why a request of the connection's own was not sent.
+enum Unasked {
+    Params(Box<str>),
+    Refused(SendError),
+    Barred(Barred),
+}
+
+/// A rate limit says when to try again; it is never less than this, so that no turn is spent on nothing.
+const TRY_AGAIN: Duration = Duration::from_millis(1);
+
+/// Too many requests are pending: some will have ended by then.
+const TRY_AGAIN_WHEN_FULL: Duration = Duration::from_secs(1);
+
+impl Unasked {
+    fn try_again(&self, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Refused(SendError::RateLimited { retry_after, .. }) => {
+                Some(later(now, (*retry_after).max(TRY_AGAIN)))
+            }
+            Self::Barred(Barred::Full) => Some(later(now, TRY_AGAIN_WHEN_FULL)),
+            _ => None,
+        }
+    }
+
+    fn describe(&self) -> Box<str> {
+        match self {
+            Self::Params(message) => format!("the parameters cannot be written as JSON: {message}").into(),
+            Self::Refused(error) => error.to_string().into(),
+            Self::Barred(Barred::Full) => "too many requests are pending".into(),
+            Self::Barred(Barred::Duplicate) => "a request with its id is pending".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

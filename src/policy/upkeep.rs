@@ -1,0 +1,97 @@
+//! What an open connection has to see to by itself: a token that expires, an age at which it is replaced, channels that a
+//! rate limit holds up.
+
+use std::time::{Duration, Instant};
+
+use crate::deadline::later;
+use crate::request::Request;
+
+/// What must be asked before something expires, for example a new token.
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::{Request, venue::Renewal};
+/// let token = Request::new("public/auth", [("grant_type", "refresh_token"), ("refresh_token", "…")]);
+/// let renewal = Renewal::new(Duration::from_secs(720), token);
+/// # let _ = renewal;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    pub(crate) after: Duration,
+    pub(crate) request: Request,
+}
+
+impl Renewal {
+    /// Sends `request` once this much time has passed. Like a heartbeat it does not wait for a rate limit.
+    pub fn new(after: Duration, request: Request) -> Self {
+        Self { after, request }
+    }
+}
+
+/// A connection that is to be replaced waits so long for the answers to its requests.
+const ROTATION_WAITS: Duration = Duration::from_secs(10);
+
+/// While it waits, how often it looks.
+const ROTATION_LOOKS: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    renewal: Option<(Instant, Request)>,
+    /// When the connection is to be replaced: once nothing is pending, or at the latest.
+    rotation: Option<(Instant, Instant)>,
+    /// When to ask again for channels that are wanted.
+    ask_at: Option<Instant>,
+}
+
+impl Upkeep {
+    /// The connection is open, and is to be replaced at this age.
+    pub(crate) fn opened(&mut self, now: Instant, max_age: Option<Duration>) {
+        let at = max_age.and_then(|age| now.checked_add(age));
+        self.rotation = at.map(|at| (at, later(at, ROTATION_WAITS)));
+    }
+
+    pub(crate) fn renew(&mut self, now: Instant, renewal: Option<Renewal>) {
+        self.renewal = renewal.map(|Renewal { after, request }| (later(now, after), request));
+    }
+
+    pub(crate) fn ask_for_channels_at(&mut self, at: Instant) {
+        self.ask_at = Some(at);
+    }
+
+    /// Whether channels wait to be asked for.
+    pub(crate) fn asks_later(&self) -> bool {
+        self.ask_at.is_some()
+    }
+
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let renewal = self.renewal.as_ref().map(|(at, _)| *at);
+        [renewal, self.rotation.map(|(at, _)| at), self.ask_at].into_iter().flatten().min()
+    }
+
+    /// Whether to ask for channels now, given whether something changed. While a rate limit holds them up, to ask more
+    /// often would only cost more of the account's tokens.
+    pub(crate) fn take_asking(&mut self, now: Instant, changed: bool) -> bool {
+        match self.ask_at {
+            Some(at) if now < at => false,
+            Some(_) => {
+                self.ask_at = None;
+                true
+            }
+            None => changed,
+        }
+    }
+
+    pub(crate) fn take_renewal(&mut self, now: Instant) -> Option<Request> {
+        self.renewal.take_if(|(at, _)| now >= *at).map(|(_, request)| request)
+    }
+
+    /// Whether the connection has to be replaced now, with so many requests pending.
+    pub(crate) fn is_too_old(&mut self, now: Instant, pending: impl FnOnce() -> usize) -> bool {
+        let Some((_, latest)) = self.rotation.filter(|(at, _)| now >= *at) else { return false };
+        if now >= latest || pending() == 0 {
+            return true;
+        }
+        self.rotation = Some((later(now, ROTATION_LOOKS).min(latest), latest));
+        false
+    }
+}

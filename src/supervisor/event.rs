@@ -1,0 +1,94 @@
+//! What a supervisor has to say: to whoever watches it, and at its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::lifecycle::{ExitReason, ParkReason};
+use crate::state::ClientId;
+
+/// What happens to a supervisor's clients, for alerts.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SupervisorEvent {
+    /// A worker ended abnormally and was started anew.
+    #[non_exhaustive]
+    Restarted {
+        /// Which client.
+        client: ClientId,
+        /// Its name.
+        name: Arc<str>,
+        /// Why the worker ended.
+        reason: ExitReason,
+        /// How many times now.
+        restarts: u64,
+    },
+    /// A client was given up on. Someone has to look.
+    #[non_exhaustive]
+    Parked {
+        /// Which client.
+        client: ClientId,
+        /// Its name.
+        name: Arc<str>,
+        /// Why.
+        reason: ParkReason,
+    },
+    /// A turn of a client's loop lasts longer than its `stall_threshold`: most likely its handler has not returned.
+    /// Told once a turn, while it lasts; [`Stats::longest_turn`](crate::Stats) has the whole of it later.
+    #[non_exhaustive]
+    Stalled {
+        /// Which client.
+        client: ClientId,
+        /// Its name.
+        name: Arc<str>,
+        /// How long the turn has lasted so far.
+        lasts: Duration,
+    },
+    /// A client ended and is no longer supervised.
+    #[non_exhaustive]
+    Closed {
+        /// Which client.
+        client: ClientId,
+        /// Its name.
+        name: Arc<str>,
+        /// Why.
+        reason: ExitReason,
+    },
+    /// A thread did not come back within its grace time and was left behind.
+    #[non_exhaustive]
+    LeftBehind {
+        /// Which client.
+        client: ClientId,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// The supervisor's own thread panicked and was replaced; the clients did not notice.
+    #[non_exhaustive]
+    Recovered {
+        /// The panic's message.
+        panic: Box<str>,
+    },
+}
+
+/// Why a supervisor ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SupervisorExit {
+    /// `shutdown`, or the supervisor was dropped.
+    ShutDown,
+    /// [`IntensityScope::Supervisor`]: the common budget was exceeded.
+    #[non_exhaustive]
+    IntensityExceeded {
+        /// The client whose restart was one too many.
+        client: Arc<str>,
+        /// Why its worker ended.
+        last: ExitReason,
+    },
+}
+
+/// What a shutdown left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Names of the clients whose threads did not come back in time. Their sockets are shut.
+    pub left_behind: Vec<Arc<str>>,
+}

@@ -1,0 +1,227 @@
+//! The supervisor's thread: it joins workers that have ended, carries out what their exit says, and spends the budget of
+//! restarts. It also looks for workers that stall.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
+
+use super::child::Child;
+use super::event::{SupervisorEvent, SupervisorExit};
+use super::settings::IntensityScope;
+use super::table::{Notice, Rows, Stage, Table};
+use crate::lifecycle::{End, ExitReason, ParkReason};
+use crate::policy::restart::Fate;
+use crate::state::ClientId;
+use crate::worker::thread::{Exit, panic_message};
+
+impl Table {
+    pub(super) fn run(self: &Arc<Self>) {
+        self.adopt();
+        let mut next_look = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= next_look {
+                self.look_for_stalls(now);
+            }
+            // A client with a low threshold may have come meanwhile.
+            next_look =
+                if now >= next_look { now + self.watch_every() } else { next_look.min(now + self.watch_every()) };
+            let deadline = {
+                let rows = self.rows.lock();
+                match &rows.stage {
+                    Stage::Running if rows.children.is_empty() => None,
+                    Stage::Running => Some(next_look),
+                    Stage::ShuttingDown { deadline, .. } => Some((*deadline).min(next_look)),
+                    Stage::Ended { .. } => return,
+                }
+            };
+            match self.next_notice(deadline) {
+                Some(Notice::Exited { client, run }) => self.exited(client, run),
+                #[cfg(feature = "testing")]
+                Some(Notice::Panic) => panic!("a panic that a test asked for"),
+                Some(Notice::Look | Notice::ShutDown) | None => {}
+            }
+            self.end_if_due();
+        }
+    }
+
+    fn look_for_stalls(&self, now: Instant) {
+        for child in self.rows.lock().children.values() {
+            let core = &child.state.core;
+            if let Some(lasts) = core.duty.stalled(now) {
+                let (client, name) = (core.tag.id, core.tag.name.clone());
+                log::error!("client `{name}`: its handler has not returned for {lasts:.1?}");
+                self.tell(SupervisorEvent::Stalled { client, name, lasts });
+            }
+        }
+    }
+
+    /// Clients that ended while nobody looked.
+    fn adopt(self: &Arc<Self>) {
+        let ended: Vec<_> = {
+            let rows = self.rows.lock();
+            let ended = |child: &Child| child.thread.as_ref().is_none_or(JoinHandle::is_finished) && !child.parked;
+            let children = rows.children.iter().filter(|(_, child)| ended(child));
+            children.map(|(client, child)| (*client, child.run)).collect()
+        };
+        for (client, run) in ended {
+            self.exited(client, run);
+        }
+    }
+
+    /// A worker has ended: join it, then do what its exit says.
+    fn exited(self: &Arc<Self>, client: ClientId, run: u64) {
+        let of_this_run = |child: &&mut Child| child.run == run;
+        let thread = {
+            let mut rows = self.rows.lock();
+            let child = rows.children.get_mut(&client).filter(of_this_run);
+            child.and_then(|child| child.thread.take())
+        };
+        // The thread has said that it is done, so this does not wait.
+        let joined = thread.map(JoinHandle::join);
+        let mut rows = self.rows.lock();
+        let Some(child) = rows.children.get_mut(&client).filter(of_this_run) else { return };
+        let panicked = |state: &_, message| Exit::new(state, ExitReason::Panicked(message));
+        if let Some(result) = joined {
+            let exit = result.unwrap_or_else(|payload| panicked(&child.state, panic_message(payload.as_ref())));
+            child.exit = Some(exit);
+        } else if child.parked || child.thread.is_some() {
+            return;
+        }
+        let exit = child.exit.clone().unwrap_or_else(|| panicked(&child.state, "(lost with the supervisor)".into()));
+        self.carry_out(rows, client, exit);
+    }
+
+    /// What an exit says is done; only a stop overrules it.
+    fn carry_out(self: &Arc<Self>, mut rows: MutexGuard<'_, Rows>, client: ClientId, exit: Exit) {
+        let shutting_down = !matches!(rows.stage, Stage::Running);
+        let Some(child) = rows.children.get_mut(&client) else { return };
+        let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
+        let stops = child.stopping || shutting_down;
+        match exit.fate {
+            Fate::End(End::Parked(_)) if child.resumes && !stops => {
+                child.resumes = false;
+                (child.parked, child.exit) = (true, None);
+                if let Err(error) = self.start_parked(child) {
+                    log::error!("client `{name}`: no thread to resume it, so it stays parked: {error}");
+                }
+                self.changed.notify_all();
+            }
+            Fate::End(End::Parked(reason)) if !stops => {
+                state.conclude_idle(&End::Parked(reason.clone()));
+                (child.parked, child.exit) = (true, None);
+                self.tell(SupervisorEvent::Parked { client, name, reason });
+                self.changed.notify_all();
+            }
+            Fate::Restart if !stops => self.restart_or_give_up(rows, client, exit.reason),
+            fate => {
+                let reason = match fate {
+                    Fate::End(End::Closed(reason)) => reason,
+                    _ => ExitReason::Closed,
+                };
+                // The worker did this itself, unless it was on its way to something else when the stop came.
+                state.conclude_idle(&End::Closed(reason.clone()));
+                rows.children.remove(&client);
+                self.tell(SupervisorEvent::Closed { client, name, reason });
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    fn restart_or_give_up(self: &Arc<Self>, mut rows: MutexGuard<'_, Rows>, client: ClientId, exit: ExitReason) {
+        let counted = exit != ExitReason::RestartRequested;
+        loop {
+            let rows = &mut *rows;
+            let Some(child) = rows.children.get_mut(&client) else { return };
+            let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
+            let budget = match self.settings.scope {
+                IntensityScope::Client => &mut child.intensity,
+                IntensityScope::Supervisor => &mut rows.intensity,
+            };
+            if counted && !budget.allows(Instant::now()) {
+                return match self.settings.scope {
+                    IntensityScope::Client => self.park(child, exit),
+                    IntensityScope::Supervisor => {
+                        log::error!("client `{name}`: one restart too many: the supervisor ends ({exit})");
+                        state.conclude_idle(&End::Closed(exit.clone()));
+                        rows.children.remove(&client);
+                        self.tell(SupervisorEvent::Closed { client, name: name.clone(), reason: exit.clone() });
+                        let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
+                        self.begin_shut_down(rows, exit, self.settings.grace);
+                    }
+                };
+            }
+            if counted {
+                state.core.counters.restarts.add(1);
+            }
+            let restarts = state.core.counters.restarts.get();
+            match self.start_worker(&state, Some((exit.clone(), restarts))) {
+                Ok((thread, run)) => {
+                    (child.thread, child.run, child.exit) = (Some(thread), run, None);
+                    log::warn!("client `{name}`: restarted ({exit}), {restarts} times now");
+                    if counted {
+                        self.tell(SupervisorEvent::Restarted { client, name, reason: exit, restarts });
+                    }
+                    return;
+                }
+                Err(error) => {
+                    log::error!("client `{name}`: no thread for it: {error}");
+                    // As in OTP a failed restart counts as one, so this ends; one that does not count is not repeated.
+                    if !counted {
+                        return self.park(child, exit);
+                    }
+                }
+            }
+        }
+    }
+
+    fn park(&self, child: &mut Child, last: ExitReason) {
+        let reason = ParkReason::IntensityExceeded { last };
+        child.state.conclude_idle(&End::Parked(reason.clone()));
+        (child.parked, child.exit) = (true, None);
+        let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
+        self.tell(SupervisorEvent::Parked { client, name, reason });
+        self.changed.notify_all();
+    }
+
+    pub(super) fn end_if_due(&self) {
+        let mut rows = self.rows.lock();
+        let Stage::ShuttingDown { exit, deadline } = &rows.stage else { return };
+        if !rows.children.is_empty() && Instant::now() < *deadline {
+            return;
+        }
+        let exit = exit.clone();
+        for (_, child) in std::mem::take(&mut rows.children) {
+            self.leave_behind(&mut rows, &child);
+        }
+        rows.stage = Stage::Ended { exit };
+        self.changed.notify_all();
+    }
+
+    pub(super) fn leave_behind(&self, rows: &mut Rows, child: &Child) {
+        let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
+        log::error!("client `{name}`: its thread did not end in time and is left behind");
+        child.state.shut_socket();
+        child.state.conclude_left_behind(&End::Closed(ExitReason::Closed));
+        rows.left_behind.push(name.clone());
+        self.tell(SupervisorEvent::LeftBehind { client, name });
+    }
+
+    pub(super) fn begin_shut_down(&self, rows: &mut Rows, exit: SupervisorExit, grace: Duration) {
+        if !matches!(rows.stage, Stage::Running) {
+            return;
+        }
+        rows.stage = Stage::ShuttingDown { exit, deadline: crate::deadline::later(Instant::now(), grace) };
+        for child in rows.children.values_mut() {
+            child.stopping = true;
+            child.state.core.command(crate::command::CommandKind::Stop, grace);
+            if child.parked {
+                child.state.conclude_idle(&End::Closed(ExitReason::Closed));
+            }
+        }
+        rows.children.retain(|_, child| !child.parked);
+        self.notify(Notice::ShutDown);
+    }
+}

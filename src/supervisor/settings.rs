@@ -1,0 +1,96 @@
+//! The settings of a supervisor.
+
+use std::time::Duration;
+
+use crate::error::ConfigError;
+
+/// Whose restarts are counted together.
+///
+/// ```
+/// use ws_supervisor::{IntensityScope, Supervisor};
+/// let otp = Supervisor::builder().intensity_scope(IntensityScope::Supervisor).start()?;
+/// # drop(otp);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum IntensityScope {
+    /// Each client has its own budget, and exceeding it parks that client alone. The default: one venue's trouble is
+    /// not another's.
+    #[default]
+    Client,
+    /// OTP's rule: one budget for all, and exceeding it stops everything and ends [`Supervisor::join`] with the reason.
+    Supervisor,
+}
+
+/// Settings of a supervisor; made by [`Supervisor::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::{IntensityScope, Supervisor};
+///
+/// let supervisor = Supervisor::builder()
+///     .intensity(5, Duration::from_secs(30))
+///     .intensity_scope(IntensityScope::Client)
+///     .max_clients(100)
+///     .start()?;
+/// # drop(supervisor);
+/// # Ok::<(), ws_supervisor::StartError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct SupervisorBuilder {
+    pub(crate) max_restarts: usize,
+    pub(crate) window: Duration,
+    pub(crate) scope: IntensityScope,
+    pub(crate) max_clients: Option<usize>,
+    pub(crate) grace: Duration,
+}
+
+impl Default for SupervisorBuilder {
+    fn default() -> Self {
+        Self {
+            max_restarts: 10,
+            window: Duration::from_secs(60),
+            scope: IntensityScope::default(),
+            max_clients: None,
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl SupervisorBuilder {
+    /// At most `max_restarts` within `window`, a sliding window on the monotonic clock that includes its edge; the
+    /// next restart is refused. Zero restarts means that the first crash is one too many. Defaults to 10 in 60 s.
+    pub fn intensity(mut self, max_restarts: usize, window: Duration) -> Self {
+        (self.max_restarts, self.window) = (max_restarts, window);
+        self
+    }
+
+    /// Whose restarts are counted together. Defaults to [`IntensityScope::Client`].
+    pub fn intensity_scope(mut self, scope: IntensityScope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// How many clients there may be, parked and restarting ones included. Defaults to no limit.
+    pub fn max_clients(mut self, clients: usize) -> Self {
+        self.max_clients = Some(clients);
+        self
+    }
+
+    /// The grace time when the supervisor is dropped, or ends by its intensity. Defaults to 5 s.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if self.window.is_zero() {
+            return Err(ConfigError::new("intensity", "the window must be greater than zero"));
+        }
+        if self.max_clients == Some(0) {
+            return Err(ConfigError::new("max_clients", "must be at least 1"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,317 @@
+//! The table of clients, and what callers may do with it. The thread that acts on exits is in `exits`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::child::{Child, ClientCount, ClientInfo, ClientPhase};
+use super::event::{ShutdownReport, SupervisorEvent, SupervisorExit};
+use super::settings::SupervisorBuilder;
+use crate::client::{Supervises, resolve};
+use crate::client_state::ClientState;
+use crate::command::CommandKind;
+use crate::config::ClientConfig;
+use crate::lifecycle::{End, ExitReason, StartError, StopError};
+use crate::outbound::gate::Pass;
+use crate::policy::restart_intensity::RestartIntensity;
+use crate::state::{ClientId, ReadyState};
+use crate::worker::thread;
+use crate::worker::thread::Exit;
+
+/// Events that wait for whoever watches; older ones give way.
+const EVENTS: usize = 1024;
+
+/// How often to look for stalled workers, at the least and at the most.
+const WATCH: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// Beyond the grace: whoever shuts down ends it, should the supervisor's thread be in trouble.
+const OVERDUE: Duration = Duration::from_millis(200);
+
+pub(crate) struct Table {
+    pub(super) settings: SupervisorBuilder,
+    /// Nanoseconds between two looks for stalled workers.
+    watch: AtomicU64,
+    runs: AtomicU64,
+    pub(super) rows: Mutex<Rows>,
+    /// A client left the table or was parked, or the supervisor ended.
+    pub(super) changed: Condvar,
+    notices: (Sender<Notice>, Receiver<Notice>),
+    events: (Sender<SupervisorEvent>, Receiver<SupervisorEvent>),
+}
+
+pub(super) struct Rows {
+    pub(super) children: BTreeMap<ClientId, Child>,
+    pub(super) intensity: RestartIntensity,
+    pub(super) stage: Stage,
+    pub(super) left_behind: Vec<Arc<str>>,
+}
+
+pub(super) enum Stage {
+    Running,
+    ShuttingDown { exit: SupervisorExit, deadline: Instant },
+    Ended { exit: SupervisorExit },
+}
+
+pub(super) enum Notice {
+    Exited {
+        client: ClientId,
+        run: u64,
+    },
+    /// A client has come: look after it.
+    Look,
+    ShutDown,
+    #[cfg(feature = "testing")]
+    Panic,
+}
+
+/// Sent by a worker's thread as the last thing it does, however it ends.
+struct ExitNotice {
+    notices: Sender<Notice>,
+    client: ClientId,
+    run: u64,
+}
+
+impl Drop for ExitNotice {
+    fn drop(&mut self) {
+        let _ = self.notices.send(Notice::Exited { client: self.client, run: self.run });
+    }
+}
+
+impl Supervises for Table {
+    fn stop(&self, client: ClientId) -> Result<(), StopError> {
+        let mut rows = self.rows.lock();
+        let Some(child) = rows.children.get_mut(&client) else { return Err(StopError::NotFound) };
+        child.stopping = true;
+        let state = child.state.clone();
+        let core = &state.core;
+        let until = core.command(CommandKind::Stop, core.close_timeout).deadline;
+        if child.parked {
+            state.conclude_idle(&End::Closed(ExitReason::Closed));
+            rows.children.remove(&client);
+            let (name, reason) = (core.tag.name.clone(), ExitReason::Closed);
+            self.tell(SupervisorEvent::Closed { client, name, reason });
+            return Ok(());
+        }
+        if core.is_own_thread() {
+            return Ok(());
+        }
+        while rows.children.contains_key(&client) {
+            if self.changed.wait_until(&mut rows, until).timed_out() {
+                let Some(child) = rows.children.remove(&client) else { break };
+                self.leave_behind(&mut rows, &child);
+                return Err(StopError::LeftBehind((&*core.tag.name).into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    pub(super) fn new(settings: SupervisorBuilder) -> Self {
+        let intensity = RestartIntensity::new(settings.max_restarts, settings.window);
+        Self {
+            settings,
+            watch: AtomicU64::new(WATCH.1.as_nanos() as u64),
+            runs: AtomicU64::new(0),
+            rows: Mutex::new(Rows {
+                children: BTreeMap::new(),
+                intensity,
+                stage: Stage::Running,
+                left_behind: Vec::new(),
+            }),
+            changed: Condvar::new(),
+            notices: crossbeam_channel::unbounded(),
+            events: crossbeam_channel::bounded(EVENTS),
+        }
+    }
+
+    pub(super) fn notify(&self, notice: Notice) {
+        let _ = self.notices.0.send(notice);
+    }
+
+    pub(super) fn next_notice(&self, deadline: Option<Instant>) -> Option<Notice> {
+        match deadline {
+            None => self.notices.1.recv().ok(),
+            Some(deadline) => self.notices.1.recv_deadline(deadline).ok(),
+        }
+    }
+
+    pub(super) fn watch_every(&self) -> Duration {
+        Duration::from_nanos(self.watch.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn spawn(&self, config: &ClientConfig) -> Result<Arc<ClientState>, StartError> {
+        let os = |error: io::Error| StartError::Os(error.to_string().into());
+        let state = Arc::new(ClientState::new(resolve(config)?, true).map_err(os)?);
+        let tag = &state.core.tag;
+        let mut rows = self.rows.lock();
+        if !matches!(rows.stage, Stage::Running) {
+            return Err(StartError::ShutDown);
+        }
+        if let Some(max) = self.settings.max_clients.filter(|max| rows.children.len() >= *max) {
+            return Err(StartError::MaxClients(max));
+        }
+        if rows.children.values().any(|child| child.state.core.tag.name == tag.name) {
+            return Err(StartError::DuplicateName((&*tag.name).into()));
+        }
+        let (thread, run) = self.start_worker(&state, None).map_err(os)?;
+        let child = Child {
+            state: state.clone(),
+            thread: Some(thread),
+            run,
+            exit: None,
+            intensity: RestartIntensity::new(self.settings.max_restarts, self.settings.window),
+            parked: false,
+            resumes: false,
+            stopping: false,
+        };
+        rows.children.insert(tag.id, child);
+        let every = (state.settings.stall_threshold / 2).clamp(WATCH.0, WATCH.1);
+        let sooner = self.watch.fetch_min(every.as_nanos() as u64, Ordering::Relaxed) > every.as_nanos() as u64;
+        if sooner || rows.children.len() == 1 {
+            self.notify(Notice::Look);
+        }
+        Ok(state)
+    }
+
+    /// Starts a run of a client's worker; returns its thread and its number.
+    pub(super) fn start_worker(
+        &self,
+        state: &Arc<ClientState>,
+        restarted: Option<(ExitReason, u64)>,
+    ) -> io::Result<(JoinHandle<Exit>, u64)> {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
+        let notice = ExitNotice { notices: self.notices.0.clone(), client: state.core.tag.id, run };
+        Ok((thread::start(state, restarted, notice)?, run))
+    }
+
+    pub(super) fn restart(&self, client: ClientId) -> Result<(), StopError> {
+        match self.resume(client) {
+            Err(StopError::NotParked) => {}
+            other => return other,
+        }
+        let rows = self.rows.lock();
+        let core = &rows.children.get(&client).ok_or(StopError::NotFound)?.state.core;
+        core.command(CommandKind::Restart, core.close_timeout);
+        Ok(())
+    }
+
+    pub(super) fn resume(&self, client: ClientId) -> Result<(), StopError> {
+        let mut rows = self.rows.lock();
+        let child = rows.children.get_mut(&client).ok_or(StopError::NotFound)?;
+        if child.parked {
+            return self.start_parked(child).map_err(|error| StopError::Os(error.to_string().into()));
+        }
+        if child.state.core.status.get() != ReadyState::Parked {
+            return Err(StopError::NotParked);
+        }
+        // Its thread says so before it is joined: it is started again as soon as it is.
+        child.resumes = true;
+        Self::unpark(&child.state);
+        Ok(())
+    }
+
+    /// From now on it counts as connecting, and takes what may wait for a connection.
+    fn unpark(state: &ClientState) {
+        // What was asked of the run that parked itself is done by starting another.
+        state.core.commands.clear();
+        state.core.status.set(ReadyState::Connecting);
+        state.core.mailbox.gate.set(Pass::Queue);
+    }
+
+    /// Starts a parked client again, its restart budget and backoff as new.
+    pub(super) fn start_parked(&self, child: &mut Child) -> io::Result<()> {
+        let state = child.state.clone();
+        let core = &state.core;
+        state.kept.lock().life.reconnect.reset();
+        Self::unpark(&state);
+        match self.start_worker(&state, None) {
+            Ok((thread, run)) => {
+                child.intensity.forgive();
+                (child.thread, child.run, child.parked) = (Some(thread), run, false);
+                log::info!("client `{}`: resumed", core.tag.name);
+                Ok(())
+            }
+            Err(error) => {
+                core.mailbox.gate.close(Pass::Shut);
+                core.status.set(ReadyState::Parked);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<ClientInfo> {
+        self.rows.lock().children.values().map(Child::info).collect()
+    }
+
+    pub(super) fn count(&self) -> ClientCount {
+        let mut count = ClientCount::default();
+        for client in self.list() {
+            count.total += 1;
+            count.running += usize::from(client.phase == ClientPhase::Running);
+            count.open += usize::from(client.ready_state == ReadyState::Open);
+            count.restarting += usize::from(client.phase == ClientPhase::Restarting);
+            count.parked += usize::from(client.phase == ClientPhase::Parked);
+        }
+        count
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Arc<ClientState>> {
+        let rows = self.rows.lock();
+        rows.children.values().map(|child| &child.state).find(|state| &*state.core.tag.name == name).cloned()
+    }
+
+    pub(super) fn events(&self) -> Receiver<SupervisorEvent> {
+        self.events.1.clone()
+    }
+
+    pub(super) fn tell(&self, event: SupervisorEvent) {
+        let mut event = event;
+        while let Err(TrySendError::Full(refused)) = self.events.0.try_send(event) {
+            let _ = self.events.1.try_recv();
+            event = refused;
+        }
+    }
+
+    pub(super) fn shut_down(&self, exit: SupervisorExit, grace: Duration) -> ShutdownReport {
+        let mut rows = self.rows.lock();
+        self.begin_shut_down(&mut rows, exit, grace);
+        let own = rows.children.values().find(|child| child.state.core.is_own_thread());
+        if let Some(own) = own.map(|child| child.state.core.tag.name.clone()) {
+            return ShutdownReport { left_behind: vec![own] };
+        }
+        // The supervisor's thread ends it; should that be in trouble, we do.
+        while let Stage::ShuttingDown { deadline, .. } = &rows.stage {
+            let until = *deadline + OVERDUE;
+            if self.changed.wait_until(&mut rows, until).timed_out() {
+                MutexGuard::unlocked(&mut rows, || self.end_if_due());
+            }
+        }
+        ShutdownReport { left_behind: rows.left_behind.clone() }
+    }
+
+    pub(super) fn wait_for_end(&self) -> SupervisorExit {
+        let mut rows = self.rows.lock();
+        loop {
+            if let Stage::Ended { exit } = &rows.stage {
+                return exit.clone();
+            }
+            self.changed.wait(&mut rows);
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.rows.lock().stage, Stage::Ended { .. })
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn panic_for_test(&self) {
+        self.notify(Notice::Panic);
+    }
+}

@@ -1,0 +1,356 @@
+//! One run of the worker: from dial to dial, until something ends it.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::thread::Exit;
+use crate::asked::{Caller, answer_caller};
+use crate::client_state::{ClientState, Life};
+use crate::command::{Command, CommandKind};
+use crate::connect::attempt::{Attempt, Halt};
+use crate::connect::open::open;
+use crate::core::Core;
+use crate::deadline::later;
+use crate::dial::Dial;
+use crate::error::ConnectError;
+use crate::event::Event;
+use crate::inbound::backlog::Overrun;
+use crate::inbound::consumer::{Consumer, Scene};
+use crate::lifecycle::ExitReason;
+use crate::message::Message;
+use crate::outbound::accepted::Accepted;
+use crate::outbound::gate::Pass;
+use crate::outbound::line::Guard;
+use crate::outbound::link::Link;
+use crate::overflow::Stage;
+use crate::policy::connection::{Action, Connection};
+use crate::policy::reconnect::Next;
+use crate::policy::requests::Whom;
+use crate::policy::restart::Fate;
+use crate::response::Response;
+use crate::state::{DisconnectReason, ReadyState};
+use crate::transport::{Broken, Outgoing, Transport, wait};
+
+/// What ended a connection.
+pub(super) enum Ended {
+    Lost(DisconnectReason),
+    Commanded(Command),
+    /// Its session could not be opened.
+    NotReady(Halt),
+}
+
+pub(super) struct Run<'a> {
+    pub(super) state: &'a ClientState,
+    pub(super) core: &'a Core,
+    pub(super) life: &'a mut Life,
+    pub(super) link: Guard<'a, Link>,
+    pub(super) consumer: Consumer<'a>,
+    /// What the connection wants done, until it is done.
+    pub(super) actions: Vec<Action<Caller>>,
+    /// Turns in a row that found nothing to do.
+    pub(super) idle_turns: u32,
+    /// The connection has nothing more to say.
+    pub(super) reads_broken: bool,
+    /// The client is being closed: what its handler sends now is refused.
+    pub(super) closing: bool,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        state: &'a ClientState,
+        life: &'a mut Life,
+        link: Guard<'a, Link>,
+        consumer: Consumer<'a>,
+    ) -> Self {
+        Self {
+            state,
+            core: &state.core,
+            life,
+            link,
+            consumer,
+            actions: Vec::new(),
+            idle_turns: 0,
+            reads_broken: false,
+            closing: false,
+        }
+    }
+
+    pub(super) fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {
+        self.life.reconnect.new_run();
+        if let Some((reason, restarts)) = restarted {
+            self.emit(Event::Restarted { reason, restarts });
+        }
+        loop {
+            if let Err(command) = self.await_turn() {
+                return self.obey(command);
+            }
+            let exit = match self.dial() {
+                Ok((transport, deadline)) => match self.serve(transport, deadline) {
+                    Ended::Commanded(command) => return self.obey(command),
+                    Ended::Lost(reason) => self.disconnected(reason),
+                    Ended::NotReady(halt) => self.halted(halt),
+                },
+                Err(halt) => self.halted(halt),
+            };
+            if let Some(exit) = exit {
+                return exit;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> ExitReason {
+        // What is commanded from now on is for the next run.
+        self.core.commands.clear();
+        match command.kind {
+            CommandKind::Close | CommandKind::Stop => ExitReason::Closed,
+            CommandKind::Restart => {
+                self.life.reconnect.reset();
+                ExitReason::RestartRequested
+            }
+        }
+    }
+
+    /// Waits out the backoff; a command ends the wait.
+    fn await_turn(&mut self) -> Result<(), Command> {
+        let core = self.core;
+        loop {
+            if let Some(command) = core.commands.standing() {
+                return Err(command);
+            }
+            let now = Instant::now();
+            let Some(until) = self.life.reconnect.not_before().filter(|until| now < *until) else {
+                core.status.set(ReadyState::Connecting);
+                return Ok(());
+            };
+            core.status.set(ReadyState::Backoff);
+            self.fire_timers(now);
+            self.end_turn(Instant::now());
+            let others = [self.consumer.hand_over(now, false), self.consumer.next_timer()];
+            let until = others.into_iter().flatten().fold(until, Instant::min);
+            let _ = wait(None, &core.mailbox.wake, Some(until), || core.commands.pending());
+        }
+    }
+
+    /// Makes a connection; the session on it is to be open by the deadline that comes with it.
+    fn dial(&mut self) -> Result<(Transport, Instant), Halt> {
+        let (state, core) = (self.state, self.core);
+        let settings = &state.settings;
+        let deadline = later(Instant::now(), settings.connect_timeout);
+        let attempt = self.life.reconnect.failures() + 1;
+        let mut dial = Dial::new(settings.target.clone(), settings.headers.clone(), attempt, deadline);
+        if let Some(prepare) = &settings.prepare {
+            core.duty.begin(Instant::now());
+            let prepared = prepare(&mut dial);
+            self.end_turn(Instant::now());
+            prepared.map_err(|error| match core.commands.standing() {
+                Some(_) => Halt::Cancelled,
+                None => ConnectError::Session(Box::new(error)).into(),
+            })?;
+        }
+        let cancelled = || core.commands.pending();
+        let register = |tcp: &Arc<TcpStream>| state.register_socket(Some(tcp.clone()));
+        log::debug!("client `{}`: connecting to {}", core.tag.name, dial.target);
+        let transport = open(&Attempt::new(settings, &dial, &core.mailbox.wake, &cancelled, &register))?;
+        Ok((transport, deadline))
+    }
+
+    fn halted(&mut self, halt: Halt) -> Option<ExitReason> {
+        match halt {
+            Halt::Failed(error) => self.failed(error),
+            // Whoever cancelled left a command, and the next turn finds it.
+            Halt::Cancelled => None,
+        }
+    }
+
+    fn failed(&mut self, error: ConnectError) -> Option<ExitReason> {
+        self.state.register_socket(None);
+        self.core.counters.failed_attempts.add(1);
+        let next = self.life.reconnect.failed(Instant::now(), error.retry_after(), fastrand::f64());
+        let retry_in = match next {
+            // Whoever waits in `Client::connect` is told of the first failure and nothing is tried behind their back.
+            Next::RetryIn(wait) if error.is_retryable() && (self.state.supervised || self.life.epoch > 0) => Some(wait),
+            _ => None,
+        };
+        let name = &self.core.tag.name;
+        match retry_in {
+            Some(wait) => log::warn!("client `{name}`: {error}; next attempt in {wait:.1?}"),
+            None => log::warn!("client `{name}`: {error}; no further attempt in this run"),
+        }
+        self.emit(Event::ConnectFailed { attempt: self.life.reconnect.failures(), error: error.clone(), retry_in });
+        self.core.status.fail(error.clone());
+        if error.is_retryable() {
+            return retry_in.is_none().then(|| ExitReason::RetriesExhausted { last: error.to_string().into() });
+        }
+        Some(ExitReason::Refused(error))
+    }
+
+    fn disconnected(&mut self, reason: DisconnectReason) -> Option<ExitReason> {
+        let unsent = self.settle(Pass::Queue);
+        let next = match reason {
+            // Meant to be: no failure, and nothing to wait for.
+            DisconnectReason::MaxAge => self.life.reconnect.rotated(Instant::now()),
+            _ => self.life.reconnect.failed(Instant::now(), None, fastrand::f64()),
+        };
+        self.core.status.set(ReadyState::Connecting);
+        let (name, epoch) = (&self.core.tag.name, self.life.epoch);
+        log::warn!("client `{name}`: connection {epoch} ended: {reason}; {} messages handed back", unsent.len());
+        let exit = match (&reason, next) {
+            (DisconnectReason::HeartbeatLost { missed }, _) if self.state.supervised => {
+                Some(ExitReason::HeartbeatLost { missed: *missed })
+            }
+            (_, Next::Exhausted) => Some(ExitReason::RetriesExhausted { last: reason.to_string().into() }),
+            _ => None,
+        };
+        self.emit(Event::Disconnected { epoch, reason, unsent });
+        exit
+    }
+
+    /// The last thing a run does: decides what follows, and tells the consumer what it must still hear.
+    pub(super) fn finish(mut self, reason: ExitReason) -> Exit {
+        let exit = Exit::new(self.state, reason);
+        match &exit.fate {
+            Fate::Restart => {
+                if self.life.open {
+                    let unsent = self.settle(Pass::Queue);
+                    let (epoch, reason) = (self.life.epoch, DisconnectReason::RestartRequested);
+                    self.emit(Event::Disconnected { epoch, reason, unsent });
+                }
+                self.core.status.set(ReadyState::Connecting);
+            }
+            // It was left behind, everyone was told then, and now it comes back.
+            Fate::End(end) if !self.consumer.is_handler() && self.state.has_concluded(end) => {}
+            Fate::End(end) => {
+                let unsent = self.settle(Pass::Shut);
+                // A handler hears it while the client is not closed yet; a reader, when it is.
+                if self.consumer.is_handler() {
+                    self.emit(end.event(unsent));
+                    self.state.announce(end);
+                } else {
+                    self.state.announce(end);
+                    self.emit(end.event(unsent));
+                    self.consumer.finish(end);
+                }
+            }
+        }
+        exit
+    }
+
+    /// The connection is over: hands back what was accepted, and tells the handler of its requests.
+    fn settle(&mut self, pass: Pass) -> Vec<Message> {
+        let collected = self.state.settle(self.life, &mut self.link, pass);
+        for response in collected.responses {
+            self.emit(Event::Response(Box::new(response)));
+        }
+        collected.unsent
+    }
+
+    // ---- what the phases have in common ----
+
+    /// To the consumer: never dropped.
+    pub(super) fn emit(&mut self, event: Event) {
+        let epoch = (self.life.open && !self.closing).then_some(self.life.epoch);
+        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now: Instant::now() };
+        self.consumer.event(scene, event);
+    }
+
+    /// To the consumer, by the overflow policy.
+    #[inline(always)]
+    pub(super) fn deliver(&mut self, message: Message, now: Instant, stage: Stage) -> Result<(), Broken> {
+        let epoch = (stage == Stage::Open).then_some(self.life.epoch);
+        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
+        match self.consumer.message(scene, message, stage) {
+            Ok(0) => {}
+            Ok(dropped) => self.core.counters.dropped.add(dropped),
+            Err(Overrun) => {
+                self.core.counters.dropped.add(1);
+                return Err(Broken::because(DisconnectReason::Overflow));
+            }
+        }
+        // What a handler sent leaves when it returns.
+        if self.consumer.is_handler() && !self.link.outbox.is_empty() { self.write_out().map(drop) } else { Ok(()) }
+    }
+
+    pub(super) fn fire_timers(&mut self, now: Instant) {
+        let epoch = (self.life.open && !self.closing).then_some(self.life.epoch);
+        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
+        self.consumer.fire_timers(scene);
+    }
+
+    /// Writes what waits, as far as the kernel takes it; true when all is out.
+    pub(super) fn write_out(&mut self) -> Result<bool, Broken> {
+        self.link.write_out(&self.core.mailbox.source.sent)
+    }
+
+    /// A turn of the loop is over.
+    pub(super) fn end_turn(&self, now: Instant) {
+        if let Some(took) = self.core.duty.end(now) {
+            let (name, threshold) = (&self.core.tag.name, self.core.duty.threshold());
+            log::warn!("client `{name}`: a turn of its loop took {took:.1?}, longer than {threshold:?}");
+        }
+    }
+
+    /// Does what the connection wants done. Each of it, though one ends the connection.
+    pub(super) fn carry_out(&mut self, connection: &Connection) -> Result<(), Broken> {
+        if self.actions.is_empty() {
+            return Ok(());
+        }
+        self.core.health.publish(connection.monitor());
+        let mut actions = std::mem::take(&mut self.actions);
+        // None of the callers waits for what a handler does about its own.
+        actions.sort_by_key(|action| !matches!(action, Action::Tell((_, Whom::Caller(_)))));
+        let mut result = Ok(());
+        for action in actions.drain(..) {
+            result = result.and(self.act(action, connection));
+        }
+        self.actions = actions;
+        result?;
+        if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
+    }
+
+    fn act(&mut self, action: Action<Caller>, connection: &Connection) -> Result<(), Broken> {
+        let name = &self.core.tag.name;
+        match action {
+            Action::Alive => self.alive(connection),
+            Action::Ping(payload) => self.link.outbox.push_urgent(Outgoing::Ping(payload)),
+            Action::SendFirst(message) => self.link.outbox.push_urgent(Outgoing::Message(message)),
+            Action::Send { message, receipt } => {
+                // On a connection that is not open yet only what is urgent is written.
+                if self.life.open {
+                    self.link.outbox.push(Accepted::paid(message, Some(self.life.epoch), Some(receipt)));
+                } else {
+                    receipt.begin();
+                    self.link.outbox.push_urgent(Outgoing::Message(message));
+                }
+            }
+            Action::Tell((response, Whom::Caller(caller))) => {
+                // Nobody waits, and it is an answer: it may be an order's.
+                if let Some(answer) = answer_caller(response, &caller).filter(Response::is_answer) {
+                    self.emit(Event::LateResponse(Box::new(answer)));
+                }
+            }
+            Action::Tell((response, _)) => self.emit(Event::Response(Box::new(response))),
+            Action::TellLate(response) => self.emit(Event::LateResponse(Box::new(response))),
+            Action::Refused(refusal) => {
+                // Before the session is open, `Event::Open` tells them all.
+                if self.life.open {
+                    log::warn!("client `{name}`: channel {} is refused: {}", refusal.channel, refusal.error);
+                    self.emit(Event::SubscriptionRefused(Box::new(refusal)));
+                }
+            }
+            Action::Warn(text) => log::warn!("client `{name}`: {text}"),
+            Action::End { reason, code } => return Err(Broken { reason, code }),
+        }
+        Ok(())
+    }
+
+    /// A sign of life came.
+    pub(super) fn alive(&mut self, connection: &Connection) {
+        let (counters, monitor) = (&self.core.counters, connection.monitor());
+        counters.heartbeats.add(1);
+        self.core.health.publish(monitor);
+        if let Some(time) = monitor.round_trip() {
+            counters.ping_round_trip.record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+}

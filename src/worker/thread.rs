@@ -1,0 +1,162 @@
+//! A worker's thread, from its first instruction to its last: placed on its core, run, and ended with a decision on what
+//! follows. A panic is accounted for here.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::run::Run;
+use crate::client_state::{ClientState, Kept};
+use crate::event::Event;
+use crate::inbound::consumer::Consumer;
+use crate::inbound::delivery::Way;
+use crate::lifecycle::ExitReason;
+use crate::outbound::gate::Pass;
+use crate::policy::restart::{Fate, fate};
+use crate::state::{DisconnectReason, ReadyState};
+
+/// How a run ended, and what is to follow. Decided once, here.
+#[derive(Clone, Debug)]
+pub(crate) struct Exit {
+    pub(crate) reason: ExitReason,
+    pub(crate) fate: Fate,
+}
+
+impl Exit {
+    pub(crate) fn new(state: &ClientState, reason: ExitReason) -> Self {
+        let stop_given = state.core.commands.stop_given();
+        Self { fate: fate(state.settings.restart, state.supervised, stop_given, &reason), reason }
+    }
+}
+
+/// Starts a worker's thread, on its core and with its priority if it has one. `last` is dropped as the last thing the
+/// thread does.
+pub(crate) fn start(
+    state: &Arc<ClientState>,
+    restarted: Option<(ExitReason, u64)>,
+    last: impl Send + 'static,
+) -> io::Result<JoinHandle<Exit>> {
+    let (placed, is_placed) = crossbeam_channel::bounded(1);
+    let settings = &state.settings;
+    let (core, priority) = (settings.core, settings.priority);
+    let worker = state.clone();
+    let run = move || {
+        let place = place(core, priority);
+        let failed = place.is_err();
+        let _ = placed.send(place);
+        if failed {
+            return Exit::new(&worker, ExitReason::Closed);
+        }
+        let _last = last;
+        thread_main(&worker, restarted)
+    };
+    let mut thread = std::thread::Builder::new().name(state.core.tag.name.to_string());
+    if let Some(bytes) = settings.stack_size {
+        thread = thread.stack_size(bytes);
+    }
+    let thread = thread.spawn(run)?;
+    if core.is_some() || priority.is_some() {
+        // The thread's first act is to place itself, so this does not wait for long.
+        let place = is_placed.recv().unwrap_or_else(|_| Err("the thread ended at once".into()));
+        place.map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;
+    }
+    Ok(thread)
+}
+
+fn place(core: Option<usize>, priority: Option<u8>) -> Result<(), String> {
+    if let Some(core) = core.filter(|core| !pin(*core)) {
+        let own = cores();
+        return Err(format!(
+            "option `pin_to`: there is no core {core}, or this process may not use it; the thread that started the client may use {own:?}"
+        ));
+    }
+    priority.map_or(Ok(()), real_time)
+}
+
+#[cfg(feature = "real-time")]
+fn real_time(priority: u8) -> Result<(), String> {
+    use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
+    use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+    let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    let value = ThreadPriority::from_posix(thread_priority::unix::ScheduleParams { sched_priority: priority.into() });
+    set_thread_priority_and_policy(thread_native_id(), value, fifo).map_err(|error| {
+        format!("option `real_time_priority`: the system refused {priority} ({error:?}); it takes CAP_SYS_NICE or RLIMIT_RTPRIO")
+    })
+}
+
+#[cfg(not(feature = "real-time"))]
+fn real_time(_: u8) -> Result<(), String> {
+    Ok(())
+}
+
+/// The kernel's set of cores has room for this many.
+const MAX_CORES: usize = 1024;
+
+fn pin(core: usize) -> bool {
+    core < MAX_CORES && core_affinity::set_for_current(core_affinity::CoreId { id: core })
+}
+
+fn cores() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
+}
+
+/// The whole of a worker's thread.
+fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -> Exit {
+    state.core.set_thread();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut kept = state.kept.lock();
+        let Kept { queue, life } = &mut *kept;
+        let overflow = state.settings.overflow;
+        let consumer = match (&state.settings.delivery.0, queue) {
+            (Way::Inline(factory), _) => Consumer::handler(factory(), overflow),
+            (_, Some(queue)) => Consumer::queue(queue, overflow),
+            (_, None) => return Exit::new(state, ExitReason::Closed),
+        };
+        let mut run = Run::new(state, life, state.core.mailbox.line.lock(), consumer);
+        let reason = run.run(restarted);
+        run.finish(reason)
+    }));
+    result.unwrap_or_else(|payload| {
+        let message = panic_message(payload.as_ref());
+        // What was thrown is the handler's, and may throw again when it is dropped.
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        dropped.unwrap_or_else(std::mem::forget);
+        post_mortem(state, message)
+    })
+}
+
+pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> Box<str> {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        return (*text).into();
+    }
+    payload.downcast_ref::<String>().map_or("(no message)", String::as_str).into()
+}
+
+/// The run is gone, what it kept is whole: hand back what it held.
+fn post_mortem(state: &ClientState, message: Box<str>) -> Exit {
+    let core = &*state.core;
+    let mut kept = state.kept.lock();
+    let link = &mut *core.mailbox.line.lock();
+    let _ = core.duty.end(Instant::now());
+    log::error!("client `{}`: its worker panicked: {message}", core.tag.name);
+    if kept.life.open {
+        let unsent = state.settle(&mut kept.life, link, Pass::Queue).unsent;
+        let (epoch, reason) = (kept.life.epoch, DisconnectReason::Panicked(message.clone()));
+        if let Some(queue) = &mut kept.queue {
+            queue.push_event(Event::Disconnected { epoch, reason, unsent });
+        }
+    } else {
+        // In the middle of an attempt, or of opening a session.
+        link.let_go(&core.mailbox.source.sent);
+        state.register_socket(None);
+    }
+    kept.life.reconnect.panicked(Instant::now());
+    let exit = Exit::new(state, ExitReason::Panicked(message));
+    match &exit.fate {
+        Fate::Restart => core.status.set(ReadyState::Connecting),
+        Fate::End(end) => state.conclude(&mut kept, link, end),
+    }
+    exit
+}
