@@ -4,6 +4,55 @@
 //! by OTP's rules. You talk to a client over crossbeam channels, or let a handler run on its thread. There is no async
 //! runtime anywhere.
 //!
+//! # Map
+//!
+//! ```text
+//! your threads                worker thread, one a client                                   the server
+//! Client ---- Command, ----> worker --> policy::connection (decides: given now and what happened,
+//!    |        message          |        it returns what to do and when to ask again)
+//!    |       (mailbox)         |    --> transport (TCP, TLS, frames) ------------------------>
+//!    |<------- Event --------- consumer (your queue, or your handler on this thread) <---------
+//!                              |
+//!                              +-- Exit { reason, fate } --> supervisor's thread: joins, spends the budget, respawns
+//! ```
+//!
+//! The source is laid out in this order, from the ground up. A file imports only what stands above it in this table, or
+//! to its left in the same row; a test holds that (`tests/layers.rs` reads this very table).
+//!
+//! | room | files | what lives there |
+//! |---|---|---|
+//! | | `message` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` | words that everything else uses |
+//! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
+//! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
+//! | | `target` `lifecycle` `response` `event` `session` `dial` | what is said, and what your callbacks are handed |
+//! | `transport/` | `wait` `socket` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | `policy/` | `mod` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `rate_limit` `admission` `requests` `subscriptions` `upkeep` `connection` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
+//! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
+//! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
+//! | `outbound/` | `gate` `accepted` `outbox` `line` `link` `mailbox` `mod` | the one door down: a message is accepted, waits, is written, is counted |
+//! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
+//! | | `core` | what every thread of a client may touch |
+//! | `inbound/` | `backlog` `queue` `context` `delivery` `consumer` `mod` | the one way up: to a queue or to a handler |
+//! | `config/` | `mod` `session` `thread` `settings` | options, and what they come to |
+//! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
+//! | `connect/` | `mod` `attempt` `resolve` `tcp` `tls` `handshake` `open` | from a URL to an open connection |
+//! | `worker/` | `mod` `exit` `run` `reading` `establish` `close` `serve` `thread` | the loop on the client's thread: carries out |
+//! | `client/` | `mod` `pending` `requests` | the handle |
+//! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
+//!
+//! | where is it decided | file |
+//! |---|---|
+//! | whether a message of yours is accepted or refused | `policy/admission` (asked by `outbound/mailbox`) |
+//! | who writes it, you or the worker | `outbound/line` |
+//! | whether it counts as written or comes back | `outbound/outbox`, `client_state/settlement` |
+//! | what happens when you read too slowly | `overflow`, carried out by `inbound/backlog` |
+//! | that a heartbeat is lost | `policy/monitor` |
+//! | when to dial again | `policy/reconnect` |
+//! | what follows the end of a run | `policy/restart`; whether a restart is one too many: `policy/restart_intensity` |
+//! | whom an answer answers | `policy/requests`; who waits for it: `asked` |
+//! | which channels are asked for | `policy/subscriptions`; who waits for one: `wanted` |
+//! | which of several options wins | `config/settings` |
+//!
 //! # The shortest program
 //!
 //! ```
@@ -106,19 +155,35 @@
 //! restart, a full queue), *info* for open and closed, *debug* for attempts. Never a query, a header's value or a
 //! payload. tungstenite's own target logs payloads at *trace*.
 //!
-//! # Map
+//! # Order
 //!
-//! Commands go down, events come up. Whatever decides ([`Heartbeat`], backoff, restart intensity) is pure and is given
-//! the time; whatever does (worker, connect, transport) is thin.
+//! Events come in the order in which they happened, messages in the order of the wire. An answer to
+//! [`Client::request`] goes straight to who asked, so a thread that waits for it may see it before messages that came
+//! earlier and still wait in the queue. In a handler everything comes in the order of the wire.
 //!
-//! ```text
-//! caller's threads           worker thread, one a client               the server
-//! Client ---Command--->  worker --> session (decides: heartbeat, backoff, requests, subscriptions, limits)
-//!    ^                     |    --> transport (TCP, TLS, frames) --------->
-//!    +-----Event----------- <-----
-//!                          |
-//!                          +--Exit--> supervisor thread: joins, decides, respawns
-//! ```
+//! # Threads, signals, fork, limits
+//!
+//! - A supervisor has two threads (`ws-supervisor`, `ws-guardian`), a client one, named after it (Linux shows 15 bytes).
+//!   A name that must be resolved takes a thread (`dns …`) until the resolver answers.
+//! - Memory: an idle client takes some 42 KiB with [`many_clients`](ClientConfig::many_clients), most of it OpenSSL's and
+//!   the thread's stack; by default 128 KiB more, its read buffer. File descriptors: two, a socket and an eventfd.
+//!   `ulimit -n` and the limit on threads (`ulimit -u`, a cgroup's `pids.max`) must allow for that.
+//! - Signals: none is handled or sent. `SIGPIPE` is not raised by our sockets: Rust programs ignore it from the start;
+//!   a host program in another language should too. A system call that a signal interrupts is made again.
+//! - Fork: threads don't survive it. Start the supervisor after forking; in a child that only calls `exec` every
+//!   descriptor of ours is closed.
+//!
+//! # Trouble
+//!
+//! | what you see | look at |
+//! |---|---|
+//! | nothing at all | the log: `env_logger::init()` in your `main`, then run with `RUST_LOG=ws_supervisor=debug` |
+//! | `wait_until_open` times out | its error names the last attempt's; `Event::ConnectFailed` each of them |
+//! | a certificate is not accepted | the clock; the host's name; `ca-certificates`; [`root_certificate`](ClientConfig::root_certificate) |
+//! | `Parked` | the reason in it; then [`Supervisor::resume_client`] |
+//! | messages stop, the line is open | your own reader: [`Overflow::Backpressure`] stops reading; `stats().dropped`, the warning in the log |
+//! | `Stalled`, a large `longest_turn` | a handler or callback of yours that blocks |
+//! | a request that is never answered | a thread that waits for it and should be reading events |
 //!
 //! # Features
 //!

@@ -192,19 +192,20 @@ impl fmt::Display for WaitError {
 
 impl Error for WaitError {}
 
-/// A client's thread did not end in time.
+/// Why a client could not be stopped, restarted or resumed as asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopError {
     /// The supervisor has no client of this id; it may have ended before.
     NotFound,
-    /// The thread of this client did not come back within the grace time, most likely because a handler of yours does
-    /// not return. Its socket is shut, its thread is left behind, and with it the messages it had taken and not
+    /// Of a stop: the thread of this client did not come back within the grace time, most likely because a handler of yours
+    /// does not return. Its socket is shut, its thread is left behind, and with it the messages it had taken and not
     /// written: they are in no event.
     LeftBehind(Box<str>),
-    /// The client is not in a state for this: for example, only a parked client can be resumed.
+    /// Of `resume_client`: the client is not parked, so there is nothing to resume.
     NotParked,
-    /// The operating system gave no thread to start the client again.
+    /// Of `resume_client` and `restart_client`: the operating system gave no thread to start the client again. It stays
+    /// parked; try again.
     Os(Box<str>),
 }
 
@@ -215,8 +216,10 @@ impl fmt::Display for StopError {
             Self::LeftBehind(name) => {
                 write!(f, "the thread of client `{name}` did not end within its grace time and is left behind")
             }
-            Self::NotParked => f.write_str("the client is not parked"),
-            Self::Os(message) => write!(f, "the operating system gave no thread: {message}"),
+            Self::NotParked => f.write_str("the client is not parked, so there is nothing to resume"),
+            Self::Os(message) => {
+                write!(f, "the operating system gave no thread, and the client stays parked: {message}")
+            }
         }
     }
 }

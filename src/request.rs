@@ -90,7 +90,7 @@ impl RpcError {
 
     pub(crate) fn parse(raw: &str) -> Self {
         #[derive(Deserialize)]
-        struct Wire {
+        struct Fields {
             #[serde(default)]
             code: i64,
             #[serde(default, alias = "msg")]
@@ -98,7 +98,7 @@ impl RpcError {
             data: Option<Value>,
         }
         match serde_json::from_str(raw) {
-            Ok(Wire { code, message, data }) => Self { code, message, data },
+            Ok(Fields { code, message, data }) => Self { code, message, data },
             Err(_) => Self::new(0, raw),
         }
     }

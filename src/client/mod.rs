@@ -1,4 +1,4 @@
-//! The handle: what callers hold.
+//! The handle: what callers hold. Over 400 lines since each call is documented here, with an example.
 
 pub(crate) mod pending;
 mod requests;
@@ -27,8 +27,8 @@ use crate::request::RequestId;
 use crate::state::{ClientId, ReadyState};
 use crate::telemetry::health::HeartbeatHealth;
 use crate::telemetry::stats::Stats;
+use crate::worker::exit::Exit;
 use crate::worker::thread;
-use crate::worker::thread::Exit;
 
 /// A handle of one WebSocket client. Cheap to clone, usable from any thread, valid across every reconnect and restart
 /// of its client.

@@ -1,5 +1,4 @@
-//! [`ClientConfig`]: every option of a client, as it was set. What comes of them, defaults included, is in `settings`. Over
-//! 400 lines since every option is documented here.
+//! [`ClientConfig`]: every option of a client, as it was set. What comes of them, defaults included, is in `settings`.
 
 mod session;
 pub(crate) mod settings;

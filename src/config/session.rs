@@ -150,10 +150,10 @@ impl ClientConfig {
         self
     }
 
-    /// Limits what is written; call it again for more limits, each of which a message must pass, in this order: what one
-    /// gave is spent, should a later one refuse. A venue's own come last. Heartbeat messages never wait, but count. What
-    /// [waited for a connection](ClientConfig::queue_while_disconnected) is let out at the limits' pace, and until it is
-    /// out new messages are refused. Defaults to none.
+    /// Limits what is written; call it again for more limits, each of which a message must pass, in this order, a venue's
+    /// own last. Tokens taken from an earlier limit are not returned if a later one refuses. Heartbeat messages never wait,
+    /// but count. What [waited for a connection](ClientConfig::queue_while_disconnected) is let out at the limits' pace,
+    /// and until it is out new messages are refused. Defaults to none.
     ///
     /// ```
     /// use std::time::Duration;

@@ -13,13 +13,13 @@ use super::attempt::{Attempt, Halt};
 use crate::error::ConnectError;
 use crate::wake::Wake;
 
-type Answer = Result<Vec<SocketAddr>, Box<str>>;
+type Addresses = Result<Vec<SocketAddr>, Box<str>>;
 
 /// Whose resolver (0: the system's), host, port.
 type Key = (usize, String, u16);
 
 struct Waiting {
-    answer: Sender<Answer>,
+    answer: Sender<Addresses>,
     wake: Arc<Wake>,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn resolve(attempt: &Attempt<'_>) -> Result<Vec<SocketAddr>, Halt> {
     }
 }
 
-fn ask(attempt: &Attempt<'_>, answer: Sender<Answer>) -> io::Result<()> {
+fn ask(attempt: &Attempt<'_>, answer: Sender<Addresses>) -> io::Result<()> {
     let target = &attempt.dial.target;
     let resolver = attempt.settings.resolver.clone();
     let whose = resolver.as_ref().map_or(0, |resolver| Arc::as_ptr(resolver).cast::<()>() as usize);
@@ -59,7 +59,7 @@ fn ask(attempt: &Attempt<'_>, answer: Sender<Answer>) -> io::Result<()> {
         let key = key.clone();
         move || {
             // However the lookup ends, those who wait are told.
-            let mut ended = Ended { key, answer: Err("the resolver panicked".into()) };
+            let mut ended = LookupEnd { key, answer: Err("the resolver panicked".into()) };
             let (_, host, port) = &ended.key;
             let result = match &resolver {
                 Some(resolve) => resolve(host, *port),
@@ -73,12 +73,12 @@ fn ask(attempt: &Attempt<'_>, answer: Sender<Answer>) -> io::Result<()> {
     Ok(())
 }
 
-struct Ended {
+struct LookupEnd {
     key: Key,
-    answer: Answer,
+    answer: Addresses,
 }
 
-impl Drop for Ended {
+impl Drop for LookupEnd {
     fn drop(&mut self) {
         let waiting = UNDER_WAY.lock().as_mut().and_then(|lookups| lookups.remove(&self.key));
         for waiting in waiting.unwrap_or_default() {

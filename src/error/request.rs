@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use super::SendError;
+use super::send::SendError;
 use crate::message::Message;
 use crate::request::{Json, RequestId, RpcError};
 
@@ -138,8 +138,8 @@ impl Json {
     }
 }
 
-/// What serde says, but for the values that it quotes, in double quotes or before it says what it expected: this may end
-/// in a log, and they in the wrong hands.
+/// serde's message without the values that it quotes, because it may be logged: those in double quotes, and those in
+/// backquotes before it says what it expected.
 fn without_values(error: &serde_json::Error) -> Box<str> {
     let text = error.to_string();
     let names_a_field = text.starts_with("missing field");

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::SendError;
+use super::send::SendError;
 use crate::request::RpcError;
 use crate::state::{DisconnectReason, ReadyState};
 

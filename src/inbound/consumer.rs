@@ -18,14 +18,14 @@ use crate::policy::pacer::Pacer;
 use crate::policy::timers::Timers;
 
 pub(crate) struct Consumer<'a> {
-    to: Target<'a>,
+    to: To<'a>,
     overflow: Overflow,
     /// What came while the session was being opened.
     held: Option<Backlog>,
     pacer: Pacer,
 }
 
-enum Target<'a> {
+enum To<'a> {
     Queue(&'a mut Queue),
     Handler { handler: Box<dyn Handler>, timers: Timers },
 }
@@ -40,16 +40,11 @@ pub(crate) struct Scene<'a> {
 
 impl<'a> Consumer<'a> {
     pub(crate) fn queue(queue: &'a mut Queue, overflow: Overflow) -> Self {
-        Self { to: Target::Queue(queue), overflow, held: None, pacer: Pacer::default() }
+        Self { to: To::Queue(queue), overflow, held: None, pacer: Pacer::default() }
     }
 
     pub(crate) fn handler(handler: Box<dyn Handler>, overflow: Overflow) -> Self {
-        Self {
-            to: Target::Handler { handler, timers: Timers::default() },
-            overflow,
-            held: None,
-            pacer: Pacer::default(),
-        }
+        Self { to: To::Handler { handler, timers: Timers::default() }, overflow, held: None, pacer: Pacer::default() }
     }
 
     /// A message; returns how many were dropped for it. Inlined where every message passes: a call and a move of the
@@ -57,21 +52,21 @@ impl<'a> Consumer<'a> {
     #[inline(always)]
     pub(crate) fn message(&mut self, scene: Scene<'_>, message: Message, stage: Stage) -> Result<u64, Overrun> {
         match &mut self.to {
-            Target::Handler { handler, timers } => {
+            To::Handler { handler, timers } => {
                 let Scene { core, outbox, epoch, now } = scene;
                 core.duty.begin(now);
                 handler.on_message(&mut Context { core, outbox, timers, epoch, now }, message);
                 Ok(0)
             }
-            Target::Queue(queue) => queue.push_message(message, stage),
+            To::Queue(queue) => queue.push_message(message, stage),
         }
     }
 
     /// Any other event: never dropped.
     pub(crate) fn event(&mut self, scene: Scene<'_>, event: Event) {
         match &mut self.to {
-            Target::Queue(queue) => queue.push_event(event),
-            Target::Handler { handler, timers } => {
+            To::Queue(queue) => queue.push_event(event),
+            To::Handler { handler, timers } => {
                 let Scene { core, outbox, epoch, now } = scene;
                 core.duty.begin(now);
                 let mut context = Context { core, outbox, timers, epoch, now };
@@ -86,14 +81,14 @@ impl<'a> Consumer<'a> {
     /// When a timer of the handler's is due.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         match &self.to {
-            Target::Handler { timers, .. } => timers.next(),
-            Target::Queue(_) => None,
+            To::Handler { timers, .. } => timers.next(),
+            To::Queue(_) => None,
         }
     }
 
     /// Calls the handler for every timer that is due.
     pub(crate) fn fire_timers(&mut self, scene: Scene<'_>) {
-        let Target::Handler { handler, timers } = &mut self.to else { return };
+        let To::Handler { handler, timers } = &mut self.to else { return };
         let Scene { core, outbox, epoch, now } = scene;
         let mark = timers.mark();
         while let Some(token) = timers.due(now, mark) {
@@ -105,14 +100,14 @@ impl<'a> Consumer<'a> {
     /// Whether another message can be taken from the socket. Only a full queue under `Backpressure` says no.
     pub(crate) fn has_room_to_read(&mut self) -> bool {
         match &mut self.to {
-            Target::Queue(queue) => queue.has_room_to_read(),
-            Target::Handler { .. } => true,
+            To::Queue(queue) => queue.has_room_to_read(),
+            To::Handler { .. } => true,
         }
     }
 
     /// Lets the reader see what was handed over: all that was read in one go is taken apart.
     pub(crate) fn flush(&mut self) {
-        if let Target::Queue(queue) = &mut self.to {
+        if let To::Queue(queue) = &mut self.to {
             queue.flush();
         }
     }
@@ -120,18 +115,18 @@ impl<'a> Consumer<'a> {
     /// Hands over events that wait for room. When some still wait, or reading does, returns when to try again: the
     /// caller's channel cannot tell us.
     pub(crate) fn hand_over(&mut self, now: Instant, paused: bool) -> Option<Instant> {
-        let Target::Queue(queue) = &mut self.to else { return None };
+        let To::Queue(queue) = &mut self.to else { return None };
         let waits = !queue.hand_over();
         self.pacer.next(now, waits || paused, queue.handed_over())
     }
 
     pub(crate) fn is_handler(&self) -> bool {
-        matches!(self.to, Target::Handler { .. })
+        matches!(self.to, To::Handler { .. })
     }
 
     /// The client has ended, or is given up on: its reader is left nothing to wait for.
     pub(crate) fn finish(&mut self, how: &lifecycle::End) {
-        let Target::Queue(queue) = &mut self.to else { return };
+        let To::Queue(queue) = &mut self.to else { return };
         match how {
             lifecycle::End::Closed(_) => queue.finish(),
             lifecycle::End::Parked(_) => queue.hand_over_all(),

@@ -210,10 +210,12 @@ impl Queue {
 }
 
 #[cfg(test)]
+#[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 mod tests {
     use super::*;
     use crate::state::ClientId;
     use crossbeam_channel::Receiver;
+    #[cfg(feature = "property-tests")]
     use proptest::prelude::*;
 
     fn queue(overflow: Overflow, capacity: usize) -> (Queue, Receiver<Event>) {
@@ -278,6 +280,7 @@ mod tests {
         assert_eq!(unsent.last(), Some(&number(4999)));
     }
 
+    #[cfg(feature = "property-tests")]
     proptest! {
         /// Under every dropping policy and any pace of the reader: order is kept, every lifecycle event arrives, every
         /// message arrives or is counted exactly where it is missing, and memory stays bounded.

@@ -1,9 +1,12 @@
 //! The connection without a worker: driven by a clock of the tests' own, against the plainest tables and a venue that
 //! answers, refuses or forgets.
 
+#![cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
+#[cfg(feature = "property-tests")]
 use proptest::prelude::*;
 
 use super::*;
@@ -190,7 +193,7 @@ fn what_the_rate_limit_holds_up_is_asked_for_when_it_is_time() {
     assert!(!connection.asks_later());
 }
 
-/// What a test does next, by a number.
+/// What happens next.
 #[derive(Clone, Debug)]
 enum Step {
     Wait(u64),
@@ -201,6 +204,7 @@ enum Step {
     Unread,
 }
 
+#[cfg(feature = "property-tests")]
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1u64..1500).prop_map(Step::Wait),
@@ -307,6 +311,7 @@ impl World {
     }
 }
 
+#[cfg(feature = "property-tests")]
 proptest! {
     /// Random inputs at random times: each request is told of once and not after its time, pings go out once an interval,
     /// the line is lost exactly when it is silent, and once the venue answers it has what the caller wants.

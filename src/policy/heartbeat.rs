@@ -30,7 +30,7 @@ pub struct Heartbeat {
 pub(super) enum Kind {
     Disabled,
     PingPong { interval: Duration },
-    Dialect { interval: Duration, dialect: Arc<dyn Dialect> },
+    Dialect { interval: Duration, dialect: Arc<dyn HeartbeatDialect> },
     ServerPing { max_silence: Duration },
     Message { interval: Duration, payload: Message, matcher: Arc<Matcher> },
 }
@@ -38,7 +38,7 @@ pub(super) enum Kind {
 pub(super) type Matcher = dyn Fn(&Message) -> bool + Send + Sync;
 
 /// A venue's own heartbeat messages.
-pub(crate) trait Dialect: Send + Sync {
+pub(crate) trait HeartbeatDialect: Send + Sync {
     fn kind(&self) -> HeartbeatKind;
 
     /// Why this interval cannot be meant, if it cannot.
@@ -133,7 +133,7 @@ impl Heartbeat {
     }
 
     /// As a venue does it. Two misses in a row are too many, unless `max_missed` says otherwise.
-    pub(crate) fn dialect(interval: Duration, dialect: impl Dialect + 'static) -> Self {
+    pub(crate) fn dialect(interval: Duration, dialect: impl HeartbeatDialect + 'static) -> Self {
         Self { kind: Kind::Dialect { interval, dialect: Arc::new(dialect) }, max_missed: 2 }
     }
 

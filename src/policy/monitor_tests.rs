@@ -1,5 +1,8 @@
 //! The heartbeat's machine, driven by a clock of the tests' own.
 
+#![cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
+
+#[cfg(feature = "property-tests")]
 use proptest::prelude::*;
 
 use super::*;
@@ -84,6 +87,7 @@ fn disabled_is_never_due() {
     assert_eq!(monitor.tick(Instant::now() + 1000 * S, true), Beat::Nothing);
 }
 
+#[cfg(feature = "property-tests")]
 proptest! {
     /// Whatever comes in and whenever, the line is lost exactly when `max_missed` pings in a row went unanswered.
     #[test]

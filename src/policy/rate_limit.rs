@@ -115,7 +115,8 @@ impl RateLimit {
 
     /// Never more than `limit` messages in any window of `period`, however it is laid. A quarter of the limit may go at
     /// once, the rest is spread evenly over the window: a bucket that holds all of the limit and is refilled in one
-    /// period would let almost twice the limit pass in the first. A message that is late on its way has room for one.
+    /// period would let almost twice the limit pass in the first. One message fewer than the
+    /// limit is sent in a window, so that one that the network delays can't push the venue's count over.
     ///
     /// # Errors
     /// When one of the two is zero.
@@ -203,8 +204,10 @@ pub(crate) fn check(limits: &[RateLimit], message: &Message) -> Result<(), Over>
 }
 
 #[cfg(test)]
+#[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 mod tests {
     use super::*;
+    #[cfg(feature = "property-tests")]
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -241,6 +244,7 @@ mod tests {
         assert!(RateLimit::window(1, second).is_ok());
     }
 
+    #[cfg(feature = "property-tests")]
     proptest! {
         #[test]
         fn no_window_ever_holds_more_than_the_limit(

@@ -152,8 +152,10 @@ impl Reconnect {
 }
 
 #[cfg(test)]
+#[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 mod tests {
     use super::*;
+    #[cfg(feature = "property-tests")]
     use proptest::prelude::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -237,6 +239,7 @@ mod tests {
         assert_eq!(reconnect.failed(now, day, 0.0), Next::RetryIn(MAX_RETRY_AFTER));
     }
 
+    #[cfg(feature = "property-tests")]
     proptest! {
         #[test]
         fn waits_stay_between_the_jittered_and_the_whole_delay(

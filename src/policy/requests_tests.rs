@@ -1,3 +1,6 @@
+#![cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
+
+#[cfg(feature = "property-tests")]
 use proptest::prelude::*;
 
 use super::*;
@@ -85,6 +88,7 @@ fn the_workers_own_requests_wait_while_nothing_is_read_and_are_nobodys_business(
     assert!(table.disconnected().is_empty());
 }
 
+#[cfg(feature = "property-tests")]
 proptest! {
     /// Whatever comes in whatever order, each request ends exactly once, and the table forgets it.
     #[test]

@@ -34,8 +34,10 @@ impl RestartIntensity {
 }
 
 #[cfg(test)]
+#[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 mod tests {
     use super::*;
+    #[cfg(feature = "property-tests")]
     use proptest::prelude::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -65,6 +67,7 @@ mod tests {
         assert!(!RestartIntensity::new(0, S).allows(Instant::now()));
     }
 
+    #[cfg(feature = "property-tests")]
     proptest! {
         #[test]
         fn agrees_with_counting(max in 0usize..6, window in 1u64..50, gaps in proptest::collection::vec(0u64..20, 1..60)) {

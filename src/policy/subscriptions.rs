@@ -93,8 +93,7 @@ struct Channel {
     kept: Option<RpcError>,
     /// How many wait for it: what becomes of it is remembered until each has seen it.
     waiting: usize,
-    /// What it was last asked for, and the batch since which nothing else was: an earlier answer that comes late means
-    /// nothing any more.
+    /// The latest operation that was asked for, and its first batch: answers to older batches are ignored.
     meant: Option<(Operation, u64)>,
     /// Something had no answer on this connection, so that the server may have it or not.
     uncertain: bool,

@@ -1,5 +1,8 @@
+#![cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
+
 use std::collections::BTreeSet;
 
+#[cfg(feature = "property-tests")]
 use proptest::prelude::*;
 
 use super::*;
@@ -122,6 +125,7 @@ fn a_late_acknowledgement_counts() {
     assert!(subscriptions.channels.is_empty());
 }
 
+#[cfg(feature = "property-tests")]
 proptest! {
     /// Callers change their minds, batches are answered, refused and lost, connections end, in any order: when all
     /// comes to rest the server has exactly what is wanted, but for what it refuses.

@@ -40,11 +40,14 @@ impl Timers {
 }
 
 #[cfg(test)]
+#[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 mod tests {
     use super::*;
+    #[cfg(feature = "property-tests")]
     use proptest::prelude::*;
     use std::time::Duration;
 
+    #[cfg(feature = "property-tests")]
     proptest! {
         /// Against the plainest model: a list, sorted.
         #[test]

@@ -8,7 +8,7 @@ use crate::lifecycle::ParkReason;
 use crate::policy::restart::Restart;
 use crate::policy::restart_intensity::RestartIntensity;
 use crate::state::{ClientId, ReadyState};
-use crate::worker::thread::Exit;
+use crate::worker::exit::Exit;
 
 /// A client in the supervisor's table.
 pub(crate) struct Child {

@@ -10,11 +10,12 @@ use parking_lot::MutexGuard;
 use super::child::Child;
 use super::event::{SupervisorEvent, SupervisorExit};
 use super::settings::IntensityScope;
-use super::table::{Notice, Rows, Stage, Table};
+use super::table::{Notice, Progress, Rows, Table};
 use crate::lifecycle::{End, ExitReason, ParkReason};
 use crate::policy::restart::Fate;
 use crate::state::ClientId;
-use crate::worker::thread::{Exit, panic_message};
+use crate::worker::exit::Exit;
+use crate::worker::thread::panic_message;
 
 impl Table {
     pub(super) fn run(self: &Arc<Self>) {
@@ -30,11 +31,11 @@ impl Table {
                 if now >= next_look { now + self.watch_every() } else { next_look.min(now + self.watch_every()) };
             let deadline = {
                 let rows = self.rows.lock();
-                match &rows.stage {
-                    Stage::Running if rows.children.is_empty() => None,
-                    Stage::Running => Some(next_look),
-                    Stage::ShuttingDown { deadline, .. } => Some((*deadline).min(next_look)),
-                    Stage::Ended { .. } => return,
+                match &rows.progress {
+                    Progress::Running if rows.children.is_empty() => None,
+                    Progress::Running => Some(next_look),
+                    Progress::ShuttingDown { deadline, .. } => Some((*deadline).min(next_look)),
+                    Progress::Ended { .. } => return,
                 }
             };
             match self.next_notice(deadline) {
@@ -96,7 +97,7 @@ impl Table {
 
     /// What an exit says is done; only a stop overrules it.
     fn carry_out(self: &Arc<Self>, mut rows: MutexGuard<'_, Rows>, client: ClientId, exit: Exit) {
-        let shutting_down = !matches!(rows.stage, Stage::Running);
+        let shutting_down = !matches!(rows.progress, Progress::Running);
         let Some(child) = rows.children.get_mut(&client) else { return };
         let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
         let stops = child.stopping || shutting_down;
@@ -188,7 +189,7 @@ impl Table {
 
     pub(super) fn end_if_due(&self) {
         let mut rows = self.rows.lock();
-        let Stage::ShuttingDown { exit, deadline } = &rows.stage else { return };
+        let Progress::ShuttingDown { exit, deadline } = &rows.progress else { return };
         if !rows.children.is_empty() && Instant::now() < *deadline {
             return;
         }
@@ -196,7 +197,7 @@ impl Table {
         for (_, child) in std::mem::take(&mut rows.children) {
             self.leave_behind(&mut rows, &child);
         }
-        rows.stage = Stage::Ended { exit };
+        rows.progress = Progress::Ended { exit };
         self.changed.notify_all();
     }
 
@@ -210,10 +211,10 @@ impl Table {
     }
 
     pub(super) fn begin_shut_down(&self, rows: &mut Rows, exit: SupervisorExit, grace: Duration) {
-        if !matches!(rows.stage, Stage::Running) {
+        if !matches!(rows.progress, Progress::Running) {
             return;
         }
-        rows.stage = Stage::ShuttingDown { exit, deadline: crate::deadline::later(Instant::now(), grace) };
+        rows.progress = Progress::ShuttingDown { exit, deadline: crate::deadline::later(Instant::now(), grace) };
         for child in rows.children.values_mut() {
             child.stopping = true;
             child.state.core.command(crate::command::CommandKind::Stop, grace);

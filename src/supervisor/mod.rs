@@ -1,5 +1,5 @@
 //! The supervisor: spawns workers, joins them when they end, and decides by OTP's rules whether another follows.
-//! It owns the join handles and never touches a connection. Over 400 lines since each call is documented here.
+//! It owns the join handles and never touches a connection.
 
 mod child;
 mod event;

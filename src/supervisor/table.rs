@@ -21,8 +21,8 @@ use crate::lifecycle::{End, ExitReason, StartError, StopError};
 use crate::outbound::gate::Pass;
 use crate::policy::restart_intensity::RestartIntensity;
 use crate::state::{ClientId, ReadyState};
+use crate::worker::exit::Exit;
 use crate::worker::thread;
-use crate::worker::thread::Exit;
 
 /// Events that wait for whoever watches; older ones give way.
 const EVENTS: usize = 1024;
@@ -48,11 +48,11 @@ pub(crate) struct Table {
 pub(super) struct Rows {
     pub(super) children: BTreeMap<ClientId, Child>,
     pub(super) intensity: RestartIntensity,
-    pub(super) stage: Stage,
+    pub(super) progress: Progress,
     pub(super) left_behind: Vec<Arc<str>>,
 }
 
-pub(super) enum Stage {
+pub(super) enum Progress {
     Running,
     ShuttingDown { exit: SupervisorExit, deadline: Instant },
     Ended { exit: SupervisorExit },
@@ -122,7 +122,7 @@ impl Table {
             rows: Mutex::new(Rows {
                 children: BTreeMap::new(),
                 intensity,
-                stage: Stage::Running,
+                progress: Progress::Running,
                 left_behind: Vec::new(),
             }),
             changed: Condvar::new(),
@@ -151,7 +151,7 @@ impl Table {
         let state = Arc::new(ClientState::new(resolve(config)?, true).map_err(os)?);
         let tag = &state.core.tag;
         let mut rows = self.rows.lock();
-        if !matches!(rows.stage, Stage::Running) {
+        if !matches!(rows.progress, Progress::Running) {
             return Err(StartError::ShutDown);
         }
         if let Some(max) = self.settings.max_clients.filter(|max| rows.children.len() >= *max) {
@@ -287,7 +287,7 @@ impl Table {
             return ShutdownReport { left_behind: vec![own] };
         }
         // The supervisor's thread ends it; should that be in trouble, we do.
-        while let Stage::ShuttingDown { deadline, .. } = &rows.stage {
+        while let Progress::ShuttingDown { deadline, .. } = &rows.progress {
             let until = *deadline + OVERDUE;
             if self.changed.wait_until(&mut rows, until).timed_out() {
                 MutexGuard::unlocked(&mut rows, || self.end_if_due());
@@ -299,7 +299,7 @@ impl Table {
     pub(super) fn wait_for_end(&self) -> SupervisorExit {
         let mut rows = self.rows.lock();
         loop {
-            if let Stage::Ended { exit } = &rows.stage {
+            if let Progress::Ended { exit } = &rows.progress {
                 return exit.clone();
             }
             self.changed.wait(&mut rows);
@@ -307,7 +307,7 @@ impl Table {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.rows.lock().stage, Stage::Ended { .. })
+        matches!(self.rows.lock().progress, Progress::Ended { .. })
     }
 
     #[cfg(feature = "testing")]

@@ -1,4 +1,4 @@
-//! How long each turn of a worker's loop takes, seen from any thread (Aeron's duty cycle tracker). Touches atomics.
+//! How long each turn of a worker's loop takes, seen from any thread (Aeron's duty cycle tracker).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What can be read about a client's heartbeat from any thread, wait-free for the worker. Touches atomics only.
+//! What can be read about a client's heartbeat from any thread, wait-free for the worker.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What can be counted about a client, read from any thread without holding up the worker. Touches atomics only.
+//! What can be counted about a client, read from any thread without holding up the worker.
 
 use std::time::Duration;
 

@@ -157,12 +157,12 @@ impl Server {
         Ok(Self { inner })
     }
 
-    /// `ws://127.0.0.1:port/`, or `wss://localhost:port/`.
+    /// `ws://127.0.0.1:port/`, or `wss://127.0.0.1:port/`: no name that a bare machine might not know.
     pub fn url(&self) -> String {
         let port = self.inner.address.port();
         match self.inner.certificates {
             None => format!("ws://127.0.0.1:{port}/"),
-            Some(_) => format!("wss://localhost:{port}/"),
+            Some(_) => format!("wss://127.0.0.1:{port}/"),
         }
     }
 

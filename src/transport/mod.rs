@@ -140,18 +140,18 @@ impl Transport {
     /// Reads the next message or frame without blocking.
     #[inline]
     pub(crate) fn read(&mut self) -> Result<Incoming, Broken> {
-        use tungstenite::Message as Wire;
+        use tungstenite::Message as Whole;
         if self.hungry && !self.ws.get_mut().socket_mut().fill() {
             return Ok(Incoming::Nothing);
         }
         self.hungry = false;
         match self.ws.read() {
-            Ok(Wire::Ping(_)) => {
+            Ok(Whole::Ping(_)) => {
                 self.unflushed = true;
                 Ok(Incoming::Ping)
             }
-            Ok(Wire::Pong(payload)) => Ok(Incoming::Pong(payload)),
-            Ok(Wire::Close(frame)) => {
+            Ok(Whole::Pong(payload)) => Ok(Incoming::Pong(payload)),
+            Ok(Whole::Close(frame)) => {
                 self.unflushed = true;
                 Ok(Incoming::Close(frame.map(CloseFrame::from_wire)))
             }

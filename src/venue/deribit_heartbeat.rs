@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::message::Message;
-use crate::policy::heartbeat::{Dialect, Heard, Heartbeat, HeartbeatKind};
+use crate::policy::heartbeat::{Heard, Heartbeat, HeartbeatDialect, HeartbeatKind};
 
 impl Heartbeat {
     /// Asks the venue for heartbeats every `interval` (`public/set_heartbeat`) and answers each of its `test_request`s
@@ -20,7 +20,7 @@ impl Heartbeat {
 
 struct Deribit;
 
-impl Dialect for Deribit {
+impl HeartbeatDialect for Deribit {
     fn kind(&self) -> HeartbeatKind {
         HeartbeatKind::Deribit
     }

@@ -1,9 +1,6 @@
 //! The bell that ends a sleep in `poll`: a descriptor that is readable once it was rung. An eventfd on Linux, a pair of
 //! sockets on other Unixes.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-
 /// What ends a sleep. The loom models have one of their own.
 pub(crate) trait Rings {
     fn ring(&self);
@@ -17,10 +14,11 @@ pub(crate) use self::pair_bell::PairBell as Bell;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod event_bell {
-    use super::Rings;
-    use super::{AsFd, BorrowedFd, io};
+    use crate::wake::bell::Rings;
     use rustix::event::{EventfdFlags, eventfd};
+    use std::io;
     use std::os::fd::OwnedFd;
+    use std::os::fd::{AsFd, BorrowedFd};
 
     /// One descriptor, one counter.
     #[derive(Debug)]
@@ -51,11 +49,12 @@ mod event_bell {
 }
 
 // Compiled for tests on every platform, so that it stays right where it is not the one in use.
-#[cfg(any(all(test, not(loom)), not(any(target_os = "linux", target_os = "android"))))]
+#[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
 mod pair_bell {
-    use super::Rings;
-    use super::{AsFd, BorrowedFd, io};
+    use crate::wake::bell::Rings;
+    use std::io;
     use std::io::{Read, Write};
+    use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::net::UnixStream;
 
     /// For Unixes without eventfd.
@@ -92,10 +91,11 @@ mod pair_bell {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::os::fd::{AsFd, BorrowedFd};
 
     fn readable(fd: BorrowedFd<'_>) -> bool {
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];

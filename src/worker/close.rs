@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use super::reading::Next;
+use super::reading::Came;
 use super::run::Run;
 use crate::command::Command;
 use crate::message::CloseFrame;
@@ -59,8 +59,8 @@ impl Run<'_> {
             }
             let take = |run: &mut Self, message, now| run.deliver(message, now, Stage::Closing);
             match self.read_next(connection, take) {
-                Ok(Next::Message | Next::Other) => {}
-                Ok(Next::Nothing) => {
+                Ok(Came::Message | Came::Other) => {}
+                Ok(Came::Nothing) => {
                     let Some(transport) = &mut self.link.transport else { break };
                     let interest = (tcp.as_fd(), transport.interest());
                     let due = [held_until, core.asked.due()].into_iter().flatten();

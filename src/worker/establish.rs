@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::reading::Next;
+use super::reading::Came;
 use super::run::Run;
 use crate::connect::attempt::Halt;
 use crate::correlation::Correlation;
@@ -144,11 +144,11 @@ impl Steps<'_, '_> {
                 Ok(())
             };
             match self.run.read_next(self.connection, take).map_err(disconnected)? {
-                Next::Message => return Ok(came),
-                Next::Other if self.restoring => break,
-                Next::Other => {}
-                Next::Nothing if Instant::now() >= until => break,
-                Next::Nothing => self.sleep(until)?,
+                Came::Message => return Ok(came),
+                Came::Other if self.restoring => break,
+                Came::Other => {}
+                Came::Nothing if Instant::now() >= until => break,
+                Came::Nothing => self.sleep(until)?,
             }
         }
         Ok(None)

@@ -19,6 +19,7 @@
 
 mod close;
 mod establish;
+pub(crate) mod exit;
 mod reading;
 mod run;
 mod serve;

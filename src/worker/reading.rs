@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use super::run::Run;
-use crate::message::Message;
+use crate::message::{CloseFrame, Message};
 use crate::policy::connection::Connection;
 use crate::state::DisconnectReason;
 use crate::transport::{Broken, Incoming};
 
 /// What one read brought.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum Came {
     /// A message, which `take` was given.
     Message,
     /// Something that is not the caller's: a control frame, a heartbeat, an answer.
@@ -27,8 +27,8 @@ impl Run<'_> {
         &mut self,
         connection: &mut Connection,
         take: impl FnOnce(&mut Self, Message, Instant) -> Result<(), Broken>,
-    ) -> Result<Next, Broken> {
-        let Some(transport) = &mut self.link.transport else { return Ok(Next::Nothing) };
+    ) -> Result<Came, Broken> {
+        let Some(transport) = &mut self.link.transport else { return Ok(Came::Nothing) };
         let incoming = transport.read().inspect_err(|_| self.reads_broken = true)?;
         let now = transport.read_at();
         match incoming {
@@ -37,15 +37,19 @@ impl Run<'_> {
                 self.core.counters.received.add(1);
                 if !connection.listens(self.core) {
                     take(self, message, now)?;
-                    return Ok(Next::Message);
+                    return Ok(Came::Message);
                 }
                 match self.show(connection, message, now)? {
-                    Some(message) => take(self, message, now).map(|()| Next::Message),
-                    None => Ok(Next::Other),
+                    Some(message) => take(self, message, now).map(|()| Came::Message),
+                    None => Ok(Came::Other),
                 }
             }
-            Incoming::Nothing => Ok(Next::Nothing),
-            control => self.control(connection, control, now).map(|()| Next::Other),
+            Incoming::Nothing => Ok(Came::Nothing),
+            // Each arm by itself: to pass the frame on as a whole would put every message into memory first.
+            Incoming::Ping => self.pinged(connection, now),
+            Incoming::Pong(payload) => self.ponged(connection, &payload, now),
+            Incoming::Close(frame) => self.closed(frame),
+            Incoming::Ended => self.closed(None),
         }
     }
 
@@ -58,27 +62,27 @@ impl Run<'_> {
     }
 
     #[inline(never)]
-    fn control(&mut self, connection: &mut Connection, frame: Incoming, now: Instant) -> Result<(), Broken> {
-        match frame {
-            Incoming::Ping => {
-                // The pong is queued behind whatever is being written; do not let it wait for a next turn.
-                self.write_out()?;
-                if connection.ping(now) {
-                    self.alive(connection);
-                }
-            }
-            Incoming::Pong(payload) => {
-                if connection.pong(&payload, now) {
-                    self.alive(connection);
-                }
-            }
-            Incoming::Close(frame) => {
-                let _ = self.write_out();
-                return Err(Broken::because(DisconnectReason::ClosedByServer(frame)));
-            }
-            Incoming::Ended => return Err(Broken::because(DisconnectReason::ClosedByServer(None))),
-            Incoming::Message(_) | Incoming::Nothing => {}
+    fn pinged(&mut self, connection: &mut Connection, now: Instant) -> Result<Came, Broken> {
+        // The pong is queued behind whatever is being written; do not let it wait for a next turn.
+        self.write_out()?;
+        if connection.ping(now) {
+            self.alive(connection);
         }
-        Ok(())
+        Ok(Came::Other)
+    }
+
+    #[inline(never)]
+    fn ponged(&mut self, connection: &mut Connection, payload: &[u8], now: Instant) -> Result<Came, Broken> {
+        if connection.pong(payload, now) {
+            self.alive(connection);
+        }
+        Ok(Came::Other)
+    }
+
+    #[inline(never)]
+    fn closed(&mut self, frame: Option<CloseFrame>) -> Result<Came, Broken> {
+        // Its answer leaves, if there is room for it.
+        let _ = self.write_out();
+        Err(Broken::because(DisconnectReason::ClosedByServer(frame)))
     }
 }

@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::thread::Exit;
+use super::exit::Exit;
 use crate::asked::{Caller, answer_caller};
 use crate::client_state::{ClientState, Life};
 use crate::command::{Command, CommandKind};

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 
-use super::reading::Next;
+use super::reading::Came;
 use super::run::{Ended, Run};
 use crate::asked::Asked;
 use crate::command::Command;
@@ -237,7 +237,7 @@ impl Run<'_> {
                 return Ok(Read::Paused);
             }
             let next = self.read_next(connection, |run, message, now| run.deliver(message, now, Stage::Open))?;
-            if next == Next::Nothing {
+            if next == Came::Nothing {
                 return Ok(Read::CaughtUp);
             }
         }

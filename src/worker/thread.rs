@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::exit::Exit;
 use super::run::Run;
 use crate::client_state::{ClientState, Kept};
 use crate::event::Event;
@@ -14,22 +15,8 @@ use crate::inbound::consumer::Consumer;
 use crate::inbound::delivery::Way;
 use crate::lifecycle::ExitReason;
 use crate::outbound::gate::Pass;
-use crate::policy::restart::{Fate, fate};
+use crate::policy::restart::Fate;
 use crate::state::{DisconnectReason, ReadyState};
-
-/// How a run ended, and what is to follow. Decided once, here.
-#[derive(Clone, Debug)]
-pub(crate) struct Exit {
-    pub(crate) reason: ExitReason,
-    pub(crate) fate: Fate,
-}
-
-impl Exit {
-    pub(crate) fn new(state: &ClientState, reason: ExitReason) -> Self {
-        let stop_given = state.core.commands.stop_given();
-        Self { fate: fate(state.settings.restart, state.supervised, stop_given, &reason), reason }
-    }
-}
 
 /// Starts a worker's thread, on its core and with its priority if it has one. `last` is dropped as the last thing the
 /// thread does.

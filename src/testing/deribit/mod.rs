@@ -182,7 +182,7 @@ impl DeribitServer {
         }
     }
 
-    /// `ws://127.0.0.1:port/ws/api/v2`, or `wss://localhost:port/ws/api/v2`.
+    /// `ws://127.0.0.1:port/ws/api/v2`, or `wss://127.0.0.1:port/ws/api/v2`.
     pub fn url(&self) -> String {
         format!("{}ws/api/v2", self.server.url())
     }
