@@ -17,10 +17,10 @@ pub enum Overflow {
     /// end of the connection is noticed by what is written only. The default.
     #[default]
     Backpressure,
-    /// Keep reading and drop the oldest messages not yet handed over. [`Event::Lagged`] takes their place. Half of
+    /// Keep reading and drop the oldest messages not yet handed over. [`Event::Lagged`](crate::Event::Lagged) takes their place. Half of
     /// `event_capacity` is what is handed over already.
     DropOldest,
-    /// Keep reading and drop what comes. [`Event::Lagged`] takes its place.
+    /// Keep reading and drop what comes. [`Event::Lagged`](crate::Event::Lagged) takes its place.
     DropNewest,
     /// Give up the connection: a consumer that missed a message has to start afresh anyway.
     Disconnect,

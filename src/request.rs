@@ -83,7 +83,7 @@ pub struct RpcError {
 }
 
 impl RpcError {
-    /// For a [`Correlation`] of your own.
+    /// For a [`Correlation`](crate::Correlation) of your own.
     pub fn new(code: i64, message: impl Into<Box<str>>) -> Self {
         Self { code, message: message.into(), data: None }
     }

@@ -1,4 +1,6 @@
 //! Every accepted message ends written or handed back, in one way, once, on its own connection.
+//!
+//! Over 400 lines: one promise, from all its sides.
 
 mod common;
 

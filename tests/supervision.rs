@@ -1,5 +1,7 @@
 //! Each line of the supervision strategy, from the outside: what ends, what is restarted, what is parked, and that
 //! nobody else notices.
+//!
+//! Over 400 lines: the cases of OTP that carry over, one after the other.
 
 mod common;
 

@@ -31,8 +31,8 @@ pub(crate) struct Link {
     pub(crate) transport: Option<Transport>,
     /// A caller found the connection broken; the worker has yet to hear of it.
     broken: Option<Broken>,
-    /// Only read to its end any more.
-    pub(crate) writes_broken: bool,
+    /// Only read to its end any more: writing failed, or our close frame is the last that goes out.
+    only_read: bool,
 }
 
 impl Link {
@@ -42,8 +42,13 @@ impl Link {
 
     /// A connection on which the session is still to be opened.
     pub(crate) fn open(&mut self, transport: Transport) {
-        (self.transport, self.broken, self.writes_broken) = (Some(transport), None, false);
+        (self.transport, self.broken, self.only_read) = (Some(transport), None, false);
         self.outbox.hold();
+    }
+
+    /// Nothing more is written on it.
+    pub(crate) fn only_read_from_now_on(&mut self) {
+        (self.only_read, self.outbox.held) = (true, true);
     }
 
     /// The one way out of a connection. What the kernel has by now was written, whoever wrote it: the goodbye, a pong of
@@ -77,7 +82,7 @@ impl Link {
             return Err(broken);
         }
         match &mut self.transport {
-            Some(transport) if !self.writes_broken => self.outbox.write_out(transport, sent, Instant::now),
+            Some(transport) if !self.only_read => self.outbox.write_out(transport, sent, Instant::now),
             _ => Ok(false),
         }
     }
@@ -88,7 +93,7 @@ impl WriteSide for Link {
 
     /// Not before the session is open, and not on a connection that is known to be broken: that is the worker's to see to.
     fn is_open_to_callers(&self) -> bool {
-        self.transport.is_some() && !self.outbox.held && self.broken.is_none() && !self.writes_broken
+        self.transport.is_some() && !self.outbox.held && self.broken.is_none() && !self.only_read
     }
 
     fn has_left(&self) -> bool {

@@ -9,10 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 #[cfg(feature = "property-tests")]
 use proptest::prelude::*;
 
+use bytes::Bytes;
+
 use super::*;
+use crate::correlation::Correlation;
 use crate::policy::admission::Admission;
+use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::requests::Requests;
+use crate::policy::terms::Dialect;
+use crate::request::RequestId;
 
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);

@@ -8,7 +8,7 @@ pub enum IdleStrategy {
     #[default]
     Park,
     /// Never sleep while a connection is open: look at the socket and at the callers in turn. Takes a whole core, so
-    /// pin the client to one of its own ([`ClientConfig::pin_to`]). Without a connection it sleeps as `Park` does.
+    /// pin the client to one of its own ([`ClientConfig::pin_to`](crate::ClientConfig::pin_to)). Without a connection it sleeps as `Park` does.
     BusySpin,
     /// Spin for so many turns, then yield to other threads for so many, then sleep as `Park` does; begin anew whenever
     /// there was something to do.

@@ -13,5 +13,6 @@ pub(crate) mod requests;
 pub(crate) mod restart;
 pub(crate) mod restart_intensity;
 pub(crate) mod subscriptions;
+pub(crate) mod terms;
 pub(crate) mod timers;
 pub(crate) mod upkeep;

@@ -75,7 +75,7 @@ pub enum SupervisorEvent {
 pub enum SupervisorExit {
     /// `shutdown`, or the supervisor was dropped.
     ShutDown,
-    /// [`IntensityScope::Supervisor`]: the common budget was exceeded.
+    /// [`IntensityScope::Supervisor`](crate::IntensityScope::Supervisor): the common budget was exceeded.
     #[non_exhaustive]
     IntensityExceeded {
         /// The client whose restart was one too many.

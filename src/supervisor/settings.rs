@@ -19,11 +19,11 @@ pub enum IntensityScope {
     /// not another's.
     #[default]
     Client,
-    /// OTP's rule: one budget for all, and exceeding it stops everything and ends [`Supervisor::join`] with the reason.
+    /// OTP's rule: one budget for all, and exceeding it stops everything and ends [`Supervisor::join`](crate::Supervisor::join) with the reason.
     Supervisor,
 }
 
-/// Settings of a supervisor; made by [`Supervisor::builder`].
+/// Settings of a supervisor; made by [`Supervisor::builder`](crate::Supervisor::builder).
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,4 +1,6 @@
 //! One connection of the scripted server, on a thread of its own: TLS, upgrade, then messages as the script says.
+//!
+//! Over 400 lines: one connection of the server, with all the faults that it can be told to have.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -20,6 +20,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// Over 400 lines since every call is documented here, with an example.
+
 mod certificates;
 mod connection;
 #[cfg(feature = "deribit")]

@@ -13,10 +13,10 @@ use serde_json::Value;
 
 use crate::correlation::Correlation;
 use crate::error::SessionError;
-use crate::policy::connection::Dialect;
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::RateLimit;
 pub use crate::policy::subscriptions::Batch;
+use crate::policy::terms::Dialect;
 pub use crate::policy::upkeep::Renewal;
 use crate::session::Session;
 

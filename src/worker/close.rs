@@ -10,9 +10,10 @@ use crate::command::Command;
 use crate::message::CloseFrame;
 use crate::outbound::gate::Pass;
 use crate::overflow::Stage;
-use crate::policy::connection::{Connection, Turn};
+use crate::policy::connection::Connection;
+use crate::policy::terms::Turn;
 use crate::state::ReadyState;
-use crate::transport::{Outgoing, wait};
+use crate::transport::{Broken, Outgoing, wait};
 
 /// So much of a command's time goes to the close, so that whoever waits for us sees us come back.
 const SHARE: f64 = 0.75;
@@ -44,7 +45,8 @@ impl Run<'_> {
             if !asked {
                 self.link.take(&core.mailbox.source.queue);
             }
-            let Ok(written) = self.write_out() else { break };
+            let written = if asked { self.flush() } else { self.write_out() };
+            let Ok(written) = written else { break };
             // What the rate limits do not let out in time is handed back.
             let held_until = self.link.outbox.held_until();
             let written = written || held_until.is_some_and(|until| until >= deadline);
@@ -79,14 +81,19 @@ impl Run<'_> {
 
     /// A close frame, after which nothing goes out. False when the line is broken.
     fn ask_to_close(&mut self) -> bool {
-        self.link.outbox.held = true;
+        self.link.only_read_from_now_on();
         let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
         let Some(transport) = &mut self.link.transport else { return false };
         transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush()).is_ok()
     }
 
+    /// What is left of the close frame.
+    fn flush(&mut self) -> Result<bool, Broken> {
+        self.link.transport.as_mut().map_or(Ok(true), |transport| transport.flush())
+    }
+
     /// Whoever waits for an answer is told when its time is up, also now.
-    fn expire_requests(&mut self, connection: &mut Connection) -> Result<(), crate::transport::Broken> {
+    fn expire_requests(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         let now = Instant::now();
         if self.core.asked.due().is_none_or(|due| now < due) {
             return Ok(());

@@ -18,8 +18,9 @@ use crate::outbound::gate::Pass;
 use crate::outbound::link;
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
-use crate::policy::connection::{Connection, Turn};
+use crate::policy::connection::Connection;
 use crate::policy::idle::Rest;
+use crate::policy::terms::Turn;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::transport::{Broken, Outgoing, Transport};
 
@@ -250,7 +251,7 @@ impl Run<'_> {
         if self.reads_broken || !matches!(broken.reason, DisconnectReason::Transport(_)) {
             return broken;
         }
-        self.link.writes_broken = true;
+        self.link.only_read_from_now_on();
         for _ in 0..LAST_BATCHES {
             self.refresh();
             match self.read_batch(connection) {

@@ -1,0 +1,89 @@
+//! The terms between a connection and whoever drives it: what it is given, what it may look at, what it wants done.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::admission::{Charge, Door};
+use super::heartbeat::Heartbeat;
+use super::requests::{Requests, Told};
+use super::subscriptions::{Batch, Subscriptions};
+use super::upkeep::Renewal;
+use crate::correlation::Correlation;
+use crate::error::{RefusedChannel, SendError};
+use crate::message::Message;
+use crate::receipt::Receipt;
+use crate::request::RequestId;
+use crate::response::Response;
+use crate::state::DisconnectReason;
+
+/// What a connection needs to know of a venue.
+pub(crate) trait Dialect: Send + Sync {
+    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
+    fn acknowledges(&self, channel: &str, result: &Value) -> bool;
+    fn renewed(&self, result: &Value) -> Result<Option<Renewal>, Box<str>>;
+}
+
+/// What stays the same from one connection to the next.
+pub(crate) struct Rules {
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) correlation: Correlation,
+    pub(crate) request_timeout: Duration,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) dialect: Option<Box<dyn Dialect>>,
+}
+
+/// The tables that a connection shares with the caller's threads: behind locks in a client, plain in a test. Each call is
+/// one look at one table, and no code of the caller's (a venue's, a correlation's) runs inside it.
+pub(crate) trait Tables {
+    type Caller;
+    fn requests<T>(&self, look: impl FnOnce(&mut Requests<Self::Caller>) -> T) -> T;
+    fn subscriptions<T>(&self, look: impl FnOnce(&mut Subscriptions) -> T) -> T;
+    /// Without a look: when a request is due at the earliest.
+    fn requests_due(&self) -> Option<Instant>;
+    /// Without a look: whether no message can be an answer.
+    fn expects_no_answer(&self) -> bool;
+    fn next_id(&self) -> RequestId;
+    fn admit(&self, message: Message, door: Door, charge: Charge, now: Instant) -> Result<Message, SendError>;
+}
+
+/// What the worker is to do.
+#[derive(Debug)]
+pub(crate) enum Action<C> {
+    /// A sign of life came.
+    Alive,
+    Ping(Bytes),
+    /// Before all that waits.
+    SendFirst(Message),
+    /// In its turn.
+    Send {
+        message: Message,
+        receipt: Arc<Receipt>,
+    },
+    Tell(Told<C>),
+    /// The answer to what was given up on.
+    TellLate(Response),
+    Refused(RefusedChannel),
+    /// To the log.
+    Warn(Box<str>),
+    /// The connection has to end. `code` is what the server is told.
+    End {
+        reason: DisconnectReason,
+        code: Option<u16>,
+    },
+}
+
+/// What the worker knows when it asks what is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) now: Instant,
+    /// All that came is read: while it is not, an answer may be waiting unread, and its absence counts for nothing.
+    pub(crate) caught_up: bool,
+    /// Pings and heartbeats already wait to be written: a peer that takes nothing gets no heap of them.
+    pub(crate) clogged: bool,
+    /// What the caller wants to be subscribed to may have changed.
+    pub(crate) wants_changed: bool,
+}
