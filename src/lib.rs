@@ -153,7 +153,11 @@
 //! Through [`log`], targets `ws_supervisor::…`: *error* for what a person must look at (parked, a panic, a thread left
 //! behind, events that nobody reads), *warn* for what recovers by itself (a lost connection, a failed attempt, a
 //! restart, a full queue), *info* for open and closed, *debug* for attempts. Never a query, a header's value or a
-//! payload. tungstenite's own target logs payloads at *trace*.
+//! payload. tungstenite's own target logs payloads at *trace*. With `env_logger`, in your `main`:
+//!
+//! ```
+//! env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("ws_supervisor=info")).init();
+//! ```
 //!
 //! # Order
 //!
@@ -165,11 +169,11 @@
 //!
 //! - A supervisor has two threads (`ws-supervisor`, `ws-guardian`), a client one, named after it (Linux shows 15 bytes).
 //!   A name that must be resolved takes a thread (`dns …`) until the resolver answers.
-//! - Memory: an idle client takes some 42 KiB with [`many_clients`](ClientConfig::many_clients), most of it OpenSSL's and
-//!   the thread's stack; by default 128 KiB more, its read buffer. File descriptors: two, a socket and an eventfd.
-//!   `ulimit -n` and the limit on threads (`ulimit -u`, a cgroup's `pids.max`) must allow for that.
-//! - Signals: none is handled or sent. `SIGPIPE` is not raised by our sockets: Rust programs ignore it from the start;
-//!   a host program in another language should too. A system call that a signal interrupts is made again.
+//! - Memory: an idle client takes some 42 KiB with [`many_clients`](ClientConfig::many_clients) (5,000 over `ws` were
+//!   measured), by default up to 128 KiB more, its read buffer; TLS takes its own on top. File descriptors: two, a socket
+//!   and an eventfd. `ulimit -n` and the limit on threads (`ulimit -u`, a cgroup's `pids.max`) must allow for that.
+//! - Signals: none is handled or sent, and no write of ours raises `SIGPIPE`. A system call that a signal interrupts is
+//!   made again.
 //! - Fork: threads don't survive it. Start the supervisor after forking; in a child that only calls `exec` every
 //!   descriptor of ours is closed.
 //!
@@ -177,7 +181,7 @@
 //!
 //! | what you see | look at |
 //! |---|---|
-//! | nothing at all | the log: `env_logger::init()` in your `main`, then run with `RUST_LOG=ws_supervisor=debug` |
+//! | nothing at all | the log, at `RUST_LOG=ws_supervisor=debug` |
 //! | `wait_until_open` times out | its error names the last attempt's; `Event::ConnectFailed` each of them |
 //! | a certificate is not accepted | the clock; the host's name; `ca-certificates`; [`root_certificate`](ClientConfig::root_certificate) |
 //! | `Parked` | the reason in it; then [`Supervisor::resume_client`] |
