@@ -11,6 +11,7 @@
 //! Client ---- Command, ----> worker --> policy::connection (decides: given now and what happened,
 //!    |        message          |        it returns what to do and when to ask again)
 //!    |       (mailbox)         |    --> transport (TCP, TLS, frames) ------------------------>
+//!    |---- writes itself while the worker sleeps (outbound::line) --^
 //!    |<------- Event --------- consumer (your queue, or your handler on this thread) <---------
 //!                              |
 //!                              +-- Exit { reason, fate } --> supervisor's thread: joins, spends the budget, respawns
@@ -29,10 +30,10 @@
 //! | `policy/` | `mod` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `rate_limit` `admission` `requests` `subscriptions` `upkeep` `terms` `connection` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
-//! | `outbound/` | `gate` `accepted` `outbox` `line` `link` `mailbox` `mod` | the one door down: a message is accepted, waits, is written, is counted |
+//! | `outbound/` | `gate` `accepted` `outbox` `line` `link` `mailbox` `mod` | the way down: a message is accepted, waits, is written, is counted |
 //! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
 //! | | `core` | what every thread of a client may touch |
-//! | `inbound/` | `backlog` `queue` `context` `delivery` `consumer` `mod` | the one way up: to a queue or to a handler |
+//! | `inbound/` | `backlog` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
 //! | `config/` | `mod` `session` `thread` `settings` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
 //! | `connect/` | `mod` `attempt` `resolve` `tcp` `tls` `handshake` `open` | from a URL to an open connection |
@@ -42,13 +43,14 @@
 //!
 //! | where is it decided | file |
 //! |---|---|
-//! | whether a message of yours is accepted or refused | `policy/admission` (asked by `outbound/mailbox`) |
+//! | whether a message of yours is accepted or refused | `policy/admission`; a full channel: `outbound/mailbox`; a request too many: `policy/requests` |
 //! | who writes it, you or the worker | `outbound/line` |
-//! | whether it counts as written or comes back | `outbound/outbox`, `client_state/settlement` |
+//! | whether it counts as written | `outbound/outbox` |
+//! | what comes back at the end of a connection, and to whom | `client_state/settlement` |
 //! | what happens when you read too slowly | `overflow`, carried out by `inbound/backlog` |
 //! | that a heartbeat is lost | `policy/monitor` |
 //! | when to dial again | `policy/reconnect` |
-//! | what follows the end of a run | `policy/restart`; whether a restart is one too many: `policy/restart_intensity` |
+//! | what follows the end of a run | `policy/restart` (asked by `worker/exit`); the budget, and what counts: `supervisor/exits`, by `policy/restart_intensity` |
 //! | whom an answer answers | `policy/requests`; who waits for it: `asked` |
 //! | which channels are asked for | `policy/subscriptions`; who waits for one: `wanted` |
 //! | which of several options wins | `config/settings` |
@@ -129,7 +131,9 @@
 //! `unsent` of the event that reports the end of the connection ([`Event::Disconnected`], [`Event::Parked`] or
 //! [`Event::Closed`]). It is never written on a later connection than the one it was accepted for, unless you asked for
 //! a [queue](ClientConfig::queue_while_disconnected): a stale order must not reach the venue.
-//! [`Client::send_confirmed`] waits until the kernel has it.
+//! [`Client::send_confirmed`] waits until the kernel has it. Three exceptions, all counted: an inline handler that panicked
+//! or was parked is not there to be told (`reconcile` is given it); a thread that had to be left behind keeps what it had
+//! taken; and a reader that never reads gets the latest in [`Event::Collapsed`], which counts the others.
 //!
 //! A request ([`Client::request`]) is answered exactly once or fails exactly once; [`RequestError`] says whether the
 //! server may have acted on it. It is never queued for a later connection and never repeated.

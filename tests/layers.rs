@@ -35,8 +35,7 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
 fn name(src: &Path, path: &Path) -> Option<String> {
     let name = path.strip_prefix(src).unwrap().with_extension("").to_string_lossy().replace('\\', "/");
     let exempt = name == "lib" || name.starts_with("testing/") || name.ends_with("_tests");
-    let is_folder = path.with_extension("").is_dir() && !name.contains('/');
-    (!exempt).then(|| if is_folder { format!("{name}/mod") } else { name })
+    (!exempt).then_some(name)
 }
 
 /// Paths into the crate, each with its line: what tests import does not count, nor what comments say.

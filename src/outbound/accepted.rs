@@ -23,7 +23,7 @@ pub(crate) struct Accepted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fee {
     Paid,
-    /// It waits for a connection, and is charged when it is written: so many limits have let it pass.
+    /// It waits for a connection, and is charged when it is written. The first `passed` limits have been paid.
     Owed {
         passed: usize,
     },

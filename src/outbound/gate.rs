@@ -1,5 +1,6 @@
-//! The gate that every accepted message passes: it stamps the message with the epoch, and lets the worker know when
-//! no sender is on its way through any more, so that what it drains after closing is all there is.
+//! The gate that every message from a handle passes (a handler's and the worker's own go into the outbox directly): it
+//! stamps the message with the epoch, and lets the worker know when no sender is on its way through any more, so that
+//! what it drains after closing is all there is.
 //! Touches atomics only; every interleaving is checked with loom.
 
 #[cfg(all(loom, test))]
@@ -36,7 +37,7 @@ pub(crate) struct Gate {
     queues: bool,
 }
 
-/// A sender on its way through; the worker waits for it to drop. Who is turned away is not on its way.
+/// A sender on its way through; the worker waits for it to drop. One that is turned away holds nothing up.
 pub(crate) struct Passage<'a> {
     gate: Option<&'a Gate>,
     pub(crate) pass: Pass,

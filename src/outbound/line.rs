@@ -31,7 +31,7 @@ pub(crate) trait WriteSide {
 
     /// Whether something was left unfinished: by the worker, which then waits for what holds it up, or by a caller, who
     /// then rang.
-    fn has_left(&self) -> bool;
+    fn is_unfinished(&self) -> bool;
 
     /// Takes what was enqueued and writes it, as far as it goes. True when nothing is left, here or in the source.
     fn write_from(&mut self, source: &Self::Source) -> bool;
@@ -58,7 +58,7 @@ impl<T: WriteSide, B: Rings> Line<T, Wake<B>> {
             return;
         }
         if let Some(mut side) = self.side.try_lock() {
-            if side.is_open_to_callers() && (side.has_left() || side.write_from(source)) {
+            if side.is_open_to_callers() && (side.is_unfinished() || side.write_from(source)) {
                 return;
             }
         }
@@ -203,7 +203,7 @@ mod loom_tests {
             self.direct
         }
 
-        fn has_left(&self) -> bool {
+        fn is_unfinished(&self) -> bool {
             self.left > 0
         }
 
@@ -239,9 +239,10 @@ mod loom_tests {
             let mut side = self.line.lock();
             while !self.stop.load(Ordering::Relaxed) {
                 side.write_from(&self.source);
-                let waits_for_room = side.has_left();
+                let waits_for_room = side.is_unfinished();
                 let look = |side: &Side| {
-                    self.stop.load(Ordering::Relaxed) || (!side.has_left() && self.source.load(Ordering::Relaxed) > 0)
+                    self.stop.load(Ordering::Relaxed)
+                        || (!side.is_unfinished() && self.source.load(Ordering::Relaxed) > 0)
                 };
                 let slept = self.line.sleep(&mut side, look, |wake| match waits_for_room {
                     true => ((), false),

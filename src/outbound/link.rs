@@ -48,7 +48,7 @@ impl Link {
 
     /// Nothing more is written on it.
     pub(crate) fn only_read_from_now_on(&mut self) {
-        (self.only_read, self.outbox.held) = (true, true);
+        (self.only_read, self.outbox.only_urgent) = (true, true);
     }
 
     /// The one way out of a connection. What the kernel has by now was written, whoever wrote it: the goodbye, a pong of
@@ -61,7 +61,7 @@ impl Link {
 
     /// The session is open: what callers send may be written.
     pub(crate) fn release(&mut self) {
-        self.outbox.held = false;
+        self.outbox.only_urgent = false;
     }
 
     /// Takes what callers sent, but no more than the transport can carry away: the bounded channel is what holds a
@@ -93,10 +93,10 @@ impl WriteSide for Link {
 
     /// Not before the session is open, and not on a connection that is known to be broken: that is the worker's to see to.
     fn is_open_to_callers(&self) -> bool {
-        self.transport.is_some() && !self.outbox.held && self.broken.is_none() && !self.only_read
+        self.transport.is_some() && !self.outbox.only_urgent && self.broken.is_none() && !self.only_read
     }
 
-    fn has_left(&self) -> bool {
+    fn is_unfinished(&self) -> bool {
         !self.outbox.is_empty()
     }
 

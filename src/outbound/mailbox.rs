@@ -1,5 +1,5 @@
-//! The one door down: size, gate, place, limits, channel; and whoever writes is told. How the writing is shared between the
-//! worker and its callers is in `line`.
+//! Where a handle's message is accepted: the gate, a place, the admission, the channel; then the line is told. How the
+//! writing is shared between the worker and its callers is in `line`.
 
 use std::io;
 use std::sync::Arc;
@@ -88,7 +88,7 @@ impl Mailbox {
         let place = if waits { self.places.take(self.max_queued) } else { None };
         let door = Door {
             open: if epoch.is_some() || waits { Ok(()) } else { Err(state()) },
-            // Where limits count, before it costs anything; else the channel itself says so.
+            // Asked before a rate limit is charged; without limits the channel's own refusal will do.
             full: (waits && place.is_none()) || (!self.admission.limits.is_empty() && self.enter.is_full()),
             queued: if waits { 0 } else { self.places.taken() },
         };
@@ -105,7 +105,7 @@ impl Mailbox {
                 Ok(())
             }
             Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
-                // While the passage lives, so that no disconnect takes it for one that was accepted.
+                // Before the passage is let go of: a disconnect that follows would fail the request a second time.
                 if let Some(id) = item.receipt.as_ref().and_then(|receipt| receipt.request_id()) {
                     others.withdraw(id);
                 }
@@ -114,7 +114,7 @@ impl Mailbox {
         }
     }
 
-    /// The door of a handler, which has so many messages waiting already; it puts them into the outbox itself.
+    /// The door that a handler's message comes to. `waiting` is how many it has in the outbox already.
     pub(crate) fn handlers_door(&self, open: Result<(), ReadyState>, waiting: usize) -> Door {
         Door { open, full: waiting >= self.capacity, queued: self.places.taken() }
     }

@@ -1,5 +1,5 @@
-//! What waits to be written and what is being written: the account of every accepted message. A message stays here
-//! until the kernel has its last byte.
+//! What the worker took from its callers: what waits to be written and what is being written. A message stays here until
+//! the kernel has its last byte.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -21,10 +21,10 @@ pub(crate) struct Outbox {
     /// In the transport's buffer, each with the count of bytes written at which it is out.
     in_flight: VecDeque<(u64, Accepted)>,
     /// The session is not open yet: only what is urgent is written.
-    pub(crate) held: bool,
+    pub(crate) only_urgent: bool,
     limits: Vec<RateLimit>,
     /// The rate limits let the next message pass no sooner than this.
-    held_until: Option<Instant>,
+    limited_until: Option<Instant>,
 }
 
 impl Outbox {
@@ -33,8 +33,8 @@ impl Outbox {
     }
 
     /// When to try again, while the rate limits hold up what waited for a connection.
-    pub(crate) fn held_until(&self) -> Option<Instant> {
-        self.held_until.filter(|_| !self.held)
+    pub(crate) fn limited_until(&self) -> Option<Instant> {
+        self.limited_until.filter(|_| !self.only_urgent)
     }
 
     pub(crate) fn push(&mut self, item: Accepted) {
@@ -47,7 +47,7 @@ impl Outbox {
 
     /// A new connection, on which the session is still to be opened.
     pub(crate) fn hold(&mut self) {
-        (self.held, self.held_until) = (true, None);
+        (self.only_urgent, self.limited_until) = (true, None);
     }
 
     /// The session could not be opened: what it wanted to say is forgotten.
@@ -101,7 +101,7 @@ impl Outbox {
             let outgoing = if let Some(outgoing) = self.urgent.pop_front() {
                 end += transport.frame_len(&outgoing);
                 outgoing
-            } else if self.held || !self.may_go(clock) {
+            } else if self.only_urgent || !self.may_go(clock) {
                 return Ok(end != base);
             } else if let Some(item) = self.waiting.pop_front() {
                 if item.receipt.as_ref().is_some_and(|receipt| !receipt.begin()) {
@@ -126,17 +126,17 @@ impl Outbox {
         let Some(Accepted { message, fee: fee @ Fee::Owed { .. }, .. }) = self.waiting.front_mut() else { return true };
         let Fee::Owed { passed } = fee else { return true };
         let now = clock();
-        if self.held_until.is_some_and(|until| now < until) {
+        if self.limited_until.is_some_and(|until| now < until) {
             return false;
         }
         match rate_limit::charge_on(&self.limits, message, passed, now) {
             Err(Over::Wait(time)) => {
-                self.held_until = Some(now + time);
+                self.limited_until = Some(now + time);
                 false
             }
             // What can never pass was refused when it came, unless its cost has changed since.
             Ok(()) | Err(Over::Never { .. }) => {
-                (*fee, self.held_until) = (Fee::Paid, None);
+                (*fee, self.limited_until) = (Fee::Paid, None);
                 true
             }
         }
@@ -154,11 +154,11 @@ impl Outbox {
         }
     }
 
-    /// Everything that is not fully written, oldest first; heartbeats of the old connection are forgotten. What the
-    /// caller took back is not among it.
+    /// Everything that is not fully written, oldest first; heartbeats of the old connection are forgotten. A
+    /// message whose caller took it back is left out.
     pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Accepted> + use<> {
         self.urgent.clear();
-        self.held_until = None;
+        self.limited_until = None;
         let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|(_, item)| item);
         let waiting = std::mem::take(&mut self.waiting).into_iter();
         let not_begun = waiting.filter(|item| item.receipt.as_ref().is_none_or(|receipt| receipt.begin()));

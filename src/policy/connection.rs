@@ -166,7 +166,8 @@ impl Connection {
             Beat::Nothing => {}
             Beat::Ping(_) if clogged => {}
             Beat::Ping(payload) => out.push(Action::Ping(payload)),
-            Beat::Send(message) => out.push(Action::SendFirst(message)),
+            // Its senders take it out first, since it has to be admitted.
+            Beat::Send(_) => {}
             Beat::Refused(error) => {
                 out.push(Action::Warn(format!("the venue refused a heartbeat request: {error}").into()));
             }
@@ -215,7 +216,7 @@ impl Connection {
                     }
                 };
                 self.batch_answered(batch, &outcome, tables, out);
-                // What was refused in company is tried again, and what was decided meanwhile is next.
+                // A batch that was refused is tried again in halves, and what callers wanted meanwhile is next.
                 self.upkeep.ask_for_channels_at(now);
             }
         }
@@ -248,7 +249,7 @@ impl Connection {
                 Err(error) => table.refused(batch, error),
                 Ok(_) => table.answered(batch, |channel| acknowledged.iter().any(|name| **name == *channel)),
             }
-            // Before the callers who wait can take back what they wanted.
+            // In the same look: a caller who waits takes back what it wanted as soon as it hears of the refusal.
             new_refusals(table, &known)
         });
         out.extend(refused.into_iter().map(Action::Refused));
@@ -286,6 +287,7 @@ impl Connection {
                     },
                 }
             }
+            // The dialect put these into no batch.
             for forgotten in channels {
                 let batch = tables.subscriptions(|table| table.asked(operation, vec![forgotten]));
                 let error = RpcError::new(0, "the venue's dialect has no request for it");
@@ -294,8 +296,8 @@ impl Connection {
         }
     }
 
-    /// Sends a request of the connection's own. A renewal does not wait: not for the rate limits, nor behind what they
-    /// hold.
+    /// Sends a request of the connection's own. A renewal waits neither for the rate limits nor behind messages that they
+    /// hold up.
     fn ask<T: Tables>(
         &self,
         request: Request,

@@ -1,5 +1,6 @@
 //! Is the line alive? The machine that finds out: given `now` and what came in, it returns what to send and when it is due
-//! next. Only what came in counts as life.
+//! next. Only an answer of its own
+//! kind counts as life: a pong, a matching message, the venue's beat.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

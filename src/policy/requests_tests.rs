@@ -1,3 +1,5 @@
+//! The table of requests, against a clock of the tests' own.
+
 #![cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 
 #[cfg(feature = "property-tests")]

@@ -29,8 +29,8 @@ pub(crate) enum Fate {
     End(End),
 }
 
-/// The one place that decides what follows an exit. The thread that ends takes the decision along; the supervisor
-/// overrules it only by a stop, and spends the budget.
+/// The one place that decides what follows an exit. The thread that ends takes the decision along; the supervisor does it,
+/// unless it was told to stop or its budget is spent.
 pub(crate) fn fate(restart: Restart, supervised: bool, stop_ordered: bool, exit: &ExitReason) -> Fate {
     let closed = || Fate::End(End::Closed(exit.clone()));
     if !supervised {

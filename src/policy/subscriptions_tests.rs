@@ -1,3 +1,5 @@
+//! The table of subscriptions, against the plainest server.
+
 #![cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 
 use std::collections::BTreeSet;

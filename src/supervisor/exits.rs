@@ -95,7 +95,8 @@ impl Table {
         self.carry_out(rows, client, exit);
     }
 
-    /// What an exit says is done; only a stop overrules it.
+    /// What an exit says is done, unless a stop overrules it, the budget of restarts is spent, a resume is waiting for just
+    /// this, or there is no thread to be had.
     fn carry_out(self: &Arc<Self>, mut rows: MutexGuard<'_, Rows>, client: ClientId, exit: Exit) {
         let shutting_down = !matches!(rows.progress, Progress::Running);
         let Some(child) = rows.children.get_mut(&client) else { return };

@@ -1,5 +1,5 @@
-//! The supervisor: spawns workers, joins them when they end, and decides by OTP's rules whether another follows.
-//! It owns the join handles and never touches a connection.
+//! The supervisor: spawns workers, joins them when they end, and does what their exit says unless the budget is spent. It
+//! never reads or writes a connection; it shuts the socket of a thread that it leaves behind.
 
 mod child;
 mod event;

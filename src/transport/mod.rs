@@ -1,5 +1,6 @@
 //! Bytes and frames: one socket that never blocks (`socket`), TLS over it, tungstenite's framing over that, and the
-//! one wait that a readable socket, a deadline or a caller can end (`wait`). Sole platform code together with `wake`.
+//! one wait that a readable socket, a deadline or a caller can end (`wait`). Platform code is here, in `wake` and, for
+//! cores and priorities, in `worker/thread`; others only name descriptors.
 
 mod socket;
 mod wait;

@@ -24,7 +24,9 @@ use crate::session::Session;
 /// [`ClientConfig::venue`](crate::ClientConfig::venue). One value may serve many clients: what belongs to a connection
 /// is passed along.
 ///
-/// Everything here runs on the worker's thread and under no lock of ours; while it runs, nothing else of the client does.
+/// [`heartbeat`](Venue::heartbeat), [`correlation`](Venue::correlation), [`rate_limits`](Venue::rate_limits) and
+/// [`max_age`](Venue::max_age) are asked when the client is configured. The rest runs on the client's thread; while it
+/// runs, nothing else of the client does, but handles are not held up by it.
 ///
 /// ```
 /// use std::sync::Arc;

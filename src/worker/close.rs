@@ -1,4 +1,5 @@
-//! The orderly end of a connection: what was accepted goes out, a close frame, and the server has its say.
+//! The orderly end of a connection: what was accepted goes out, then a close frame, then what the server still sends is
+//! read until its own.
 
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -15,7 +16,7 @@ use crate::policy::terms::Turn;
 use crate::state::ReadyState;
 use crate::transport::{Broken, Outgoing, wait};
 
-/// So much of a command's time goes to the close, so that whoever waits for us sees us come back.
+/// So much of a command's time goes to the close; the rest is for the thread to end before its caller gives up on it.
 const SHARE: f64 = 0.75;
 
 /// When the close that a command asks for must be over.
@@ -48,10 +49,10 @@ impl Run<'_> {
             let written = if asked { self.flush() } else { self.write_out() };
             let Ok(written) = written else { break };
             // What the rate limits do not let out in time is handed back.
-            let held_until = self.link.outbox.held_until();
-            let written = written || held_until.is_some_and(|until| until >= deadline);
+            let limited_until = self.link.outbox.limited_until();
+            let written = written || limited_until.is_some_and(|until| until >= deadline);
             if written && !asked {
-                if held_until.is_none() && !core.mailbox.source.queue.is_empty() {
+                if limited_until.is_none() && !core.mailbox.source.queue.is_empty() {
                     continue;
                 }
                 asked = true;
@@ -65,7 +66,7 @@ impl Run<'_> {
                 Ok(Came::Nothing) => {
                     let Some(transport) = &mut self.link.transport else { break };
                     let interest = (tcp.as_fd(), transport.interest());
-                    let due = [held_until, core.asked.due()].into_iter().flatten();
+                    let due = [limited_until, core.asked.due()].into_iter().flatten();
                     let until = due.fold(deadline, Instant::min);
                     match wait(Some(interest), &core.mailbox.wake, Some(until), || false) {
                         Ok(waited) if waited.socket => transport.refresh(),

@@ -1,4 +1,5 @@
-//! How a run ended, and what is to follow: decided once, by the thread that ends, and taken along to whoever joins it.
+//! How a run ended, and what is to follow: decided once, by the thread that ends (by the supervisor, should that leave no
+//! word), and taken along to whoever joins it.
 
 use crate::client_state::ClientState;
 use crate::lifecycle::ExitReason;

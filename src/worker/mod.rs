@@ -1,4 +1,4 @@
-//! The worker: the loop on the client's own thread, sole owner of the socket.
+//! The worker: the loop on the client's own thread, owner of the socket whenever it is awake.
 //!
 //! One *run* is one life of the thread (`thread`, `run`): wait out the backoff, dial (`connect`), open the session
 //! (`establish`), serve (`serve`), close or lose the connection (`close`), and again, until something ends the run. What

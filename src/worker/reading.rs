@@ -20,8 +20,8 @@ pub(super) enum Came {
 }
 
 impl Run<'_> {
-    /// Reads what is next; a message that is the caller's goes to `take`. Inlined, with `take` in it, where every message
-    /// passes: one more move of it costs a flood some percent.
+    /// Reads what is next; a message that is the caller's goes to `take`. Inlined, since every message passes here: moving it
+    /// once more makes a flood some percent slower.
     #[inline(always)]
     pub(super) fn read_next(
         &mut self,

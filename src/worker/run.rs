@@ -51,7 +51,7 @@ pub(super) struct Run<'a> {
     pub(super) actions: Vec<Action<Caller>>,
     /// Turns in a row that found nothing to do.
     pub(super) idle_turns: u32,
-    /// The connection has nothing more to say.
+    /// Reading failed: there is nothing more to come.
     pub(super) reads_broken: bool,
     /// The client is being closed: what its handler sends now is refused.
     pub(super) closing: bool,
@@ -169,7 +169,7 @@ impl<'a> Run<'a> {
         self.core.counters.failed_attempts.add(1);
         let next = self.life.reconnect.failed(Instant::now(), error.retry_after(), fastrand::f64());
         let retry_in = match next {
-            // Whoever waits in `Client::connect` is told of the first failure and nothing is tried behind their back.
+            // Whoever waits in `Client::connect` is told of the first failure; no attempt follows that they don't know of.
             Next::RetryIn(wait) if error.is_retryable() && (self.state.supervised || self.life.epoch > 0) => Some(wait),
             _ => None,
         };
@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
                 }
                 self.core.status.set(ReadyState::Connecting);
             }
-            // It was left behind, everyone was told then, and now it comes back.
+            // This thread had been left behind and everyone told that the client is closed; nothing more is said.
             Fate::End(end) if !self.consumer.is_handler() && self.state.has_concluded(end) => {}
             Fate::End(end) => {
                 let unsent = self.settle(Pass::Shut);
@@ -298,7 +298,7 @@ impl<'a> Run<'a> {
         }
         self.core.health.publish(connection.monitor());
         let mut actions = std::mem::take(&mut self.actions);
-        // None of the callers waits for what a handler does about its own.
+        // Callers first: none of them is to wait for a handler that is told of its own requests.
         actions.sort_by_key(|action| !matches!(action, Action::Tell((_, Whom::Caller(_)))));
         let mut result = Ok(());
         for action in actions.drain(..) {

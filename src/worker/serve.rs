@@ -103,9 +103,9 @@ impl Run<'_> {
         self.opened(Instant::now(), connection).map_err(|broken| self.last_words(connection, broken))?;
         core.health.publish(connection.monitor());
         let mut was_paused = false;
-        let mut only_read = false;
+        let mut skips_writing = false;
         loop {
-            let written = if std::mem::take(&mut only_read) {
+            let written = if std::mem::take(&mut skips_writing) {
                 Ok(true)
             } else {
                 if let Some(command) = core.commands.standing() {
@@ -150,9 +150,9 @@ impl Run<'_> {
                 continue;
             }
             let own = [self.life.reconnect.stable_at(), self.consumer.next_timer(), hand_over];
-            let deadlines = [connection.due(core), self.link.outbox.held_until()];
+            let deadlines = [connection.due(core), self.link.outbox.limited_until()];
             let deadline = own.into_iter().chain(deadlines).flatten().min();
-            only_read = self.sleep(tcp, connection, read, deadline)?;
+            skips_writing = self.sleep(tcp, connection, read, deadline)?;
         }
     }
 
@@ -270,7 +270,7 @@ impl Run<'_> {
         }
     }
 
-    /// Sleeps. True when the socket alone ended the sleep: then there is nothing else to look after first.
+    /// Sleeps. True when the socket alone ended the sleep: the next turn may go straight to reading.
     fn sleep(
         &mut self,
         tcp: &TcpStream,
