@@ -1,6 +1,6 @@
 //! All that decides for one connection, as one object: heartbeat, requests, subscriptions, what must be renewed, how old
 //! it may grow. Given `now` and what happened, it says what to do; [`due`](Connection::due) says when it wants to be
-//! asked again. The worker only carries it out, and the tests do without one.
+//! asked again. The worker carries it out; the tests drive it without a worker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
