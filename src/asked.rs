@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+use crate::error::RequestError;
 use crate::policy::requests::{Requests, Told, Whom};
 use crate::receipt::Receipt;
 use crate::request::RequestId;
@@ -62,6 +63,16 @@ impl Asked {
     /// An id that no other request of this client has or had.
     pub(crate) fn next_id(&self) -> RequestId {
         RequestId::Number(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The id that a request wishes to have, unless another's answer may still come under it; or the next.
+    pub(crate) fn id_for(&self, wished: Option<&RequestId>) -> Result<RequestId, RequestError> {
+        let Some(id) = wished else { return Ok(self.next_id()) };
+        if self.look(|table| table.is_taken(id)) {
+            return Err(RequestError::DuplicateId(id.clone()));
+        }
+        self.reserve(id);
+        Ok(id.clone())
     }
 
     /// The client's own numbers stay clear of those that callers choose.

@@ -68,17 +68,11 @@ impl Client {
     /// written as JSON, or on the client's own thread (there it is [`Context::request`](crate::Context::request)).
     pub fn start_request(&self, request: Request) -> Result<PendingResponse, RequestError> {
         let core = &self.core;
-        let id = request.id.clone().unwrap_or_else(|| core.asked.next_id());
+        // Before it costs anything.
+        let id = core.asked.id_for(request.id.as_ref())?;
         let message = core.correlation.encode(&request, &id).map_err(RequestError::Params)?;
         if core.is_own_thread() {
             return Err(SendError::OwnThread { message }.into());
-        }
-        if request.id.is_some() {
-            if core.asked.look(|table| table.is_taken(&id)) {
-                // Before it costs anything.
-                return Err(RequestError::DuplicateId(id));
-            }
-            core.asked.reserve(&id);
         }
         let timeout = request.timeout.unwrap_or(core.request_timeout);
         let mut sooner = false;

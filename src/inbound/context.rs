@@ -89,14 +89,8 @@ impl Context<'_> {
     /// ```
     pub fn request(&mut self, request: Request) -> Result<RequestId, RequestError> {
         let core = self.core;
-        let id = request.id.clone().unwrap_or_else(|| core.asked.next_id());
+        let id = core.asked.id_for(request.id.as_ref())?;
         let message = core.correlation.encode(&request, &id).map_err(RequestError::Params)?;
-        if request.id.is_some() {
-            if core.asked.look(|table| table.is_taken(&id)) {
-                return Err(RequestError::DuplicateId(id));
-            }
-            core.asked.reserve(&id);
-        }
         let message = self.admit(message)?;
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {
