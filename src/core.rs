@@ -18,7 +18,7 @@ use crate::policy::requests::Requests;
 use crate::policy::subscriptions::Subscriptions;
 use crate::policy::terms::Tables;
 use crate::request::RequestId;
-use crate::state::Tag;
+use crate::state::{ReadyState, Tag};
 use crate::status::Status;
 use crate::telemetry::duty::Duty;
 use crate::telemetry::health::Health;
@@ -87,6 +87,9 @@ impl Tables for Core {
     }
 
     fn admit(&self, message: Message, door: Door, charge: Charge, now: Instant) -> Result<Message, SendError> {
+        // What waited for this connection goes first, once it is open; before that nothing of it leaves at all.
+        let is_open = self.status.get() == ReadyState::Open;
+        let door = Door { queued: if is_open { self.mailbox.queued() } else { 0 }, ..door };
         self.mailbox.admission.admit(message, door, charge, || now)
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct Connection {
     rules: Arc<Rules>,
     monitor: Monitor,
     upkeep: Upkeep,
+    opens_by: Option<Instant>,
 }
 
 impl Connection {
@@ -37,15 +38,21 @@ impl Connection {
         out: &mut Vec<Action<T::Caller>>,
     ) -> Self {
         let (monitor, first) = Monitor::open(rules.heartbeat.clone(), nonce, now);
-        let connection = Self { rules, monitor, upkeep: Upkeep::default() };
+        let connection = Self { rules, monitor, upkeep: Upkeep::default(), opens_by: None };
         if let Beat::Send(message) = first {
             connection.send_first(message, now, tables, out);
         }
         connection
     }
 
+    /// Its session is being opened, and to be open by then: what it asks for itself has that long.
+    pub(crate) fn opens_by(&mut self, deadline: Instant) {
+        self.opens_by = Some(deadline);
+    }
+
     /// Its session is open: from now on it grows old.
     pub(crate) fn opened(&mut self, now: Instant) {
+        self.opens_by = None;
         self.upkeep.opened(now, self.rules.max_age);
     }
 
@@ -143,11 +150,7 @@ impl Connection {
             Beat::Send(message) => self.send_first(message, now, tables, out),
             beat => self.beat(beat, turn.clogged, out),
         }
-        if tables.requests_due().is_some_and(|due| now >= due) {
-            for told in tables.requests(|table| table.expire(now, turn.caught_up)) {
-                self.ended(told, now, tables, out);
-            }
-        }
+        self.expire(now, turn.caught_up, tables, out);
         if self.upkeep.take_asking(now, turn.wants_changed) {
             self.ask_for_channels(now, tables, out);
         }
@@ -158,6 +161,22 @@ impl Connection {
         }
         if self.upkeep.is_too_old(now, || tables.requests(|table| table.pending())) {
             out.push(Action::End { reason: DisconnectReason::MaxAge, code: Some(CloseFrame::NORMAL) });
+        }
+    }
+
+    /// Requests whose time is up: whoever waits is told.
+    pub(crate) fn expire<T: Tables>(
+        &mut self,
+        now: Instant,
+        caught_up: bool,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) {
+        if tables.requests_due().is_none_or(|due| now < due) {
+            return;
+        }
+        for told in tables.requests(|table| table.expire(now, caught_up)) {
+            self.ended(told, now, tables, out);
         }
     }
 
@@ -315,7 +334,7 @@ impl Connection {
         let pending = Pending {
             method: request.method,
             message: message.clone(),
-            deadline: later(now, self.rules.request_timeout),
+            deadline: self.opens_by.unwrap_or_else(|| later(now, self.rules.request_timeout)),
             receipt: receipt.clone(),
             whom: Whom::Worker(purpose),
         };

@@ -206,6 +206,7 @@ impl Table {
         let mut rows = self.rows.lock();
         let child = rows.children.get_mut(&client).ok_or(StopError::NotFound)?;
         if child.parked {
+            Self::unpark(&child.state);
             return self.start_parked(child).map_err(|error| StopError::Os(error.to_string().into()));
         }
         if child.state.core.status.get() != ReadyState::Parked {
@@ -225,12 +226,11 @@ impl Table {
         state.core.mailbox.gate.set(Pass::Queue);
     }
 
-    /// Starts a parked client again, its restart budget and backoff as new.
+    /// Starts a client that was parked and is unparked, its restart budget and backoff as new.
     pub(super) fn start_parked(&self, child: &mut Child) -> io::Result<()> {
         let state = child.state.clone();
         let core = &state.core;
         state.kept.lock().life.reconnect.reset();
-        Self::unpark(&state);
         match self.start_worker(&state, None) {
             Ok((thread, run)) => {
                 child.intensity.forgive();

@@ -12,7 +12,6 @@ use crate::message::CloseFrame;
 use crate::outbound::gate::Pass;
 use crate::overflow::Stage;
 use crate::policy::connection::Connection;
-use crate::policy::terms::Turn;
 use crate::state::ReadyState;
 use crate::transport::{Broken, Outgoing, wait};
 
@@ -96,11 +95,7 @@ impl Run<'_> {
     /// Whoever waits for an answer is told when its time is up, also now.
     fn expire_requests(&mut self, connection: &mut Connection) -> Result<(), Broken> {
         let now = Instant::now();
-        if self.core.asked.due().is_none_or(|due| now < due) {
-            return Ok(());
-        }
-        let turn = Turn { now, caught_up: true, clogged: true, wants_changed: false };
-        connection.tick(turn, self.core, &mut self.actions);
+        connection.expire(now, true, self.core, &mut self.actions);
         self.carry_out(connection)
     }
 }

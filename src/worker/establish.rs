@@ -91,27 +91,28 @@ impl Steps<'_, '_> {
     /// Asks for all that is wanted, and waits until each channel is acknowledged or refused.
     fn restore(&mut self) -> Result<(), SessionError> {
         self.restoring = true;
+        self.connection.opens_by(self.deadline);
         self.run.core.wanted.set_changed();
         loop {
-            self.look_after(Instant::now())?;
+            self.look_after(Instant::now(), false)?;
             if self.connection.is_restored(self.run.core) {
                 self.restoring = false;
                 return Ok(());
             }
             let until = self.connection.due(self.run.core).map_or(self.deadline, |due| due.min(self.deadline));
-            match self.next_by(until)? {
-                Some(message) => self.keep(message)?,
-                None => self.check(self.deadline, "acknowledgement of subscriptions", None)?,
+            if let Some(message) = self.next_by(until)? {
+                self.keep(message)?;
             }
+            self.check(self.deadline, "acknowledgement of subscriptions", None)?;
         }
     }
 
-    /// Lets the connection say what is due, and does it.
-    fn look_after(&mut self, now: Instant) -> Result<(), SessionError> {
+    /// Lets the connection say what is due, and does it. `caught_up` only where a read has just found nothing more.
+    fn look_after(&mut self, now: Instant, caught_up: bool) -> Result<(), SessionError> {
         let core = self.run.core;
         let run = &mut *self.run;
         let wants_changed = self.restoring && core.wanted.take_changed();
-        let turn = Turn { now, caught_up: true, clogged: run.link.outbox.has_urgent(), wants_changed };
+        let turn = Turn { now, caught_up, clogged: run.link.outbox.has_urgent(), wants_changed };
         self.connection.tick(turn, core, &mut run.actions);
         run.carry_out(self.connection).map_err(disconnected)
     }
@@ -160,7 +161,7 @@ impl Steps<'_, '_> {
         let core = self.run.core;
         let now = Instant::now();
         self.run.end_turn(now);
-        self.look_after(now)?;
+        self.look_after(now, true)?;
         let hand_over = self.run.consumer.hand_over(now, false);
         let Some(transport) = &mut self.run.link.transport else { return Err(SessionError::Cancelled) };
         transport.acknowledge();

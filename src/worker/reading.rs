@@ -49,7 +49,7 @@ impl Run<'_> {
             Incoming::Ping => self.pinged(connection, now),
             Incoming::Pong(payload) => self.ponged(connection, &payload, now),
             Incoming::Close(frame) => self.closed(frame),
-            Incoming::Ended => self.closed(None),
+            Incoming::Ended => Err(Broken::because(DisconnectReason::ClosedByServer(None))),
         }
     }
 

@@ -340,6 +340,8 @@ impl<'a> Run<'a> {
                 }
             }
             Action::Warn(text) => log::warn!("client `{name}`: {text}"),
+            // It ends already, and what the server still has to say is read first.
+            Action::End { .. } if self.closing => {}
             Action::End { reason, code } => return Err(Broken { reason, code }),
         }
         Ok(())
