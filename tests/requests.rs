@@ -231,10 +231,11 @@ fn what_never_left_is_reported_as_not_sent() {
 fn an_answer_that_the_end_of_the_line_follows_at_once_is_an_answer() {
     let server = Server::start(rpc(|_, _| Some(Ok(json!(1))))).unwrap();
     for _ in 0..50 {
+        // The last client may be on its way to one more connection before it is stopped.
+        let before = server.accepts();
         let client = connect(&server);
         let pending = client.start_request(Request::new("last", ())).unwrap();
-        let index = server.accepts() - 1;
-        assert!(server.wait_until(LONG, |records| records[index].served > 0));
+        assert!(server.wait_until(LONG, |records| records[before..].iter().any(|record| record.served > 0)));
         // No close handshake.
         server.cut();
         assert_eq!(pending.wait::<u32>().unwrap(), 1);
