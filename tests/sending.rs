@@ -278,7 +278,7 @@ fn what_was_accepted_before_a_close_is_written_before_it() {
 
 /// A panic in a handler that has sent: written or handed back, as ever.
 #[test]
-fn a_panicking_handler_loses_no_message() {
+fn what_a_panicking_handler_sent_is_counted_and_never_written_later() {
     struct Sender;
     impl Handler for Sender {
         fn on_open(&mut self, context: &mut Context<'_>) {
