@@ -38,6 +38,17 @@ pub(crate) struct Scene<'a> {
     pub(crate) now: Instant,
 }
 
+/// What became of a message.
+pub(crate) enum Taken {
+    /// The handler saw it, and may have sent something.
+    Handled,
+    /// It is in the queue, and so many were dropped for it.
+    Queued {
+        dropped: u64,
+    },
+    Overrun,
+}
+
 impl<'a> Consumer<'a> {
     pub(crate) fn queue(queue: &'a mut Queue, overflow: Overflow) -> Self {
         Self { to: To::Queue(queue), overflow, held: None, pacer: Pacer::default() }
@@ -47,18 +58,20 @@ impl<'a> Consumer<'a> {
         Self { to: To::Handler { handler, timers: Timers::default() }, overflow, held: None, pacer: Pacer::default() }
     }
 
-    /// A message; returns how many were dropped for it. Inlined where every message passes: a call and a move of the
-    /// message cost a tenth of a flood.
+    /// A message. Inlined where every message passes: a call and a move of the message cost a tenth of a flood.
     #[inline(always)]
-    pub(crate) fn message(&mut self, scene: Scene<'_>, message: Message, stage: Stage) -> Result<u64, Overrun> {
+    pub(crate) fn message(&mut self, scene: Scene<'_>, message: Message, stage: Stage) -> Taken {
         match &mut self.to {
             To::Handler { handler, timers } => {
                 let Scene { core, outbox, epoch, now } = scene;
                 core.duty.begin(now);
                 handler.on_message(&mut Context { core, outbox, timers, epoch, now }, message);
-                Ok(0)
+                Taken::Handled
             }
-            To::Queue(queue) => queue.push_message(message, stage),
+            To::Queue(queue) => match queue.push_message(message, stage) {
+                Ok(dropped) => Taken::Queued { dropped },
+                Err(Overrun) => Taken::Overrun,
+            },
         }
     }
 

@@ -15,8 +15,7 @@ use crate::deadline::later;
 use crate::dial::Dial;
 use crate::error::ConnectError;
 use crate::event::Event;
-use crate::inbound::backlog::Overrun;
-use crate::inbound::consumer::{Consumer, Scene};
+use crate::inbound::consumer::{Consumer, Scene, Taken};
 use crate::lifecycle::ExitReason;
 use crate::message::Message;
 use crate::outbound::accepted::Accepted;
@@ -261,15 +260,18 @@ impl<'a> Run<'a> {
         let epoch = (stage == Stage::Open).then_some(self.life.epoch);
         let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
         match self.consumer.message(scene, message, stage) {
-            Ok(0) => {}
-            Ok(dropped) => self.core.counters.dropped.add(dropped),
-            Err(Overrun) => {
+            // What a handler sent leaves when it returns.
+            Taken::Handled if !self.link.outbox.is_empty() => self.write_out().map(drop),
+            Taken::Handled | Taken::Queued { dropped: 0 } => Ok(()),
+            Taken::Queued { dropped } => {
+                self.core.counters.dropped.add(dropped);
+                Ok(())
+            }
+            Taken::Overrun => {
                 self.core.counters.dropped.add(1);
-                return Err(Broken::because(DisconnectReason::Overflow));
+                Err(Broken::because(DisconnectReason::Overflow))
             }
         }
-        // What a handler sent leaves when it returns.
-        if self.consumer.is_handler() && !self.link.outbox.is_empty() { self.write_out().map(drop) } else { Ok(()) }
     }
 
     pub(super) fn fire_timers(&mut self, now: Instant) {
