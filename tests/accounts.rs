@@ -117,7 +117,7 @@ fn when_a_connection_is_replaced_for_its_age(tls: bool) {
     let chatter = |_: &Peer| (0..300).map(|_| Message::from("t".repeat(400))).collect::<Vec<_>>();
     let server = start(Script::silent().every(ms(1), chatter), tls);
     let supervisor = Supervisor::start().unwrap();
-    let config = quick(&server).max_age(ms(40)).overflow(Overflow::DropNewest);
+    let config = quick(&server).max_age(ms(15)).overflow(Overflow::DropNewest);
     let client = supervisor.spawn_client(config).unwrap();
     assert!(handed_back_is_not_received(&server, &client, |_| {}) > 10);
 }
