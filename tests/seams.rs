@@ -156,3 +156,24 @@ fn a_close_after_a_resume_is_obeyed_though_the_worker_was_just_parking() {
     // A permanent client's close ends a run, and another follows.
     common::eventually("the run was ended", || client.stats().restarts == 1);
 }
+
+/// Deribit's heartbeats go on until the very end; what comes after one is a fill perhaps.
+#[test]
+fn a_heartbeat_that_comes_after_our_close_frame_ends_nothing_and_reaches_nobody() {
+    let url = raw(|mut server| {
+        while !server.read().unwrap().is_close() {}
+        say(&mut server, r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}"#);
+        say(&mut server, "a fill");
+        takes(ms(100));
+        let _ = server.flush();
+    });
+    let config = ClientConfig::new(url).unwrap().heartbeat(Heartbeat::deribit(Duration::from_secs(10)));
+    let client = Client::connect(config).unwrap();
+    client.close().unwrap();
+    let text = |event| match event {
+        Event::Message(message) => message.as_text().map(str::to_owned),
+        _ => None,
+    };
+    let texts: Vec<_> = client.events().iter().filter_map(text).collect();
+    assert_eq!(texts, ["a fill"]);
+}

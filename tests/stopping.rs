@@ -341,34 +341,3 @@ fn a_worker_does_not_spin_while_it_waits() {
         }
     });
 }
-
-/// Deribit's heartbeats go on until the very end; what comes after one is a fill perhaps.
-#[test]
-fn a_heartbeat_that_comes_after_our_close_frame_ends_nothing_and_reaches_nobody() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("ws://{}/", listener.local_addr().unwrap());
-    let venue = std::thread::spawn(move || {
-        let mut venue = tungstenite::accept(listener.accept().unwrap().0).unwrap();
-        while !venue.read().unwrap().is_close() {}
-        // Beneath the framing: a server of its own may say so much between our close frame and its own.
-        let test = r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}"#;
-        for text in [test, "a fill"] {
-            std::io::Write::write_all(venue.get_mut(), &[&[0x81, text.len() as u8], text.as_bytes()].concat()).unwrap();
-        }
-        std::thread::park_timeout(ms(100));
-        let _ = venue.flush();
-    });
-    let config = ClientConfig::new(url).unwrap().heartbeat(Heartbeat::deribit(Duration::from_secs(10)));
-    let client = Client::connect(config).unwrap();
-    client.close().unwrap();
-    let texts: Vec<_> = client
-        .events()
-        .iter()
-        .filter_map(|event| match event {
-            Event::Message(message) => message.as_text().map(str::to_owned),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(texts, ["a fill"]);
-    venue.join().unwrap();
-}

@@ -92,11 +92,7 @@ impl ClientState {
         let unsent = self.settle(&mut kept.life, link, Pass::Shut).unsent;
         self.announce(end);
         if let Some(queue) = &mut kept.queue {
-            queue.push_event(end.event(unsent));
-            match end {
-                End::Closed(_) => queue.finish(),
-                End::Parked(_) => queue.hand_over_all(),
-            }
+            queue.conclude(end, unsent);
         }
     }
 

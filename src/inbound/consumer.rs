@@ -10,7 +10,7 @@ use super::delivery::Handler;
 use super::queue::Queue;
 use crate::core::Core;
 use crate::event::Event;
-use crate::lifecycle;
+use crate::lifecycle::End;
 use crate::message::Message;
 use crate::outbound::outbox::Outbox;
 use crate::overflow::{Overflow, Stage};
@@ -137,12 +137,11 @@ impl<'a> Consumer<'a> {
         matches!(self.to, To::Handler { .. })
     }
 
-    /// The client has ended, or is given up on: its reader is left nothing to wait for.
-    pub(crate) fn finish(&mut self, how: &lifecycle::End) {
-        let To::Queue(queue) = &mut self.to else { return };
-        match how {
-            lifecycle::End::Closed(_) => queue.finish(),
-            lifecycle::End::Parked(_) => queue.hand_over_all(),
+    /// The client has ended, or is given up on: the last that it hears.
+    pub(crate) fn conclude(&mut self, scene: Scene<'_>, end: &End, unsent: Vec<Message>) {
+        match &mut self.to {
+            To::Queue(queue) => queue.conclude(end, unsent),
+            To::Handler { .. } => self.event(scene, end.event(unsent)),
         }
     }
 

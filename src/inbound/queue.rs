@@ -5,6 +5,7 @@ use crossbeam_channel::Sender;
 
 use super::backlog::{Backlog, Overrun};
 use crate::event::{ClientEvent, Event};
+use crate::lifecycle::End;
 use crate::message::Message;
 use crate::overflow::{Overflow, Stage};
 use crate::state::Tag;
@@ -194,7 +195,7 @@ impl Queue {
 
     /// No worker will hand over for a while: everything that waits is handed over, room or not. The backlog is bounded, so
     /// the channel stays so too.
-    pub(crate) fn hand_over_all(&mut self) {
+    fn hand_over_all(&mut self) {
         while let Some(event) = self.backlog.pop() {
             self.give(event);
         }
@@ -202,8 +203,17 @@ impl Queue {
         self.room = 0;
     }
 
+    /// The client has ended, or is given up on: its last event, and nothing is left to wait for.
+    pub(crate) fn conclude(&mut self, end: &End, unsent: Vec<Message>) {
+        self.push_event(end.event(unsent));
+        match end {
+            End::Closed(_) => self.finish(),
+            End::Parked(_) => self.hand_over_all(),
+        }
+    }
+
     /// The client has ended: hands over all that waits, and lets the reader see the end of the channel.
-    pub(crate) fn finish(&mut self) {
+    fn finish(&mut self) {
         self.hand_over_all();
         self.outlet = None;
     }

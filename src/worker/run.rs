@@ -223,13 +223,15 @@ impl<'a> Run<'a> {
             Fate::End(end) => {
                 let unsent = self.settle(Pass::Shut);
                 // A handler hears it while the client is not closed yet; a reader, when it is.
-                if self.consumer.is_handler() {
-                    self.emit(end.event(unsent));
+                let handler_first = self.consumer.is_handler();
+                if !handler_first {
                     self.state.announce(end);
-                } else {
+                }
+                let (epoch, now) = (self.open_epoch(), Instant::now());
+                let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
+                self.consumer.conclude(scene, end, unsent);
+                if handler_first {
                     self.state.announce(end);
-                    self.emit(end.event(unsent));
-                    self.consumer.finish(end);
                 }
             }
         }
@@ -247,9 +249,14 @@ impl<'a> Run<'a> {
 
     // ---- what the phases have in common ----
 
+    /// The connection on which a handler may send now.
+    fn open_epoch(&self) -> Option<u64> {
+        (self.life.open && !self.closing).then_some(self.life.epoch)
+    }
+
     /// To the consumer: never dropped.
     pub(super) fn emit(&mut self, event: Event) {
-        let epoch = (self.life.open && !self.closing).then_some(self.life.epoch);
+        let epoch = self.open_epoch();
         let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now: Instant::now() };
         self.consumer.event(scene, event);
     }
@@ -275,7 +282,7 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn fire_timers(&mut self, now: Instant) {
-        let epoch = (self.life.open && !self.closing).then_some(self.life.epoch);
+        let epoch = self.open_epoch();
         let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
         self.consumer.fire_timers(scene);
     }

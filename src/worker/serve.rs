@@ -9,7 +9,6 @@ use rustix::event::PollFlags;
 
 use super::reading::Came;
 use super::run::{Ended, Run};
-use crate::asked::Asked;
 use crate::command::Command;
 use crate::error::RefusedChannel;
 use crate::event::Event;
@@ -290,12 +289,11 @@ impl Run<'_> {
         let takes_more = self.link.outbox.is_empty();
         // Channels that a rate limit holds up are looked at again when it is time, not before.
         let may_ask = !connection.asks_later();
-        let asked: &Asked = &core.asked;
         let look = |link: &Link| {
             core.commands.pending()
                 || (link.outbox.is_empty() && !mailbox.source.queue.is_empty())
                 || (may_ask && core.wanted.has_changed())
-                || asked.due_before(deadline)
+                || core.asked.due_before(deadline)
         };
         let socket = interest.map(|interest| (tcp.as_fd(), interest));
         match link::sleep(&mailbox.line, &mut self.link, socket, deadline, look) {
