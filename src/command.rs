@@ -21,6 +21,8 @@ pub(crate) enum CommandKind {
     Stop,
     /// End this run so that a fresh one can begin.
     Restart,
+    /// End this connection so that the next can be made; the run goes on.
+    Reconnect,
 }
 
 /// The place for the one command that stands.

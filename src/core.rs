@@ -13,14 +13,15 @@ use crate::deadline::later;
 use crate::error::SendError;
 use crate::message::Message;
 use crate::outbound::mailbox::Mailbox;
-use crate::policy::admission::{Charge, Door};
+use crate::policy::admission::{Charge, Door, Unwritten};
+use crate::policy::rate_limit::Price;
 use crate::policy::requests::Requests;
 use crate::policy::subscriptions::Subscriptions;
 use crate::policy::terms::Tables;
 use crate::request::RequestId;
 use crate::state::{ReadyState, Tag};
 use crate::status::Status;
-use crate::telemetry::duty::Duty;
+use crate::telemetry::duty::{Duty, Pauses};
 use crate::telemetry::health::Health;
 use crate::telemetry::stats::Counters;
 use crate::wanted::Wanted;
@@ -35,6 +36,7 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) health: Health,
     pub(crate) duty: Duty,
+    pub(crate) pauses: Pauses,
     pub(crate) correlation: Correlation,
     pub(crate) request_timeout: Duration,
     pub(crate) close_timeout: Duration,
@@ -86,10 +88,29 @@ impl Tables for Core {
         self.asked.next_id()
     }
 
-    fn admit(&self, message: Message, door: Door, charge: Charge, now: Instant) -> Result<Message, SendError> {
+    fn reserve(&self, id: &RequestId) {
+        self.asked.reserve(id);
+    }
+
+    fn admit_heartbeat(&self, message: Message, now: Instant) -> Result<Message, SendError> {
+        let admission = &self.mailbox.admission;
+        let price = admission.price(&message);
+        admission.admit(message, Door::WORKERS, Charge::Regardless(&price), || now)
+    }
+
+    fn write(
+        &self,
+        regardless: bool,
+        now: Instant,
+        write: &dyn Fn() -> Result<Message, Box<str>>,
+    ) -> Result<(Message, Price), Unwritten> {
         // What waited for this connection goes first, once it is open; before that nothing of it leaves at all.
         let is_open = self.status.get() == ReadyState::Open;
-        let door = Door { queued: if is_open { self.mailbox.queued() } else { 0 }, ..door };
-        self.mailbox.admission.admit(message, door, charge, || now)
+        let door = Door { queued: if is_open { self.mailbox.queued() } else { 0 }, ..Door::WORKERS };
+        self.mailbox.admission.write(door, regardless, || now, write)
+    }
+
+    fn give_back(&self, price: &Price) {
+        self.mailbox.admission.limits.give_back(price);
     }
 }

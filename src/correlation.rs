@@ -101,13 +101,13 @@ impl Answer {
     pub(crate) fn parse(message: &Message, needle: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Envelope<'a> {
-            #[serde(borrow, default, deserialize_with = "present")]
+            #[serde(borrow, default)]
             id: Option<&'a RawValue>,
             #[serde(borrow, default, deserialize_with = "present")]
             result: Option<&'a RawValue>,
             #[serde(borrow, default)]
             error: Option<&'a RawValue>,
-            #[serde(borrow, default, deserialize_with = "present")]
+            #[serde(borrow, default)]
             method: Option<&'a RawValue>,
         }
         if message.as_text().is_some_and(|text| !text.contains(needle)) {
@@ -154,6 +154,8 @@ mod tests {
         assert_eq!(binance.outcome.unwrap_err(), RpcError::new(2, "Invalid request"));
         assert_eq!(read(r#"{"id":1,"error":"no"}"#).unwrap().outcome.unwrap_err(), RpcError::new(0, "\"no\""));
         assert!(read(r#"{"id":1,"result":5,"error":null}"#).unwrap().outcome.is_ok());
+        let whole = r#"{"jsonrpc":"2.0","id":1,"method":null,"params":null,"result":5,"error":null}"#;
+        assert!(read(whole).unwrap().outcome.is_ok(), "a member that is null is no member");
         for nothing in [
             r#"{"jsonrpc":"2.0","method":"subscription","params":{"id":3,"result":1}}"#,
             r#"{"id":3,"method":"ask","result":1}"#,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::error::{ConfigError, SessionError};
+use crate::error::{ConfigError, ConnectError, SessionError};
 use crate::target::{Header, Target, parse_header};
 
 /// One attempt to connect, before it is made: given to [`ClientConfig::prepare`](crate::ClientConfig::prepare). Every
@@ -26,12 +26,19 @@ pub struct Dial {
     pub(crate) target: Target,
     pub(crate) headers: Vec<Header>,
     attempt: u32,
+    last_error: Option<ConnectError>,
     deadline: Instant,
 }
 
 impl Dial {
-    pub(crate) fn new(target: Target, headers: Vec<Header>, attempt: u32, deadline: Instant) -> Self {
-        Self { target, headers, attempt, deadline }
+    pub(crate) fn new(
+        target: Target,
+        headers: Vec<Header>,
+        attempt: u32,
+        last_error: Option<ConnectError>,
+        deadline: Instant,
+    ) -> Self {
+        Self { target, headers, attempt, last_error, deadline }
     }
 
     /// Goes to this URL instead.
@@ -45,7 +52,7 @@ impl Dial {
 
     /// The URL as it is now, without its query.
     pub fn base_url(&self) -> String {
-        self.target.to_string()
+        self.target.base_url()
     }
 
     /// Sends this header, in place of any of the same name.
@@ -62,6 +69,11 @@ impl Dial {
     /// Which attempt this is since a connection last was stable, from 1.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Why the attempt before this one failed, if it did: a token that was refused is to be replaced.
+    pub fn last_error(&self) -> Option<&ConnectError> {
+        self.last_error.as_ref()
     }
 
     /// When the attempt must be over: `connect_timeout` after it began.

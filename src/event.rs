@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{ConnectError, RefusedChannel};
+use crate::handed_back::HandedBack;
 use crate::lifecycle::{End, ExitReason, ParkReason};
 use crate::message::Message;
 use crate::response::Response;
@@ -43,10 +44,15 @@ pub enum Event {
         restored: Vec<Arc<str>>,
         /// Channels that are wanted and that the server refused. They are asked for again on the next connection.
         refused: Vec<RefusedChannel>,
+        /// Channels that are wanted and asked for and not acknowledged yet, or not asked for yet since a rate limit holds
+        /// them up. A refusal comes as [`Event::SubscriptionRefused`]; [`Client::subscriptions`](crate::Client::subscriptions)
+        /// has what is acknowledged.
+        pending: Vec<Arc<str>>,
     },
     /// A message from the server. One that answers a request goes to who asked, and not here.
     Message(Message),
-    /// What became of a request that a handler made with [`Context::request`](crate::Context::request).
+    /// What became of a request that was made with [`Client::post`](crate::Client::post) or
+    /// [`Context::request`](crate::Context::request): in its place among the messages, as they came over the wire.
     Response(Box<Response>),
     /// The answer to a request that nobody waits for any more: its time had run out, or its
     /// [`PendingResponse`](crate::PendingResponse) was dropped. What the venue did is in it.
@@ -62,6 +68,10 @@ pub enum Event {
         reason: DisconnectReason,
         /// Every message that was accepted and not written. None of them will be: send again what still holds.
         unsent: Vec<Message>,
+        /// Messages that were written, and that the peer's kernel had not acknowledged when the line was given up: it may
+        /// have them or not. Ask the venue before you send one again. Of the latest `send_capacity` messages (and
+        /// `send_bytes`); requests are not among them, since each has its response. On Linux; empty elsewhere.
+        uncertain: Vec<Message>,
     },
     /// An attempt to connect failed.
     #[non_exhaustive]
@@ -81,6 +91,18 @@ pub enum Event {
         /// How many times this client has been restarted.
         restarts: u64,
     },
+    /// The client has stopped reading its socket since its events are not read ([`Overflow::Backpressure`](crate::Overflow));
+    /// told when that has lasted for 100 ms. What follows is older than
+    /// [`received_at`](Message::received_at) says by the time that it waited in the kernel.
+    /// [`Stats::paused_for`](crate::Stats) tells it from outside, and
+    /// [`SupervisorEvent::ReaderBehind`](crate::SupervisorEvent) does when it lasts.
+    ReadingPaused,
+    /// The client reads its socket again.
+    #[non_exhaustive]
+    ReadingResumed {
+        /// For how long it did not.
+        after: Duration,
+    },
     /// Messages were dropped here: the queue was full and the overflow policy says so.
     #[non_exhaustive]
     Lagged {
@@ -92,18 +114,20 @@ pub enum Event {
     Collapsed {
         /// How many events are summed up here.
         events: u64,
-        /// The messages that they handed back, as far as they fit `send_capacity`, latest kept.
-        unsent: Vec<Message>,
-        /// How many handed back messages did not fit.
-        unsent_dropped: u64,
+        /// How many messages were dropped in between.
+        dropped: u64,
+        /// What those events handed back: of each kind the latest, as far as they fit `send_capacity`.
+        handed_back: Box<HandedBack>,
     },
     /// The client is given up on until someone resumes it.
     #[non_exhaustive]
     Parked {
         /// Why.
         reason: ParkReason,
-        /// Messages that were queued for the next connection.
+        /// Every message that was accepted and not written, those queued for the next connection among them.
         unsent: Vec<Message>,
+        /// As in [`Event::Disconnected`].
+        uncertain: Vec<Message>,
     },
     /// The client has ended; nothing comes after this.
     #[non_exhaustive]
@@ -112,6 +136,8 @@ pub enum Event {
         reason: ExitReason,
         /// Every message that was accepted and not written.
         unsent: Vec<Message>,
+        /// As in [`Event::Disconnected`].
+        uncertain: Vec<Message>,
     },
 }
 
@@ -127,11 +153,27 @@ pub struct ClientEvent {
     pub event: Event,
 }
 
+impl Event {
+    /// What it says of messages and requests of the caller's.
+    pub(crate) fn into_handed_back(self) -> HandedBack {
+        match self {
+            Self::Disconnected { unsent, uncertain, .. }
+            | Self::Parked { unsent, uncertain, .. }
+            | Self::Closed { unsent, uncertain, .. } => HandedBack { unsent, uncertain, ..HandedBack::default() },
+            Self::Response(response) | Self::LateResponse(response) => {
+                HandedBack { responses: vec![*response], ..HandedBack::default() }
+            }
+            Self::Collapsed { handed_back, .. } => *handed_back,
+            _ => HandedBack::default(),
+        }
+    }
+}
+
 impl End {
-    pub(crate) fn event(&self, unsent: Vec<Message>) -> Event {
+    pub(crate) fn event(&self, unsent: Vec<Message>, uncertain: Vec<Message>) -> Event {
         match self.clone() {
-            Self::Closed(reason) => Event::Closed { reason, unsent },
-            Self::Parked(reason) => Event::Parked { reason, unsent },
+            Self::Closed(reason) => Event::Closed { reason, unsent, uncertain },
+            Self::Parked(reason) => Event::Parked { reason, unsent, uncertain },
         }
     }
 }
@@ -142,6 +184,6 @@ mod tests {
 
     #[test]
     fn events_stay_small() {
-        assert!(size_of::<Event>() <= 72, "{}", size_of::<Event>());
+        assert!(size_of::<Event>() <= 96, "{}", size_of::<Event>());
     }
 }

@@ -25,8 +25,8 @@
 //! | | `message` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` | words that everything else uses |
 //! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
-//! | | `target` `lifecycle` `response` `event` `session` `dial` | what is said, and what your callbacks are handed |
-//! | `transport/` | `wait` `socket` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | | `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
+//! | `transport/` | `wait` `unacknowledged` `socket` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
 //! | `policy/` | `mod` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `rate_limit` `admission` `requests` `subscriptions` `upkeep` `terms` `connection` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
@@ -37,7 +37,7 @@
 //! | `config/` | `mod` `session` `thread` `settings` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
 //! | `connect/` | `mod` `attempt` `resolve` `tcp` `tls` `handshake` `open` | from a URL to an open connection |
-//! | `worker/` | `mod` `exit` `run` `reading` `establish` `close` `serve` `thread` | the loop on the client's thread: carries out |
+//! | `worker/` | `mod` `exit` `run` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
 //! | `client/` | `mod` `pending` `requests` | the handle |
 //! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
 //!
@@ -217,6 +217,7 @@ mod deadline;
 mod dial;
 mod error;
 mod event;
+mod handed_back;
 mod inbound;
 mod lifecycle;
 mod message;
@@ -252,6 +253,7 @@ pub use error::{
     SubscribeError, Unanswered,
 };
 pub use event::{ClientEvent, Event};
+pub use handed_back::HandedBack;
 pub use inbound::context::Context;
 pub use inbound::delivery::{Delivery, Handler};
 pub use lifecycle::{ExitReason, ParkReason, StartError, StopError, WaitError};
@@ -267,10 +269,11 @@ pub use response::Response;
 pub use session::Session;
 pub use state::{ClientId, DisconnectReason, ReadyState};
 pub use supervisor::{
-    ClientCount, ClientInfo, ClientPhase, IntensityScope, ShutdownReport, Supervisor, SupervisorBuilder,
-    SupervisorEvent, SupervisorExit,
+    ClientCount, ClientInfo, ClientPhase, IntensityScope, RestartCounting, ShutdownReport, Supervisor,
+    SupervisorBuilder, SupervisorEvent, SupervisorExit,
 };
 pub use telemetry::counter::Percentiles;
+pub use telemetry::duty::Doing;
 pub use telemetry::health::HeartbeatHealth;
 pub use telemetry::stats::Stats;
 pub use unsettled::{UnknownRequest, Unsettled};

@@ -28,6 +28,8 @@ pub enum ExitReason {
     },
     /// A refusal that no retry can mend.
     Refused(ConnectError),
+    /// Nobody is left who could read its events: the receiver of its shared channel was dropped.
+    Deserted,
 }
 
 impl ExitReason {
@@ -46,6 +48,7 @@ impl fmt::Display for ExitReason {
             Self::RetriesExhausted { last } => write!(f, "retries exhausted; last: {last}"),
             Self::HeartbeatLost { missed } => write!(f, "heartbeat lost: {missed} in a row unanswered"),
             Self::Refused(error) => error.fmt(f),
+            Self::Deserted => f.write_str("nobody is left who could read its events"),
         }
     }
 }
@@ -75,6 +78,9 @@ pub enum ParkReason {
     },
     /// A refusal that no retry can mend.
     Refused(ConnectError),
+    /// Nobody is left who could read its events: the receiver of its shared channel was dropped, most likely by a panic of
+    /// the thread that read. Nothing is heard from its connection any more, so there is none.
+    Deserted,
 }
 
 impl fmt::Display for ParkReason {
@@ -82,6 +88,7 @@ impl fmt::Display for ParkReason {
         match self {
             Self::IntensityExceeded { last } => write!(f, "restarted too often; last: {last}"),
             Self::Refused(error) => error.fmt(f),
+            Self::Deserted => f.write_str("nobody is left who could read its events"),
         }
     }
 }

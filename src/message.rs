@@ -147,6 +147,26 @@ impl Message {
         self.len() == 0
     }
 
+    /// The same message in memory of its own. One that a [`Handler`](crate::Handler) is shown is a part of what was read with
+    /// it, some kilobytes, which a clone keeps alive: detach what you keep for long.
+    ///
+    /// ```
+    /// # use ws_supervisor::Message;
+    /// assert_eq!(Message::from("a").detached(), Message::from("a"));
+    /// ```
+    pub fn detached(&self) -> Self {
+        let body = match &self.body {
+            Body::Text(text) => Body::Text(String::from(text.as_str()).into()),
+            Body::Binary(bytes) => Body::Binary(Bytes::copy_from_slice(bytes)),
+        };
+        Self { body, ..self.clone() }
+    }
+
+    /// As one that waits for its reader: small ones keep nothing else in memory.
+    pub(crate) fn kept(self) -> Self {
+        if self.len() <= SMALL { self.detached() } else { self }
+    }
+
     /// When the worker took this message's bytes from the socket, on the monotonic clock; one reading of the clock
     /// serves all messages of one read. `None` for a message that you made.
     ///
@@ -171,6 +191,9 @@ impl Message {
         self.in_socket.map(|nanos| Duration::from_nanos(nanos.get()))
     }
 }
+
+/// What is larger than this wastes little of what it was read with.
+const SMALL: usize = 4 << 10;
 
 impl PartialEq for Message {
     fn eq(&self, other: &Self) -> bool {
@@ -258,7 +281,22 @@ impl CloseFrame {
 impl fmt::Display for CloseFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.code)?;
-        if self.reason.is_empty() { Ok(()) } else { write!(f, " {}", self.reason) }
+        if self.reason.is_empty() { Ok(()) } else { write!(f, " {}", OneLine(&self.reason)) }
+    }
+}
+
+/// The words of others, as they may stand in a log: on one line, without control characters.
+pub(crate) struct OneLine<'a>(pub(crate) &'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+        for part in self.0.split_inclusive(breaks) {
+            let end = part.chars().next_back().filter(|c| breaks(*c));
+            f.write_str(&part[..part.len() - end.map_or(0, char::len_utf8)])?;
+            end.map_or(Ok(()), |c| write!(f, "{}", c.escape_default()))?;
+        }
+        Ok(())
     }
 }
 
@@ -270,6 +308,12 @@ mod tests {
     fn debug_never_prints_the_payload() {
         let shown = format!("{:?}", Message::text("secret-token"));
         assert_eq!(shown, "Text(12 bytes)");
+    }
+
+    #[test]
+    fn the_words_of_others_stay_on_their_line() {
+        let frame = CloseFrame { code: 1000, reason: "bye\r\nERROR \u{1b}[31m€\u{2028}".into() };
+        assert_eq!(frame.to_string(), "1000 bye\\r\\nERROR \\u{1b}[31m€\\u{2028}");
     }
 
     #[test]

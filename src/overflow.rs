@@ -13,8 +13,10 @@
 #[non_exhaustive]
 pub enum Overflow {
     /// Stop reading the socket until there is room; nothing is lost, and the server feels it through TCP. Sends and
-    /// heartbeats go on; answers to heartbeats that wait unread are not counted as missing. Until reading goes on, the
-    /// end of the connection is noticed by what is written only. The default.
+    /// heartbeats go on; answers to heartbeats that wait unread are not counted as missing. The end of the connection is
+    /// noticed (on Linux; elsewhere by what is written): what the kernel still has of it, at most the socket's receive
+    /// buffer, is read behind the full queue, and the next connection is made without waiting for you. Only while you
+    /// have not even caught up with the connection before does that wait. The default.
     #[default]
     Backpressure,
     /// Keep reading and drop the oldest messages not yet handed over. [`Event::Lagged`](crate::Event::Lagged) takes their place. Half of
@@ -34,6 +36,8 @@ pub(crate) enum Stage {
     Open,
     /// The caller asked for the end, so a full queue no longer holds it up.
     Closing,
+    /// The connection is over: what the kernel still has of it is read, whether there is room or not.
+    Over,
 }
 
 /// What happens to a message that is one too many.
@@ -53,8 +57,8 @@ impl Overflow {
         match (self, stage) {
             (Self::DropOldest, _) => AtLimit::DropOldest,
             (Self::DropNewest, _) => AtLimit::DropNewest,
-            (_, Stage::Closing) => AtLimit::DropNewest,
-            (Self::Backpressure, Stage::Open) => AtLimit::Keep,
+            (Self::Backpressure, Stage::Open | Stage::Closing | Stage::Over) => AtLimit::Keep,
+            (Self::Disconnect, Stage::Closing | Stage::Over) => AtLimit::DropNewest,
             (Self::Backpressure, Stage::Opening) | (Self::Disconnect, _) => AtLimit::Overrun,
         }
     }

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::message::Message;
+use crate::message::{Message, OneLine};
 
 /// What ties an answer to its request: JSON-RPC 2.0 allows a number or a string.
 ///
 /// ```
 /// use ws_supervisor::RequestId;
 /// assert_eq!(RequestId::from(7).to_string(), "7");
+/// assert_eq!(RequestId::from("a").to_string(), r#""a""#);
 /// assert_ne!(RequestId::from(7), RequestId::from("7"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,8 +27,9 @@ pub enum RequestId {
 }
 
 impl RequestId {
-    /// As it stands in JSON.
-    pub(crate) fn json(&self) -> String {
+    /// As it stands in JSON: a number as it is, a text in quotes, escaped. `Display` prints the same, so that it can be
+    /// written into JSON by `format!`.
+    pub fn json(&self) -> String {
         match self {
             Self::Number(number) => number.to_string(),
             Self::Text(text) => Value::from(&**text).to_string(),
@@ -47,7 +49,7 @@ impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => number.fmt(f),
-            Self::Text(text) => text.fmt(f),
+            Self::Text(_) => f.pad(&self.json()),
         }
     }
 }
@@ -108,8 +110,8 @@ impl fmt::Display for RpcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.code {
             // Not the server's: it said nothing, or nothing with a number.
-            0 => write!(f, "{}", self.message)?,
-            code => write!(f, "{code} {}", self.message)?,
+            0 => write!(f, "{}", OneLine(&self.message))?,
+            code => write!(f, "{code} {}", OneLine(&self.message))?,
         }
         // Most venues put the interesting half of the sentence there.
         match &self.data {
@@ -154,7 +156,8 @@ impl Request {
         Self { method: method.into(), params, id: None, timeout: None, limit_wait: Duration::ZERO }
     }
 
-    /// Uses this id instead of the client's next number. It must be unlike that of any request that is pending.
+    /// Uses this id instead of the client's next number. It must be unlike that of any request that is pending. When it
+    /// was used before, by a request whose time ran out, a late answer to that counts as this one's.
     pub fn id(mut self, id: impl Into<RequestId>) -> Self {
         self.id = Some(id.into());
         self
@@ -171,6 +174,11 @@ impl Request {
     pub fn wait_for_limit(mut self, at_most: Duration) -> Self {
         self.limit_wait = at_most;
         self
+    }
+
+    /// As JSON-RPC 2.0 would write it: for an error that hands back what was never written.
+    pub(crate) fn draft(&self, id: &RequestId) -> Message {
+        json_rpc(Some(id), &self.method, self.params.as_ref().ok().and_then(|params| params.as_deref()))
     }
 
     pub(crate) fn encode_notification(&self) -> Result<Message, Box<str>> {

@@ -51,8 +51,8 @@ pub(crate) trait Opening {
     /// The number that the connection will have.
     fn epoch(&self) -> u64;
     fn deadline(&self) -> Instant;
-    /// Writes a message, as soon as the rate limits let it pass.
-    fn put(&mut self, message: Message) -> Result<(), SessionError>;
+    /// Sends what is written once the rate limits let it pass.
+    fn put(&mut self, write: &dyn Fn() -> Result<Message, Box<str>>) -> Result<(), SessionError>;
     /// The next message that is no heartbeat.
     /// `limit` is the caller's own, where that is shorter than the attempt's.
     fn next(&mut self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<Message, SessionError>;
@@ -74,7 +74,8 @@ impl<'a> Session<'a> {
     /// When the connection ends, the time runs out, the message is larger than `max_message_size` or costs more than a
     /// rate limit ever gives, or the client is being stopped.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SessionError> {
-        self.opening.put(message.into())
+        let message = message.into();
+        self.opening.put(&|| Ok(message.clone()))
     }
 
     /// Sends a request and waits for its answer.
@@ -130,9 +131,11 @@ impl<'a> Session<'a> {
     fn begin(&mut self, request: &Request) -> Result<RequestId, SessionError> {
         let id = request.id.clone().unwrap_or_else(|| self.opening.next_id());
         self.opening.reserve(&id);
-        let message = self.opening.correlation().encode(request, &id);
-        let message = message.map_err(|message| SessionError::Malformed { method: request.method.clone(), message })?;
-        self.send(message)?;
+        if let Err(message) = &request.params {
+            return Err(SessionError::Malformed { method: request.method.clone(), message: message.clone() });
+        }
+        let correlation = self.opening.correlation().clone();
+        self.opening.put(&|| correlation.encode(request, &id))?;
         Ok(id)
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::message::CloseFrame;
+use crate::message::{CloseFrame, OneLine};
 
 /// What a client is doing: RFC 6455's four states, and the two that recovery adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,9 +23,23 @@ pub enum ReadyState {
     Parked,
 }
 
+impl ReadyState {
+    /// For whoever was refused for want of a connection, and looks at the state a moment later.
+    pub(crate) fn unless_open(self) -> Self {
+        if self == Self::Open { Self::Connecting } else { self }
+    }
+}
+
 impl fmt::Display for ReadyState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        f.pad(match self {
+            Self::Connecting => "Connecting",
+            Self::Open => "Open",
+            Self::Closing => "Closing",
+            Self::Closed => "Closed",
+            Self::Backoff => "Backoff",
+            Self::Parked => "Parked",
+        })
     }
 }
 
@@ -79,8 +93,12 @@ pub enum DisconnectReason {
     },
     /// The event queue was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect).
     Overflow,
+    /// Nobody is left who could read its events: the receiver of the shared channel was dropped.
+    Deserted,
     /// `restart_client` was called.
     RestartRequested,
+    /// [`Client::reconnect`](crate::Client::reconnect) or [`Context::reconnect`](crate::Context::reconnect) was called.
+    ReconnectRequested,
     /// The worker's thread panicked.
     Panicked(Box<str>),
     /// The connection had reached its [`max_age`](crate::ClientConfig::max_age), and another takes its place.
@@ -94,14 +112,16 @@ impl fmt::Display for DisconnectReason {
         match self {
             Self::ClosedByServer(Some(frame)) => write!(f, "closed by the server: {frame}"),
             Self::ClosedByServer(None) => f.write_str("closed by the server"),
-            Self::Transport(message) => write!(f, "connection lost: {message}"),
-            Self::Protocol(message) => write!(f, "the server broke the protocol: {message}"),
+            Self::Transport(message) => write!(f, "connection lost: {}", OneLine(message)),
+            Self::Protocol(message) => write!(f, "the server broke the protocol: {}", OneLine(message)),
             Self::HeartbeatLost { missed } => write!(f, "heartbeat lost: {missed} in a row unanswered"),
             Self::Overflow => f.write_str("the event queue was full"),
+            Self::Deserted => f.write_str("nobody is left who could read its events"),
             Self::RestartRequested => f.write_str("restart requested"),
+            Self::ReconnectRequested => f.write_str("reconnect requested"),
             Self::Panicked(message) => write!(f, "the worker panicked: {message}"),
             Self::MaxAge => f.write_str("old enough to be replaced"),
-            Self::RenewalFailed(message) => write!(f, "not renewed: {message}"),
+            Self::RenewalFailed(message) => write!(f, "not renewed: {}", OneLine(message)),
         }
     }
 }

@@ -33,6 +33,18 @@ impl Status {
         self.change(|inner| inner.last_error = Some(error));
     }
 
+    /// The next attempt is made then.
+    pub(crate) fn wait_until(&self, next_attempt: Instant) {
+        self.change(|inner| (inner.state, inner.next_attempt) = (ReadyState::Backoff, Some(next_attempt)));
+    }
+
+    /// Why the last attempt failed, when the next is made, since when it is open.
+    pub(crate) fn outlook(&self) -> (Option<ConnectError>, Option<Instant>, Option<Instant>) {
+        let inner = self.inner.lock();
+        let next = inner.next_attempt.filter(|_| inner.state == ReadyState::Backoff);
+        (inner.last_error.clone(), next, inner.open_since)
+    }
+
     pub(crate) fn park(&self, reason: ParkReason) {
         self.change(|inner| (inner.state, inner.parked) = (ReadyState::Parked, Some(reason)));
     }
@@ -48,6 +60,9 @@ impl Status {
             if inner.state == ReadyState::Open {
                 inner.last_error = None;
                 inner.ever_open = true;
+                inner.open_since.get_or_insert_with(Instant::now);
+            } else {
+                inner.open_since = None;
             }
         }
         self.changed.notify_all();
@@ -106,11 +121,21 @@ struct Inner {
     last_error: Option<ConnectError>,
     parked: Option<ParkReason>,
     ever_open: bool,
+    open_since: Option<Instant>,
+    next_attempt: Option<Instant>,
     closed: Option<ExitReason>,
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { state: ReadyState::Connecting, last_error: None, parked: None, ever_open: false, closed: None }
+        Self {
+            state: ReadyState::Connecting,
+            last_error: None,
+            parked: None,
+            ever_open: false,
+            open_since: None,
+            next_attempt: None,
+            closed: None,
+        }
     }
 }

@@ -24,10 +24,23 @@ impl Target {
         if url.contains('#') {
             return refuse("must have no fragment (`#…`): RFC 6455 section 3 forbids it");
         }
+        let after_scheme = url.find("://").map_or(0, |at| at + 3);
+        let path_at = url[after_scheme..].find(['/', '?']).map_or(url.len(), |at| after_scheme + at);
+        let (before_path, path) = url.split_at(path_at);
+        if !before_path.is_ascii() {
+            return refuse("must name the host in ASCII (an internationalized name begins with `xn--`)");
+        }
+        // RFC 3986 section 2.1: what is not ASCII goes over the wire as the bytes of its UTF-8, in hexadecimal.
+        let encode = |byte: u8| match byte {
+            0..128 => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        };
+        let url = format!("{before_path}{}", path.bytes().map(encode).collect::<String>());
         let Ok(uri) = url.parse::<Uri>() else {
             return refuse("must be a URL such as `wss://host:port/path?query`");
         };
-        let tls = match uri.scheme_str() {
+        let scheme = uri.scheme_str().map(str::to_ascii_lowercase);
+        let tls = match scheme.as_deref() {
             Some("ws") => false,
             Some("wss") => true,
             Some(_) => return refuse("must have the scheme `ws` or `wss`"),
@@ -51,7 +64,10 @@ impl Target {
             Some(Ok(port)) if port > 0 => port,
             Some(_) => return refuse("must have a port between 1 and 65535, or none"),
         };
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        // RFC 6874: the zone of an address is this machine's own business, and its `%` is written `%25`.
+        let zoneless = host.split('%').next().unwrap_or_default();
+        let bracketed = if host.contains(':') { format!("[{zoneless}]") } else { host.clone() };
+        let host = if host.contains(':') { host.replacen("%25", "%", 1) } else { host };
         let authority = if port == usual { bracketed } else { format!("{bracketed}:{port}") };
         let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
         let path_and_query =
@@ -62,10 +78,22 @@ impl Target {
     }
 }
 
+impl Target {
+    /// Without the query.
+    pub(crate) fn base_url(&self) -> String {
+        format!("{}://{}{}", self.scheme(), self.authority, self.path)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls { "wss" } else { "ws" }
+    }
+}
+
 impl fmt::Display for Target {
-    /// Without the query: it may hold a token.
+    /// For logs: without path and query, in which there may be a token or a listen key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", if self.tls { "wss" } else { "ws" }, self.authority, self.path)
+        let more = if self.path_and_query == "/" { "" } else { "/…" };
+        write!(f, "{}://{}{more}", self.scheme(), self.authority)
     }
 }
 
@@ -112,6 +140,17 @@ mod tests {
         assert_eq!((t.authority.as_str(), t.path_and_query.as_str()), ("[::1]:8443", "/a?b=c"));
         let t = Target::parse("ws://host?x=1").unwrap();
         assert_eq!((t.authority.as_str(), t.path_and_query.as_str(), t.port), ("host", "/?x=1", 80));
+        let t = Target::parse("WSS://Host/ws/币usdt?a=ü").unwrap();
+        assert_eq!((t.tls, t.path_and_query.as_str()), (true, "/ws/%E5%B8%81usdt?a=%C3%BC"));
+        let t = Target::parse("ws://[fe80::1%25lo]:9/").unwrap();
+        assert_eq!((t.host.as_str(), t.authority.as_str()), ("fe80::1%lo", "[fe80::1]:9"));
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_printed() {
+        let t = Target::parse("wss://host/ws/LISTENKEY?token=x").unwrap();
+        assert_eq!(t.to_string(), "wss://host/…");
+        assert_eq!(t.base_url(), "wss://host/ws/LISTENKEY");
     }
 
     #[test]
@@ -130,6 +169,7 @@ mod tests {
             "ws://u:p@h",
             "ws://h h",
             "ftp://h/",
+            "ws://bücher.example/",
         ];
         for url in bad {
             let error = Target::parse(url).err().expect(url);

@@ -24,6 +24,9 @@ use crate::request::RequestId;
 pub struct Unsettled {
     /// Messages that were accepted and not written; the venue has none of them.
     pub unsent: Vec<Message>,
+    /// Messages that were written, and that the peer's kernel never acknowledged: as in
+    /// [`Event::Disconnected`](crate::Event::Disconnected).
+    pub uncertain: Vec<Message>,
     /// Requests that were written and not answered: the venue may have acted on each, or not. Those whose time ran out
     /// before are among them, if that is not longer ago than a minute.
     pub unknown: Vec<UnknownRequest>,

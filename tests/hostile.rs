@@ -80,7 +80,8 @@ fn a_refusal_with_its_status_headers_and_patience() {
         Event::ConnectFailed { retry_in, .. } => retry_in,
         _ => None,
     });
-    assert_eq!(retry_in, Duration::from_secs(3600), "Retry-After is honoured");
+    let patience = Duration::from_secs(3600)..=Duration::from_secs(3600 * 13 / 10);
+    assert!(patience.contains(&retry_in), "never sooner, and not with all the others: {retry_in:?}");
 }
 
 #[test]

@@ -340,8 +340,8 @@ fn more_than_can_be_kept_is_an_error_or_counted_by_the_policy() {
         session.recv_until(|message| message.as_text() == Some("ready"))?;
         Ok(())
     });
-    match Client::connect(config.clone()) {
-        Err(StartError::Connect(error)) => assert_eq!(session_error(error), SessionError::TooManyMessages(20)),
+    match Client::connect(config.clone().event_bytes(2_000)) {
+        Err(StartError::Connect(error)) => assert_eq!(session_error(error), SessionError::TooManyMessages(2_000)),
         other => panic!("{other:?}"),
     }
     for overflow in [Overflow::DropOldest, Overflow::DropNewest] {

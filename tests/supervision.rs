@@ -13,8 +13,8 @@ use common::{LONG, config, eventually, ms, next, next_open, next_text, wait_for_
 use ws_supervisor::testing::{self, Script, Server};
 use ws_supervisor::{
     Client, ClientPhase, Context, Delivery, DisconnectReason, Event, ExitReason, Handler, Heartbeat, IntensityScope,
-    Message, ParkReason, ReadyState, Restart, SendError, StartError, StopError, Supervisor, SupervisorEvent,
-    SupervisorExit,
+    Message, ParkReason, ReadyState, Restart, RestartCounting, SendError, StartError, StopError, Supervisor,
+    SupervisorEvent, SupervisorExit,
 };
 
 /// Panics on the worker's thread when told to; counts how often it was built.
@@ -159,9 +159,10 @@ fn a_panic_before_the_connection_is_restarted_too() {
 }
 
 #[test]
-fn exhausted_retries_are_restarted_and_then_parked() {
+fn by_otps_own_counting_exhausted_retries_are_restarted_and_then_parked() {
     let server = Server::start(Script::refuse(503)).unwrap();
-    let supervisor = Supervisor::builder().intensity(2, Duration::from_secs(60)).start().unwrap();
+    let otp = Supervisor::builder().intensity(2, Duration::from_secs(60)).restart_counting(RestartCounting::All);
+    let supervisor = otp.start().unwrap();
     let client = supervisor.spawn_client(config(&server).max_retries(3).backoff(ms(1), ms(1))).unwrap();
     let mut restarted = 0;
     let reason = next(&client, |event| match event {
@@ -177,6 +178,19 @@ fn exhausted_retries_are_restarted_and_then_parked() {
     // Three runs of one attempt and three retries: exactly one layer dials.
     assert_eq!(server.accepts(), 12);
     assert_eq!(client.stats().failed_attempts, 12);
+}
+
+/// An outage that is longer than all retries, with the shortest backoff: weather is not a crash.
+#[test]
+fn an_outage_parks_nobody_whatever_the_backoff() {
+    let server = Server::start(Script::refuse(503)).unwrap();
+    let supervisor = Supervisor::builder().intensity(2, Duration::from_secs(60)).start().unwrap();
+    let client = supervisor.spawn_client(config(&server).max_retries(1).backoff(ms(1), ms(1))).unwrap();
+    eventually("ten restarts", || client.stats().restarts >= 10);
+    server.set_script(Script::silent());
+    client.wait_until_open(LONG).unwrap();
+    let accepts = server.accepts() as u64;
+    assert_eq!(client.stats().failed_attempts + 1, accepts, "exactly one layer dials");
 }
 
 #[test]

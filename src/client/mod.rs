@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
 use crate::client_state::ClientState;
@@ -23,7 +23,6 @@ use crate::message::Message;
 use crate::outbound::mailbox::{Enlists, Nobody};
 use crate::policy::restart::Restart;
 use crate::receipt::Receipt;
-use crate::request::RequestId;
 use crate::state::{ClientId, ReadyState};
 use crate::telemetry::health::HeartbeatHealth;
 use crate::telemetry::stats::Stats;
@@ -69,6 +68,8 @@ enum Keeper {
 struct Unsupervised {
     core: Arc<Core>,
     thread: Mutex<Option<JoinHandle<Exit>>>,
+    /// Ends when the thread has done its last.
+    done: Receiver<()>,
 }
 
 impl Drop for Unsupervised {
@@ -105,9 +106,10 @@ impl Client {
         }
         let os = |error: std::io::Error| StartError::Os(error.to_string().into());
         let state = Arc::new(ClientState::new(settings, false).map_err(os)?);
-        let thread = thread::start(&state, None, ()).map_err(os)?;
+        let (last, done) = crossbeam_channel::bounded::<()>(0);
+        let thread = thread::start(&state, None, last).map_err(os)?;
         let core = state.core.clone();
-        let keeper = Arc::new(Unsupervised { core: core.clone(), thread: Mutex::new(Some(thread)) });
+        let keeper = Arc::new(Unsupervised { core: core.clone(), thread: Mutex::new(Some(thread)), done });
         let client = Self { core, state, keeper: Keeper::Handles(keeper) };
         match client.core.status.wait_for_first() {
             Ok(()) => Ok(client),
@@ -123,8 +125,8 @@ impl Client {
     /// never written on a later one.
     ///
     /// # Errors
-    /// When there is no open connection (and `queue_while_disconnected` has no room), when `send_capacity` messages
-    /// wait already, or when the message is larger than `max_message_size`. The error holds the message.
+    /// When there is no open connection (and `queue_while_disconnected` has no room), when `send_capacity` messages or
+    /// `send_bytes` wait already, or when the message is larger than `max_message_size`. The error holds the message.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -272,6 +274,26 @@ impl Client {
         self.core.counters.epoch.get()
     }
 
+    /// Ends the connection in good order and makes the next at once, on the same thread, with the same handler. Returns at
+    /// once; not counted as a failure. Nothing happens when the client is closed or parked.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// client.reconnect();
+    /// let reason = client.events().iter().find_map(|event| match event {
+    ///     Event::Disconnected { reason, .. } => Some(reason),
+    ///     _ => None,
+    /// });
+    /// assert_eq!(reason, Some(DisconnectReason::ReconnectRequested));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reconnect(&self) {
+        self.core.command(CommandKind::Reconnect, self.core.close_timeout);
+    }
+
     /// How the heartbeat does.
     ///
     /// ```
@@ -303,11 +325,9 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        self.core.counters.snapshot(
-            &self.core.duty,
-            self.core.mailbox.source.sent.get(),
-            self.core.asked.look(|table| table.pending()),
-        )
+        let core = &self.core;
+        let pending = core.asked.look(|table| table.pending());
+        core.counters.snapshot(&core.duty, &core.pauses, core.mailbox.source.books.tally.read(), pending)
     }
 
     /// The client's id.
@@ -375,7 +395,7 @@ impl Client {
                 Ok(())
             }
             Keeper::Handles(keeper) => {
-                core.command(CommandKind::Stop, core.close_timeout);
+                let until = core.command(CommandKind::Stop, core.close_timeout).deadline;
                 if core.is_own_thread() {
                     return Ok(());
                 }
@@ -383,7 +403,10 @@ impl Client {
                     self.state.shut_socket();
                     return Err(StopError::LeftBehind(self.name().into()));
                 }
-                // It has said its last word, so this does not wait.
+                // It has said its last word; what is left is to drop the handler, which may take its time.
+                if keeper.done.recv_deadline(until) == Err(RecvTimeoutError::Timeout) {
+                    return Err(StopError::LeftBehind(self.name().into()));
+                }
                 if let Some(thread) = keeper.thread.lock().take() {
                     let _ = thread.join();
                 }
@@ -410,8 +433,6 @@ impl Enlists for Confirmed<'_> {
     fn enlist(&mut self, _: &Message, _: Option<u64>) -> Result<Option<Arc<Receipt>>, SendError> {
         Ok(Some(self.0.clone()))
     }
-
-    fn withdraw(&mut self, _: &RequestId) {}
 }
 
 impl fmt::Debug for Client {

@@ -18,7 +18,8 @@ use crate::response::Response;
 pub struct PendingResponse {
     pub(crate) id: RequestId,
     pub(crate) deadline: Instant,
-    pub(crate) response: Receiver<Response>,
+    /// `None` once it was waited for.
+    pub(crate) response: Option<Receiver<Response>>,
     pub(crate) receipt: Arc<Receipt>,
     pub(crate) core: Arc<Core>,
 }
@@ -51,23 +52,34 @@ impl PendingResponse {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn receiver(&self) -> &Receiver<Response> {
-        &self.response
+        // Taken only by `wait`, after which nobody can ask.
+        self.response.as_ref().expect("it has not been waited for")
     }
 
     /// Blocks until the response is there, at most until the request's deadline.
     ///
     /// # Errors
     /// As [`Client::request`](crate::Client::request).
-    pub fn wait<R: DeserializeOwned>(self) -> Result<R, RequestError> {
-        let response = match self.response.recv_deadline(self.deadline) {
+    pub fn wait<R: DeserializeOwned>(mut self) -> Result<R, RequestError> {
+        let Some(receiver) = self.response.take() else { return Err(RequestError::gone(&self.id)) };
+        let response = match receiver.recv_deadline(self.deadline) {
             Err(RecvTimeoutError::Timeout) => {
                 // The worker sees to deadlines, unless a handler keeps it from doing so.
                 self.core.asked.give_up(&self.id, &self.receipt, Instant::now());
-                self.response.recv().ok()
+                receiver.recv().ok()
             }
             told => told.ok(),
         };
         response.ok_or_else(|| RequestError::gone(&self.id))?.decode()
+    }
+}
+
+impl Drop for PendingResponse {
+    fn drop(&mut self) {
+        // Whoever has it already, has it.
+        if self.response.take().is_some_and(|response| response.is_empty()) {
+            self.core.asked.look(|table| table.abandon(&self.id, &self.receipt, Instant::now()));
+        }
     }
 }
 

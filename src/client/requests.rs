@@ -14,10 +14,13 @@ use crate::deadline::later;
 use crate::error::{RequestError, SendError, SubscribeError};
 use crate::message::Message;
 use crate::outbound::mailbox::Enlists;
+use crate::policy::admission::{Door, Unwritten};
+use crate::policy::rate_limit::Over;
 use crate::policy::requests::{Pending, Whom};
 use crate::policy::subscriptions::{SubscriptionStatus, names};
 use crate::receipt::Receipt;
 use crate::request::{Request, RequestId};
+use crate::state::ReadyState;
 
 impl Client {
     /// Sends a request and waits for its answer: JSON-RPC 2.0, unless [`correlation`](crate::ClientConfig::correlation)
@@ -28,6 +31,9 @@ impl Client {
     /// Answers are read in their turn among the messages: under
     /// [`Overflow::Backpressure`](crate::Overflow::Backpressure) a thread that should be reading events had better not
     /// wait here while they pile up.
+    ///
+    /// When it returns, every message that came before the answer is in the client's queue. For many requests in flight,
+    /// their answers in order among the messages, there is [`post`](Client::post). At most 65,536 may be pending.
     ///
     /// # Errors
     /// Each variant of [`RequestError`] says whether the server may have acted on it. When the connection ends, a
@@ -67,35 +73,82 @@ impl Client {
     /// When it is not accepted: as for [`send`](Client::send), when its id is taken, when its parameters cannot be
     /// written as JSON, or on the client's own thread (there it is [`Context::request`](crate::Context::request)).
     pub fn start_request(&self, request: Request) -> Result<PendingResponse, RequestError> {
+        let (caller, response) = crossbeam_channel::bounded(1);
+        let Started { id, deadline, receipt } = self.start(&request, Whom::Caller(caller), true)?;
+        Ok(PendingResponse { id, deadline, response: Some(response), receipt, core: self.core.clone() })
+    }
+
+    /// Sends a request whose outcome comes as [`Event::Response`](crate::Event::Response) among the client's other events,
+    /// in the order of the wire: a fill that came before the answer to a cancel is seen before it, a later one after it.
+    /// Exactly one comes for each request that is accepted, of an answer or of why there is none; those that ended with
+    /// the connection come before [`Event::Disconnected`](crate::Event::Disconnected). Returns at once, unless
+    /// [`wait_for_limit`](Request::wait_for_limit) says otherwise.
+    ///
+    /// # Errors
+    /// As [`start_request`](Client::start_request).
+    ///
+    /// ```
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::start(Script::reply(|_, m| {
+    /// #     let id = serde_json::from_str::<serde_json::Value>(m.as_text().unwrap()).unwrap()["id"].clone();
+    /// #     vec!["fill".into(), Message::text(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"cancelled"}}"#))]
+    /// # }))?;
+    /// # let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// let cancel = client.post(Request::new("private/cancel", [("order_id", "7")]))?;
+    /// let mut fills = 0;
+    /// for event in client.events() {
+    ///     match event {
+    ///         Event::Message(message) if message.as_text() == Some("fill") => fills += 1,
+    ///         Event::Response(response) if response.id == cancel => {
+    ///             println!("{:?}, after {fills} fills", response.outcome);
+    ///             break;
+    ///         }
+    ///         other => println!("{other:?}"),
+    ///     }
+    /// }
+    /// # assert_eq!(fills, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn post(&self, request: Request) -> Result<RequestId, RequestError> {
+        let may_wait = request.limit_wait > Duration::ZERO;
+        Ok(self.start(&request, Whom::Consumer, may_wait)?.id)
+    }
+
+    /// `waits`: the caller would wait for the worker, or for a limit.
+    fn start(&self, request: &Request, whom: Whom<Caller>, waits: bool) -> Result<Started, RequestError> {
         let core = &self.core;
         // Before it costs anything.
         let id = core.asked.id_for(request.id.as_ref())?;
-        let message = core.correlation.encode(&request, &id).map_err(RequestError::Params)?;
-        if core.is_own_thread() {
-            return Err(SendError::OwnThread { message }.into());
+        request.params.as_ref().map_err(|text| RequestError::Params(text.clone()))?;
+        if waits && core.is_own_thread() {
+            return Err(SendError::OwnThread { message: request.draft(&id) }.into());
         }
-        let timeout = request.timeout.unwrap_or(core.request_timeout);
+        let waits_until = Instant::now().checked_add(request.limit_wait);
+        let (message, price) = loop {
+            let state = core.status.get();
+            if state != ReadyState::Open {
+                return Err(SendError::NotOpen { message: request.draft(&id), state }.into());
+            }
+            let door = Door { queued: core.mailbox.queued(), ..Door::WORKERS };
+            let write = || core.correlation.encode(request, &id);
+            match core.mailbox.admission.write(door, false, Instant::now, &write) {
+                Ok(written) => break written,
+                Err(Unwritten::Over(Over::Wait(time), _)) if is_in_time(waits_until, time) => std::thread::sleep(time),
+                Err(unwritten) => return Err(unwritten.refuse(request, &id)),
+            }
+        };
+        let deadline = later(Instant::now(), request.timeout.unwrap_or(core.request_timeout));
+        let receipt = Arc::new(Receipt::request(id.clone()));
         let mut sooner = false;
-        let (deadline, response, receipt) = waiting_for_limit(request.limit_wait, message, |message| {
-            let deadline = later(Instant::now(), timeout);
-            let (caller, response) = crossbeam_channel::bounded(1);
-            let receipt = Arc::new(Receipt::request(id.clone()));
-            let registration = Registration {
-                core,
-                method: &request.method,
-                id: &id,
-                deadline,
-                receipt: &receipt,
-                caller: &caller,
-                sooner: &mut sooner,
-            };
-            self.accept(message, registration).map(|()| (deadline, response, receipt))
-        })?;
+        let (method, sooner_) = (&request.method, &mut sooner);
+        let registration =
+            Registration { core, method, id: &id, deadline, receipt: &receipt, whom: Some(whom), sooner: sooner_ };
+        core.mailbox.accept_paid(message, &price, || core.status.get(), registration)?;
         if sooner {
             // A worker that sleeps would sleep through the deadline.
             core.mailbox.wake.wake();
         }
-        Ok(PendingResponse { id, deadline, response, receipt, core: core.clone() })
+        Ok(Started { id, deadline, receipt })
     }
 
     /// Sends a JSON-RPC 2.0 notification (section 4.1): a request without an id, which nobody answers. Accounted for like
@@ -141,7 +194,17 @@ impl Client {
         if self.core.is_own_thread() {
             return Err(SendError::OwnThread { message });
         }
-        waiting_for_limit(at_most, message, |message| self.send(message))
+        let until = Instant::now().checked_add(at_most);
+        let mut message = message;
+        loop {
+            match self.send(message) {
+                Err(SendError::RateLimited { message: over, retry_after }) if is_in_time(until, retry_after) => {
+                    std::thread::sleep(retry_after);
+                    message = over;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Wants these channels from now on, over every reconnect and restart, and waits until the server has acknowledged
@@ -190,6 +253,13 @@ impl Client {
     }
 }
 
+/// A request that was accepted.
+struct Started {
+    id: RequestId,
+    deadline: Instant,
+    receipt: Arc<Receipt>,
+}
+
 /// A request on its way in: in the table before it can be written, so that no answer can be too quick.
 struct Registration<'a> {
     core: &'a Core,
@@ -197,7 +267,7 @@ struct Registration<'a> {
     id: &'a RequestId,
     deadline: Instant,
     receipt: &'a Arc<Receipt>,
-    caller: &'a Caller,
+    whom: Option<Whom<Caller>>,
     sooner: &'a mut bool,
 }
 
@@ -205,71 +275,23 @@ impl Enlists for Registration<'_> {
     type Error = RequestError;
 
     fn enlist(&mut self, message: &Message, epoch: Option<u64>) -> Result<Option<Arc<Receipt>>, RequestError> {
-        if epoch.is_none() {
-            let (message, state) = (message.clone(), self.core.status.get());
+        let Some(whom) = self.whom.take().filter(|_| epoch.is_some()) else {
+            let (message, state) = (message.clone(), self.core.status.get().unless_open());
             return Err(SendError::NotOpen { message, state }.into());
-        }
+        };
         let pending = Pending {
             method: self.method.into(),
             message: message.clone(),
             deadline: self.deadline,
             receipt: self.receipt.clone(),
-            whom: Whom::Caller(self.caller.clone()),
+            whom,
         };
         let registered = self.core.asked.look(|table| table.register(self.id.clone(), pending));
         *self.sooner = registered.map_err(|barred| barred.error(self.id, message))?;
         Ok(Some(self.receipt.clone()))
     }
-
-    fn withdraw(&mut self, id: &RequestId) {
-        self.core.asked.look(|table| table.withdraw(id));
-    }
 }
 
-/// Tries again for as long as only a rate limit stands in the way and there is time.
-fn waiting_for_limit<T, E: LimitError>(
-    at_most: Duration,
-    message: Message,
-    mut attempt: impl FnMut(Message) -> Result<T, E>,
-) -> Result<T, E> {
-    let deadline = Instant::now().checked_add(at_most);
-    let mut message = message;
-    loop {
-        let error = match attempt(message) {
-            Ok(sent) => return Ok(sent),
-            Err(error) => error,
-        };
-        match error.over_limit() {
-            Ok((over, retry_after)) if deadline.is_none_or(|end| Instant::now() + retry_after <= end) => {
-                std::thread::sleep(retry_after);
-                message = over;
-            }
-            Ok((message, retry_after)) => return Err(SendError::RateLimited { message, retry_after }.into()),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// An error that may be that of a rate limit.
-trait LimitError: From<SendError> {
-    /// The message and when to try again; or the error, if it is another.
-    fn over_limit(self) -> Result<(Message, Duration), Self>;
-}
-
-impl LimitError for SendError {
-    fn over_limit(self) -> Result<(Message, Duration), Self> {
-        match self {
-            Self::RateLimited { message, retry_after } => Ok((message, retry_after)),
-            other => Err(other),
-        }
-    }
-}
-
-impl LimitError for RequestError {
-    fn over_limit(self) -> Result<(Message, Duration), Self> {
-        match self {
-            Self::Refused(error) => error.over_limit().map_err(Self::Refused),
-            other => Err(other),
-        }
-    }
+fn is_in_time(until: Option<Instant>, time: Duration) -> bool {
+    until.is_none_or(|until| Instant::now() + time <= until)
 }

@@ -1,9 +1,10 @@
 //! A client: its core, its settings, and what one run of its worker leaves to the next. It outlives every run.
 
-mod settlement;
+pub(crate) mod settlement;
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -15,17 +16,21 @@ use crate::asked::Asked;
 use crate::command::Commands;
 use crate::config::settings::Settings;
 use crate::core::Core;
+use crate::error::ConnectError;
 use crate::event::Event;
+use crate::handed_back::HandedBack;
 use crate::inbound::delivery::Way;
-use crate::inbound::queue::{Outlet, Queue};
+use crate::inbound::queue::{Capacity, Exit, Outlet, Queue};
 use crate::lifecycle::{End, ExitReason};
+use crate::outbound::accepted::Bound;
 use crate::outbound::mailbox::Mailbox;
 use crate::policy::admission::Admission;
+use crate::policy::rate_limit::Limits;
 use crate::policy::reconnect::Reconnect;
 use crate::policy::terms::{Dialect, Rules};
 use crate::state::{ClientId, Tag};
 use crate::status::Status;
-use crate::telemetry::duty::Duty;
+use crate::telemetry::duty::{Duty, Pauses};
 use crate::telemetry::health::Health;
 use crate::telemetry::stats::Counters;
 use crate::unsettled::Unsettled;
@@ -41,7 +46,7 @@ pub(crate) struct ClientState {
     /// Locked by the worker for the whole of its run, before the line; by others only when there is no worker.
     pub(crate) kept: Mutex<Kept>,
     pub(crate) events: Receiver<Event>,
-    outlet: Mutex<Option<Outlet>>,
+    exit: Exit,
     socket: Mutex<Option<Arc<TcpStream>>>,
 }
 
@@ -57,8 +62,14 @@ pub(crate) struct Life {
     pub(crate) reconnect: Reconnect,
     pub(crate) epoch: u64,
     pub(crate) open: bool,
+    /// Why the last attempt failed, for the next.
+    pub(crate) last_error: Option<ConnectError>,
+    /// The address that took the last attempt's connection and did not serve.
+    pub(crate) avoid: Option<SocketAddr>,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,
+    /// What the consumer must still hear, oldest first: a handler that panics in the middle leaves the rest to the next.
+    pub(crate) untold: VecDeque<Event>,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -71,16 +82,23 @@ impl ClientState {
         let tag = Tag { id, name: name.into() };
         let (own, events) = crossbeam_channel::unbounded();
         let outlet = match &settings.delivery.0 {
-            Way::Channel => Some(Outlet::Own(own)),
-            Way::Shared(sender) => Some(Outlet::Shared(sender.clone(), tag.clone())),
+            Way::Channel => Some(Outlet::Own { sender: own, given: 0 }),
+            Way::Shared(sender, given) => {
+                Some(Outlet::Shared { sender: sender.clone(), given: given.clone(), tag: tag.clone() })
+            }
             Way::Inline(_) => None,
         };
-        let queue = outlet.clone().map(|outlet| {
-            Queue::new(outlet, tag.clone(), settings.overflow, settings.event_capacity, settings.send_capacity)
+        let has_queue = outlet.is_some();
+        let exit: Exit = Arc::new(Mutex::new(outlet));
+        let queue = has_queue.then(|| {
+            let capacity = Capacity { events: settings.event_capacity, bytes: settings.event_bytes };
+            Queue::new(exit.clone(), tag.clone(), settings.overflow, capacity, settings.send_capacity)
         });
-        let admission = Admission { max_message_size: settings.max_message_size, limits: settings.limits.clone() };
+        let limits = Limits::for_client(&settings.limits);
+        let admission = Admission { max_message_size: settings.max_message_size, limits };
+        let waiting = Bound { messages: settings.send_capacity, bytes: settings.send_bytes };
         let core = Core {
-            mailbox: Mailbox::new(admission, settings.send_capacity, settings.queue_while_disconnected)?,
+            mailbox: Mailbox::new(admission, waiting, settings.queue_while_disconnected)?,
             asked: Asked::new(now),
             wanted: Wanted::new(&settings.channels, settings.venue.is_some()),
             status: Status::default(),
@@ -88,6 +106,7 @@ impl ClientState {
             counters: Counters::default(),
             health: Health::new(now),
             duty: Duty::new(now, settings.stall_threshold),
+            pauses: Pauses::new(now),
             correlation: settings.correlation.clone(),
             request_timeout: settings.request_timeout,
             close_timeout: settings.close_timeout,
@@ -106,7 +125,10 @@ impl ClientState {
             reconnect: Reconnect::new(settings.reconnect.clone()),
             epoch: 0,
             open: false,
+            last_error: None,
+            avoid: None,
             unsettled: Unsettled::default(),
+            untold: VecDeque::new(),
         };
         Ok(Self {
             core: Arc::new(core),
@@ -114,7 +136,7 @@ impl ClientState {
             rules: Arc::new(rules),
             kept: Mutex::new(Kept { queue, life }),
             events,
-            outlet: Mutex::new(outlet),
+            exit,
             socket: Mutex::new(None),
             settings,
         })
@@ -149,8 +171,13 @@ impl ClientState {
             }
         }
         self.core.wanted.announce();
-        if matches!(end, End::Closed(_)) {
-            *self.outlet.lock() = None;
-        }
+    }
+
+    /// What nobody could be told of any more, for the supervisor's event. Called when there is no worker.
+    pub(crate) fn take_handed_back(&self) -> HandedBack {
+        let mut all = HandedBack::default();
+        let untold = std::mem::take(&mut self.kept.lock().life.untold);
+        untold.into_iter().for_each(|event| all.extend(event.into_handed_back()));
+        all
     }
 }

@@ -3,6 +3,8 @@
 
 use super::{ClientState, Kept, Life};
 use crate::asked::tell_caller;
+use crate::event::Event;
+use crate::inbound::queue::Queue;
 use crate::lifecycle::End;
 use crate::message::Message;
 use crate::outbound::accepted::Accepted;
@@ -17,7 +19,9 @@ use crate::unsettled::UnknownRequest;
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
     pub(crate) unsent: Vec<Message>,
-    /// Of requests of the handler's.
+    /// Written, and never acknowledged by the peer's kernel.
+    pub(crate) uncertain: Vec<Message>,
+    /// Of requests whose outcome is an event.
     pub(crate) responses: Vec<Response>,
 }
 
@@ -26,12 +30,14 @@ impl ClientState {
     /// for whatever connection comes next stay when the gate still lets such pass.
     pub(crate) fn settle(&self, life: &mut Life, link: &mut Link, pass: Pass) -> Collected {
         let mailbox = &self.core.mailbox;
+        let books = &mailbox.source.books;
         mailbox.gate.close(pass);
-        link.let_go(&mailbox.source.sent);
+        link.let_go(books);
         let keep_queued = pass == Pass::Queue;
-        let mut collected = Collected::default();
+        let mut collected = Collected { uncertain: link.outbox.take_uncertain(), ..Collected::default() };
         let mut kept = Vec::new();
-        let accepted: Vec<Accepted> = link.outbox.take_all().chain(mailbox.source.queue.try_iter()).collect();
+        let mut accepted = link.outbox.take_all(books);
+        accepted.extend(mailbox.source.queue.try_iter());
         for item in accepted {
             if keep_queued && item.epoch.is_none() {
                 item.receipt.iter().for_each(|receipt| receipt.wait_again());
@@ -44,6 +50,7 @@ impl ClientState {
         let unknown = self.abandon_requests(&mut collected);
         if self.settings.reconcile.is_some() {
             life.unsettled.unsent.extend(collected.unsent.iter().cloned());
+            life.unsettled.uncertain.extend(collected.uncertain.iter().cloned());
             life.unsettled.unknown.extend(unknown);
         }
         life.open = false;
@@ -51,20 +58,35 @@ impl ClientState {
         collected
     }
 
+    /// As `settle`; what the consumer must hear of it is put where it waits to be told, `last` as the last.
+    pub(crate) fn settle_for(
+        &self,
+        life: &mut Life,
+        link: &mut Link,
+        pass: Pass,
+        last: impl FnOnce(Vec<Message>, Vec<Message>) -> Event,
+    ) -> usize {
+        let Collected { unsent, uncertain, responses } = self.settle(life, link, pass);
+        let handed_back = unsent.len() + uncertain.len();
+        life.untold.extend(responses.into_iter().map(|response| Event::Response(Box::new(response))));
+        life.untold.push_back(last(unsent, uncertain));
+        handed_back
+    }
+
     /// Something accepted was not written.
     fn hand_back(&self, item: Accepted, collected: &mut Collected) {
+        self.core.mailbox.source.books.not_sent(&item);
         match &item.receipt {
             None => collected.unsent.push(item.message),
             Some(receipt) => match receipt.request_id() {
                 None => receipt.confirm(false),
                 Some(id) => match self.core.asked.look(|table| table.not_sent(id)) {
                     // The worker's own are nobody's loss.
-                    None | Some((_, Whom::Worker(_))) => return,
+                    None | Some((_, Whom::Worker(_))) => {}
                     Some(told) => collected.responses.extend(tell_caller(told).map(|(response, _)| response)),
                 },
             },
         }
-        self.core.counters.unsent.add(1);
     }
 
     /// The connection is over: no answer will come, and no channel is subscribed to.
@@ -84,15 +106,17 @@ impl ClientState {
         self.conclude(&mut kept, &mut self.core.mailbox.line.lock(), end);
     }
 
-    /// The client has ended for good, or is given up on: its queue is told, then everyone who waits.
+    /// The client has ended for good, or is given up on: its queue is told, then everyone who waits. What a handler that is
+    /// gone can't be told stays, for the supervisor's event.
     pub(crate) fn conclude(&self, kept: &mut Kept, link: &mut Link, end: &End) {
         if self.has_concluded(end) {
             return;
         }
-        let unsent = self.settle(&mut kept.life, link, Pass::Shut).unsent;
+        let Kept { queue, life } = kept;
+        self.settle_for(life, link, end.pass(), |unsent, uncertain| end.event(unsent, uncertain));
         self.announce(end);
-        if let Some(queue) = &mut kept.queue {
-            queue.conclude(end, unsent);
+        if let Some(queue) = queue {
+            conclude_queue(queue, end, life);
         }
     }
 
@@ -102,12 +126,16 @@ impl ClientState {
             return;
         }
         let mailbox = &self.core.mailbox;
-        mailbox.gate.close(Pass::Shut);
+        mailbox.gate.close(end.pass());
         let mut collected = Collected::default();
         mailbox.source.queue.try_iter().for_each(|item| self.hand_back(item, &mut collected));
         self.abandon_requests(&mut collected);
-        if let Some(outlet) = &*self.outlet.lock() {
-            outlet.push(end.event(collected.unsent));
+        // Taken out, so that the thread, should it come back, has nowhere to put a word after the last.
+        if let Some(mut outlet) = self.exit.lock().take() {
+            for response in collected.responses {
+                let _ = outlet.push(Event::Response(Box::new(response)));
+            }
+            let _ = outlet.push(end.event(collected.unsent, Vec::new()));
         }
         self.announce(end);
     }
@@ -115,5 +143,25 @@ impl ClientState {
     /// Whether that has been said already.
     pub(crate) fn has_concluded(&self, end: &End) -> bool {
         matches!((self.core.status.get(), end), (ReadyState::Closed, _) | (ReadyState::Parked, End::Parked(_)))
+    }
+}
+
+/// The last words to a queue. What nobody is left to read stays untold.
+pub(crate) fn conclude_queue(queue: &mut Queue, end: &End, life: &mut Life) {
+    let Some(last) = life.untold.pop_back() else { return };
+    let told: Vec<_> = life.untold.iter().cloned().collect();
+    told.into_iter().for_each(|event| queue.push_event(event));
+    match queue.conclude(end, last.clone()) {
+        true => life.untold.clear(),
+        false => life.untold.push_back(last),
+    }
+}
+
+impl End {
+    pub(crate) fn pass(&self) -> Pass {
+        match self {
+            Self::Closed(_) => Pass::Ended,
+            Self::Parked(_) => Pass::Shut,
+        }
     }
 }

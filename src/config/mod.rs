@@ -57,12 +57,15 @@ pub struct ClientConfig {
     pub(crate) restart: Restart,
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) reconnect: ReconnectRules,
+    pub(crate) park_on: Vec<u16>,
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) delivery: Delivery,
     pub(crate) overflow: Overflow,
     pub(crate) event_capacity: Option<usize>,
+    pub(crate) event_bytes: usize,
     pub(crate) send_capacity: Option<usize>,
+    pub(crate) send_bytes: usize,
     pub(crate) queue_while_disconnected: usize,
     pub(crate) max_message_size: usize,
     pub(crate) read_buffer: Option<usize>,
@@ -122,12 +125,15 @@ impl ClientConfig {
             restart: Restart::default(),
             heartbeat: None,
             reconnect: ReconnectRules::default(),
+            park_on: vec![401, 403, 404],
             connect_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             delivery: Delivery::channel(),
             overflow: Overflow::default(),
             event_capacity: None,
+            event_bytes: 64 << 20,
             send_capacity: None,
+            send_bytes: 32 << 20,
             queue_while_disconnected: 0,
             max_message_size: 16 << 20,
             read_buffer: None,
@@ -191,6 +197,21 @@ impl ClientConfig {
         self
     }
 
+    /// Statuses of a refused upgrade that no retry can mend: they park the client, unless the server says when to retry
+    /// (`Retry-After`). 401 and 403 are tried again, up to `max_retries`, where [`prepare`](ClientConfig::prepare) is set,
+    /// which may bring other credentials. Defaults to 401, 403 and 404.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.park_on([401, 403, 404, 410]);
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn park_on(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
+        self.park_on = statuses.into_iter().collect();
+        self
+    }
+
     /// How many reconnects in a row may fail in one run of the worker before it ends and the supervisor starts it
     /// anew. The backoff goes on across that restart. Defaults to 10.
     pub fn max_retries(mut self, retries: u32) -> Self {
@@ -199,7 +220,8 @@ impl ClientConfig {
     }
 
     /// The wait between retries: none before the first, `base` before the second, then doubled each time up to `cap`.
-    /// Defaults to 1 s and 30 s.
+    /// Defaults to 1 s and 30 s. Whatever is set, and whoever asks for a new connection, a client dials at most 20 times
+    /// at once and 10 times a second.
     pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
         self.reconnect.base = base;
         self.reconnect.cap = cap;
@@ -252,9 +274,32 @@ impl ClientConfig {
         self
     }
 
-    /// How many accepted messages wait to be written before `send` refuses. Defaults to 1,024.
+    /// How many bytes of messages wait unread before `overflow` applies, if that comes before `event_capacity`; a single
+    /// message may exceed it. Also what is kept while a session is being opened, where no event can be delivered yet.
+    /// Defaults to 64 MiB.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.event_bytes(8 << 20).send_bytes(1 << 20);
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn event_bytes(mut self, bytes: usize) -> Self {
+        self.event_bytes = bytes;
+        self
+    }
+
+    /// How many accepted messages wait to be written before `send` refuses. As many of the latest written are kept, as
+    /// cheap clones, to tell which of them the peer never acknowledged. Defaults to 1,024.
     pub fn send_capacity(mut self, messages: usize) -> Self {
         self.send_capacity = Some(messages);
+        self
+    }
+
+    /// How many bytes of accepted messages wait to be written before `send` refuses, if that comes before
+    /// `send_capacity`; a single message may exceed it. Defaults to 32 MiB.
+    pub fn send_bytes(mut self, bytes: usize) -> Self {
+        self.send_bytes = bytes;
         self
     }
 

@@ -11,6 +11,7 @@ use super::{ClientConfig, OnOpenFn, PrepareFn, ReconcileFn, ResolveFn};
 use crate::correlation::Correlation;
 use crate::error::ConfigError;
 use crate::inbound::delivery::Delivery;
+use crate::outbound::accepted::Load;
 use crate::overflow::Overflow;
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::idle::IdleStrategy;
@@ -29,12 +30,15 @@ pub(crate) struct Settings {
     pub(crate) restart: Restart,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) reconnect: ReconnectRules,
+    pub(crate) park_on: Vec<u16>,
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) delivery: Delivery,
     pub(crate) overflow: Overflow,
     pub(crate) event_capacity: usize,
+    pub(crate) event_bytes: usize,
     pub(crate) send_capacity: usize,
+    pub(crate) send_bytes: usize,
     pub(crate) queue_while_disconnected: usize,
     pub(crate) max_message_size: usize,
     pub(crate) read_buffer: usize,
@@ -120,12 +124,15 @@ impl ClientConfig {
             restart: config.restart,
             heartbeat: heartbeat.unwrap_or_else(|| Heartbeat::ping_pong(Duration::from_secs(20))),
             reconnect: config.reconnect,
+            park_on: config.park_on,
             connect_timeout: config.connect_timeout,
             close_timeout: config.close_timeout,
             delivery: config.delivery,
             overflow: config.overflow,
             event_capacity: config.event_capacity.or(small(256)).unwrap_or(4096),
             send_capacity: config.send_capacity.or(small(64)).unwrap_or(1024),
+            event_bytes: config.event_bytes,
+            send_bytes: config.send_bytes,
             queue_while_disconnected: config.queue_while_disconnected,
             max_message_size: config.max_message_size,
             read_buffer: config.read_buffer.or(small(4 << 10)).unwrap_or(128 << 10),
@@ -171,7 +178,13 @@ impl Settings {
         faults.rule(has_timestamps, "kernel_timestamps", "needs Linux");
         faults.rule(!self.stall_threshold.is_zero(), "stall_threshold", positive);
         faults.rule(self.event_capacity > 0, "event_capacity", positive);
-        faults.rule(self.send_capacity > 0, "send_capacity", positive);
+        let countable = (1..=Load::MAX_MESSAGES).contains(&self.send_capacity);
+        faults.rule(countable, "send_capacity", "must be between 1 and 16,777,215");
+        let countable = self.queue_while_disconnected <= Load::MAX_MESSAGES;
+        faults.rule(countable, "queue_while_disconnected", "must be at most 16,777,215");
+        faults.rule(self.event_bytes > 0, "event_bytes", positive);
+        let countable = (1..=Load::MAX_BYTES).contains(&self.send_bytes);
+        faults.rule(countable, "send_bytes", "must be between 1 byte and 512 GiB");
         faults.rule(self.max_message_size > 0, "max_message_size", positive);
         let in_range = (1024..=16 << 20).contains(&self.read_buffer);
         faults.rule(in_range, "read_buffer", "must be between 1 KiB and 16 MiB");
@@ -219,7 +232,11 @@ mod tests {
             ("stack_size", ok().stack_size(1)),
             ("stall_threshold", ok().stall_threshold(zero)),
             ("event_capacity", ok().event_capacity(0)),
+            ("event_bytes", ok().event_bytes(0)),
             ("send_capacity", ok().send_capacity(0)),
+            ("send_capacity", ok().send_capacity(1 << 40)),
+            ("send_bytes", ok().send_bytes(0)),
+            ("queue_while_disconnected", ok().queue_while_disconnected(usize::MAX)),
             ("max_message_size", ok().max_message_size(0)),
             ("read_buffer", ok().read_buffer(0)),
         ];

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,18 +40,38 @@ pub(crate) struct Attempt<'a> {
     /// Told of the socket, so that it can be shut from outside.
     pub(crate) register: &'a dyn Fn(&Arc<TcpStream>),
     pub(super) phase: Cell<Phase>,
+    /// The address to try last.
+    pub(super) avoid: Option<SocketAddr>,
+    /// The address that took the connection.
+    pub(super) address: Cell<Option<SocketAddr>>,
 }
 
 impl<'a> Attempt<'a> {
     pub(crate) fn new(
         settings: &'a Settings,
         dial: &'a Dial,
+        avoid: Option<SocketAddr>,
         wake: &'a Arc<Wake>,
         cancelled: &'a dyn Fn() -> bool,
         register: &'a dyn Fn(&Arc<TcpStream>),
     ) -> Self {
         let deadline = dial.deadline();
-        Self { settings, dial, deadline, wake, cancelled, register, phase: Cell::new(Phase::Resolve) }
+        Self {
+            settings,
+            dial,
+            deadline,
+            wake,
+            cancelled,
+            register,
+            phase: Cell::new(Phase::Resolve),
+            avoid,
+            address: Cell::new(None),
+        }
+    }
+
+    /// The address that took the connection, if one did.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.address.get()
     }
 
     fn timeout(&self) -> Halt {
@@ -95,6 +115,9 @@ impl<'a> Attempt<'a> {
 
     /// Waits until the step that just blocked on `socket` can go on.
     pub(super) fn unblock(&self, socket: &mut Socket) -> Result<(), Halt> {
+        if let Some(error) = socket.take_write_error() {
+            return Err(self.broken(&error));
+        }
         self.wait(socket.tcp(), socket.interest(), self.deadline)?;
         socket.refresh();
         Ok(())

@@ -2,13 +2,14 @@
 //! here rather than taken from tungstenite so that a refusal keeps its status and headers, a list in `Connection` is
 //! understood, an extension nobody asked for is refused, and no header value reaches a log.
 
-use std::io::{ErrorKind, Read, Write};
-use std::time::{Duration, SystemTime};
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::{Duration, Instant, SystemTime};
 
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 
 use super::attempt::{Attempt, Halt};
+use super::tls;
 use crate::config::settings::Settings;
 use crate::dial::Dial;
 use crate::error::{ConnectError, Refusal};
@@ -17,22 +18,112 @@ use crate::transport::Wire;
 
 const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 128;
-const MAX_BODY: usize = 4 << 10;
+const MAX_BODY: usize = 64 << 10;
+
+/// A refusal's body is waited for so long: the connection is of no other use.
+const BODY_TIME: Duration = Duration::from_secs(2);
+
+/// Interim answers that are passed over.
+const MAX_INTERIM: usize = 16;
 
 /// Runs the upgrade; returns the bytes that came after the server's answer.
 pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>, Halt> {
     let key = generate_key();
     write_all(attempt, wire, request(attempt.settings, attempt.dial, &key).as_bytes())?;
-    let mut head = Vec::with_capacity(1024);
-    loop {
-        if let Some(length) = check(attempt.settings, &key, &head)? {
-            return Ok(head.split_off(length));
+    let mut came = Vec::with_capacity(1024);
+    for _ in 0..=MAX_INTERIM {
+        let length = read_head(attempt, wire, &mut came)?;
+        let rest = came.split_off(length);
+        match check(attempt.settings, &key, &came)? {
+            Verdict::Upgraded => return Ok(rest),
+            // RFC 9110 section 15.2: a client must be able to take them, though it did not ask.
+            Verdict::Interim => came = rest,
+            Verdict::Refused(mut refusal) => {
+                let body = read_body(attempt, wire, &refusal, rest);
+                refusal.body = String::from_utf8_lossy(&body).into();
+                return Err(Halt::Failed(ConnectError::Refused(refusal)));
+            }
         }
-        if head.len() >= MAX_HEAD {
+    }
+    Err(wrong(format!("more than {MAX_INTERIM} interim answers")))
+}
+
+/// Reads until the head is whole; returns its length. What is no HTTP is told at once.
+fn read_head(attempt: &Attempt<'_>, wire: &mut Wire, came: &mut Vec<u8>) -> Result<usize, Halt> {
+    let (mut looked, mut lines) = (0, 0);
+    loop {
+        // Only new bytes are looked at: a head that comes a byte at a time is not parsed at every byte.
+        let end = came[looked..].windows(2).position(|pair| pair == b"\n\n" || pair == b"\n\r");
+        match end.map(|at| looked + at) {
+            Some(at) if came[at + 1] == b'\n' => return Ok(at + 2),
+            Some(at) if came.get(at + 2) == Some(&b'\n') => return Ok(at + 3),
+            _ => looked = came.len().saturating_sub(2),
+        }
+        let start = b"HTTP/1.";
+        let common = came.len().min(start.len());
+        if came[..common] != start[..common] {
+            return Err(wrong(match came[..] {
+                [0x15, 3, ..] => "the server speaks TLS here: use `wss://`".to_owned(),
+                _ => "not HTTP/1.1".to_owned(),
+            }));
+        }
+        if lines > MAX_HEADERS + 1 {
+            return Err(wrong(format!("more than {MAX_HEADERS} headers")));
+        }
+        if came.len() >= MAX_HEAD {
             return Err(wrong("headers longer than 64 KiB"));
         }
-        read_some(attempt, wire, &mut head)?;
+        let before = came.len();
+        read_some(attempt, wire, came)?;
+        lines += came[before..].iter().filter(|byte| **byte == b'\n').count();
     }
+}
+
+/// The body of a refusal (RFC 9112 section 6.3), as far as it comes.
+fn read_body(attempt: &Attempt<'_>, wire: &mut Wire, refusal: &Refusal, mut came: Vec<u8>) -> Vec<u8> {
+    let until = Instant::now() + BODY_TIME;
+    let is_chunked =
+        refusal.header("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
+    let length = refusal.header("content-length").and_then(|value| value.trim().parse().ok()).unwrap_or(usize::MAX);
+    loop {
+        let (mut body, is_whole) = match is_chunked {
+            true => dechunk(&came),
+            false => (came[..came.len().min(length)].to_vec(), came.len() >= length),
+        };
+        body.truncate(MAX_BODY);
+        if is_whole || body.len() == MAX_BODY || came.len() >= 4 * MAX_BODY {
+            return body;
+        }
+        let mut chunk = [0; 4096];
+        match wire.read(&mut chunk) {
+            Ok(read) if read > 0 => came.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let socket = wire.socket_mut();
+                if !matches!(attempt.wait(socket.tcp(), socket.interest(), until), Ok(true)) {
+                    return body;
+                }
+                socket.refresh();
+            }
+            _ => return body,
+        }
+    }
+}
+
+/// What the chunks hold (RFC 9112 section 7.1), and whether the last one has come.
+fn dechunk(mut chunks: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    while let Ok(httparse::Status::Complete((start, size))) = httparse::parse_chunk_size(chunks) {
+        if size == 0 {
+            return (body, true);
+        }
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let end = start.saturating_add(size).min(chunks.len());
+        body.extend_from_slice(&chunks[start..end]);
+        // After each chunk comes the end of a line.
+        let Some(rest) = chunks.get(end + 2..) else { break };
+        chunks = rest;
+    }
+    (body, false)
 }
 
 fn request(settings: &Settings, dial: &Dial, key: &str) -> String {
@@ -57,23 +148,34 @@ fn write_all(attempt: &Attempt<'_>, wire: &mut Wire, mut bytes: &[u8]) -> Result
             Ok(0) => return Err(attempt.lost("the server closed the connection")),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
-            Err(error) => return Err(attempt.broken(&error)),
+            Err(error) => return Err(broken(attempt, &error)),
         }
     }
     Ok(())
+}
+
+/// A TLS 1.3 server refuses us only after the handshake.
+fn broken(attempt: &Attempt<'_>, error: &io::Error) -> Halt {
+    tls::refusal(&error.to_string()).unwrap_or_else(|| attempt.broken(error))
 }
 
 fn read_some(attempt: &Attempt<'_>, wire: &mut Wire, head: &mut Vec<u8>) -> Result<(), Halt> {
     let mut chunk = [0; 4096];
     loop {
         match wire.read(&mut chunk) {
-            Ok(0) => return Err(attempt.lost("the server closed the connection before it answered")),
+            Ok(0) if attempt.dial.target.tls => {
+                return Err(attempt.lost("the server closed the connection before it answered"));
+            }
+            Ok(0) => {
+                let message = "the server closed the connection before it answered (if it speaks TLS, use `wss://`)";
+                return Err(attempt.lost(message));
+            }
             Ok(read) => {
                 head.extend_from_slice(&chunk[..read]);
                 return Ok(());
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
-            Err(error) => return Err(attempt.broken(&error)),
+            Err(error) => return Err(broken(attempt, &error)),
         }
     }
 }
@@ -82,13 +184,25 @@ fn wrong(message: impl Into<Box<str>>) -> Halt {
     ConnectError::Handshake { message: message.into() }.into()
 }
 
-/// The length of the head when it is whole and right; `None` while it is not whole.
-fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Option<usize>, Halt> {
+/// What the server's answer comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Upgraded,
+    Interim,
+    /// Its body is still to be read.
+    Refused(Box<Refusal>),
+}
+
+/// Checks a whole head.
+fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
-    let length = match response.parse(head) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
+    // RFC 9112 section 5.2: a user agent must take a folded line for a space.
+    let mut parser = httparse::ParserConfig::default();
+    parser.allow_obsolete_multiline_headers_in_responses(true);
+    match parser.parse_response(&mut response, head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(wrong("not HTTP/1.1 (a head without an end)")),
         Err(httparse::Error::TooManyHeaders) => return Err(wrong(format!("more than {MAX_HEADERS} headers"))),
         Err(error) => return Err(wrong(format!("not HTTP/1.1 ({error})"))),
     };
@@ -97,15 +211,21 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Option<usize>, H
         ours.filter_map(|header| std::str::from_utf8(header.value).ok()).collect()
     };
     let status = response.code.unwrap_or_default();
+    if (100..200).contains(&status) && status != 101 {
+        return Ok(Verdict::Interim);
+    }
     if status != 101 {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned().into_boxed_str();
-        let body = &head[length..];
-        return Err(Halt::Failed(ConnectError::Refused(Box::new(Refusal {
+        let unfolded = |value: &[u8]| String::from_utf8_lossy(value).split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = |value: &[u8]| match value.contains(&b'\n') {
+            true => unfolded(value).into_boxed_str(),
+            false => String::from_utf8_lossy(value).into(),
+        };
+        return Ok(Verdict::Refused(Box::new(Refusal {
             status,
             retry_after: all("retry-after").first().and_then(|value| retry_after(value, SystemTime::now())),
             headers: response.headers.iter().map(|header| (header.name.into(), text(header.value))).collect(),
-            body: text(&body[..body.len().min(MAX_BODY)]),
-        }))));
+            body: "".into(),
+        })));
     }
     let has_token = |name: &str, token: &str| {
         all(name).iter().flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
@@ -126,10 +246,11 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Option<usize>, H
         return Err(wrong("an extension that was not offered"));
     }
     let refused = |message: String| Err(Halt::Failed(ConnectError::Subprotocol { message: message.into() }));
-    match all("sec-websocket-protocol")[..] {
-        [] if settings.subprotocols.is_empty() => Ok(Some(length)),
+    let chosen: Vec<_> = all("sec-websocket-protocol").into_iter().filter(|value| !value.trim().is_empty()).collect();
+    match chosen[..] {
+        [] if settings.subprotocols.is_empty() => Ok(Verdict::Upgraded),
         [] => refused("the server chose none of those offered".into()),
-        [one] if settings.subprotocols.iter().any(|offered| offered == one) => Ok(Some(length)),
+        [one] if settings.subprotocols.iter().any(|offered| offered == one) => Ok(Verdict::Upgraded),
         _ => refused("the server chose one that was not offered".into()),
     }
 }
@@ -166,7 +287,7 @@ mod tests {
         ]
     }
 
-    fn verdict(config: &ClientConfig, head: &[u8]) -> Result<Option<usize>, ConnectError> {
+    fn verdict(config: &ClientConfig, head: &[u8]) -> Result<Verdict, ConnectError> {
         check(&config.resolve().unwrap(), KEY, head).map_err(|halt| match halt {
             Halt::Failed(error) => error,
             Halt::Cancelled => unreachable!(),
@@ -180,12 +301,15 @@ mod tests {
     }
 
     #[test]
-    fn a_right_answer_is_taken_whole_and_not_before() {
-        let mut head = good_with("X: y");
-        assert_eq!(verdict(&config(), &head[..head.len() - 1]), Ok(None));
-        let length = head.len();
-        head.extend(b"\x81\x00");
-        assert_eq!(verdict(&config(), &head), Ok(Some(length)));
+    fn a_right_answer_is_taken_and_an_interim_one_passed_over() {
+        assert_eq!(verdict(&config(), &good_with("X: y")), Ok(Verdict::Upgraded));
+        assert_eq!(verdict(&config(), &good_with("X-Policy: a;\r\n b")), Ok(Verdict::Upgraded), "a folded line");
+        assert_eq!(
+            verdict(&config(), &good_with("Sec-WebSocket-Protocol: ")),
+            Ok(Verdict::Upgraded),
+            "chooses nothing"
+        );
+        assert_eq!(verdict(&config(), b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"), Ok(Verdict::Interim));
     }
 
     #[test]
@@ -210,14 +334,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_keeps_status_headers_body_and_retry_after() {
-        let mut head = answer("503 Busy", &["Retry-After: 7", "X-Why: load"]);
-        head.extend(b"come back later");
-        let Err(error @ ConnectError::Refused(_)) = verdict(&config(), &head) else { panic!() };
-        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
-        let ConnectError::Refused(refusal) = error else { unreachable!() };
-        assert_eq!((refusal.status, &*refusal.body), (503, "come back later"));
-        assert!(refusal.headers.contains(&("X-Why".into(), "load".into())));
+    fn a_refusal_keeps_status_headers_and_retry_after() {
+        let head = answer("503 Busy", &["Retry-After: 7", "X-Why: load", "Location: /elsewhere"]);
+        let Ok(Verdict::Refused(refusal)) = verdict(&config(), &head) else { panic!() };
+        assert_eq!((refusal.status, refusal.retry_after), (503, Some(Duration::from_secs(7))));
+        assert_eq!((refusal.header("x-why"), refusal.location()), (Some("load"), Some("/elsewhere")));
+    }
+
+    #[test]
+    fn chunks_are_joined_as_far_as_they_came() {
+        assert_eq!(dechunk(b"6\r\nbanned\r\n0\r\n\r\n"), (b"banned".to_vec(), true));
+        assert_eq!(dechunk(b"3;x=y\r\nban\r\n3\r\nne"), (b"banne".to_vec(), false));
+        assert_eq!(dechunk(b"ffffffffffffffff\r\nban"), (b"ban".to_vec(), false));
+        assert_eq!(dechunk(b"no chunks"), (vec![], false));
     }
 
     #[test]
@@ -234,7 +363,7 @@ mod tests {
         let config = config().header("X-Desk", "options").subprotocol("a").subprotocol("b");
         let settings = config.resolve().unwrap();
         let (target, headers) = (settings.target.clone(), settings.headers.clone());
-        let mut dial = Dial::new(target, headers, 1, std::time::Instant::now());
+        let mut dial = Dial::new(target, headers, 1, None, std::time::Instant::now());
         let request = request(&settings, &dial, KEY);
         assert!(request.starts_with("GET /p?q=1 HTTP/1.1\r\nHost: h\r\n"), "{request}");
         assert!(request.contains("\r\nSec-WebSocket-Protocol: a, b\r\nX-Desk: options\r\n\r\n"), "{request}");

@@ -13,17 +13,24 @@ use crate::error::ConnectError;
 
 pub(super) fn connect(attempt: &Attempt<'_>, addresses: &[SocketAddr]) -> Result<Arc<TcpStream>, Halt> {
     let mut last = None;
+    let mut addresses = addresses.to_vec();
+    // Keeps the resolver's order otherwise.
+    addresses.sort_by_key(|address| Some(*address) == attempt.avoid);
     for (index, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
         let now = Instant::now();
         let until = now + attempt.deadline.saturating_duration_since(now) / left;
         match try_one(attempt, *address, until)? {
-            Ok(tcp) => return Ok(tcp),
-            Err(error) => last = Some((*address, error.kind())),
+            Ok(tcp) => {
+                attempt.address.set(Some(*address));
+                return Ok(tcp);
+            }
+            Err(error) => last = Some((*address, error)),
         }
     }
-    let (address, kind) = last.expect("resolve returns at least one address");
-    Err(ConnectError::Tcp { address: Box::new(address), kind }.into())
+    let (address, error) = last.expect("resolve returns at least one address");
+    let (kind, message) = (error.kind(), error.to_string().into());
+    Err(ConnectError::Tcp { address: Box::new(address), kind, message }.into())
 }
 
 fn try_one(attempt: &Attempt<'_>, address: SocketAddr, until: Instant) -> Result<io::Result<Arc<TcpStream>>, Halt> {

@@ -44,16 +44,46 @@ fn connector(settings: &Settings) -> native_tls::Result<TlsConnector> {
 }
 
 fn failed(error: native_tls::Error) -> Halt {
-    let message = describe(&error);
-    // The TLS libraries name the cause only in words. Theirs: "certificate verify failed", "certificate expired",
-    // "unknown ca" (an alert), "not trusted".
-    let lower = message.to_ascii_lowercase();
-    let certificate = ["certificate", "unknown ca", "not trusted"].iter().any(|words| lower.contains(words));
-    ConnectError::Tls { certificate, message: message.into() }.into()
+    let text = error.to_string();
+    refusal(&text).unwrap_or_else(|| {
+        let message = describe(&text);
+        // The TLS libraries name the cause only in words. Theirs: "certificate verify failed", "certificate expired",
+        // "not trusted".
+        let lower = message.to_ascii_lowercase();
+        let certificate = ["certificate", "not trusted"].iter().any(|words| lower.contains(words));
+        let message = with_advice(message, &lower).into();
+        ConnectError::Tls { certificate, by_server: false, message }.into()
+    })
 }
 
-fn describe(error: &native_tls::Error) -> String {
-    let text = error.to_string();
+/// The server's alert, if this tells of one: its verdict on us, not ours on it.
+pub(super) fn refusal(text: &str) -> Option<Halt> {
+    let lower = text.to_ascii_lowercase();
+    if !lower.contains("ssl routines") || !lower.contains("alert") {
+        return None;
+    }
+    let message = with_advice(describe(text), &lower).into();
+    Some(ConnectError::Tls { certificate: false, by_server: true, message }.into())
+}
+
+fn with_advice(message: String, lower: &str) -> String {
+    let holds = |words: &[&str]| words.iter().any(|words| lower.contains(words));
+    let alert = lower.contains("alert");
+    let advice = if holds(&["protocol version", "unsupported protocol", "no protocols available"]) {
+        "no version of TLS that both sides speak: the server, or this system's library, wants a newer one"
+    } else if alert && holds(&["certificate", "unknown ca", "access denied"]) {
+        "it may want a client certificate, or one that it knows"
+    } else if alert && holds(&["unrecognized name"]) {
+        "it does not serve this host's name"
+    } else if holds(&["wrong version number", "packet length too long", "http request"]) {
+        "the server does not speak TLS here: is it a `ws://` port?"
+    } else {
+        return message;
+    };
+    format!("{message} ({advice})")
+}
+
+fn describe(text: &str) -> String {
     // OpenSSL appends its source's file and line; what it found wrong comes between the last colons.
     match text.split("error:").nth(1) {
         Some(detail) => {
@@ -65,6 +95,6 @@ fn describe(error: &native_tls::Error) -> String {
                 _ => reason.to_owned(),
             }
         }
-        None => text,
+        None => text.to_owned(),
     }
 }

@@ -7,11 +7,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::session::SessionError;
+use crate::message::OneLine;
 
 /// A step of opening a connection, in the order in which they happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
+    /// [`prepare`](crate::ClientConfig::prepare), which runs before anything else.
+    Prepare,
     /// Turning the host's name into addresses.
     Resolve,
     /// The TCP connection.
@@ -25,6 +28,7 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Prepare => "`prepare`",
             Self::Resolve => "resolving the host's name",
             Self::Tcp => "connecting by TCP",
             Self::Tls => "the TLS handshake",
@@ -63,12 +67,16 @@ pub enum ConnectError {
         address: Box<SocketAddr>,
         /// The operating system's verdict.
         kind: io::ErrorKind,
+        /// And its words.
+        message: Box<str>,
     },
     /// The TLS handshake failed.
     #[non_exhaustive]
     Tls {
-        /// Whether a certificate was at fault: not trusted, expired, for another host. Not retried.
+        /// Whether the server's certificate was at fault: not trusted, expired, for another host. Not retried.
         certificate: bool,
+        /// Whether it was the server that refused us, by an alert (RFC 8446 section 6).
+        by_server: bool,
         /// What the TLS library said.
         message: Box<str>,
     },
@@ -109,15 +117,22 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// Whether another attempt may succeed without anyone changing anything. False for certificates, for the
-    /// statuses 401, 403 and 404 and for a refused subprotocol; true for the rest, known or not.
+    /// statuses 401, 403 and 404 without a `Retry-After`, and for a refused subprotocol; true for the rest, known or not.
+    /// What a client makes of a status is its [`park_on`](crate::ClientConfig::park_on)'s to say.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Tls { certificate, .. } => !certificate,
-            Self::Refused(refusal) => !matches!(refusal.status, 401 | 403 | 404),
+            Self::Refused(refusal) => refusal.retry_after.is_some() || !matches!(refusal.status, 401 | 403 | 404),
             Self::Subprotocol { .. } => false,
             Self::Session(error) => error.is_retryable(),
             _ => true,
         }
+    }
+
+    /// Whether the server refused since it has too much to do, or we were too hasty: 429 (RFC 6585 section 4), 503 (RFC
+    /// 9110 section 15.6.4), or 418, by which Binance tells of a ban.
+    pub(crate) fn is_overload(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if matches!(refusal.status, 418 | 429 | 503))
     }
 
     /// How long the server asked to be left alone (`Retry-After`, RFC 9110 section 10.2.3), if it did.
@@ -132,17 +147,20 @@ impl ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolve { host, message } => write!(f, "cannot resolve {host}: {message}"),
-            Self::Tcp { address, kind } => write!(f, "cannot connect to {address}: {kind}"),
-            Self::Tls { certificate: true, message } => write!(
+            Self::Resolve { host, message } => write!(f, "cannot resolve {host}: {}", OneLine(message)),
+            Self::Tcp { address, message, .. } => write!(f, "cannot connect to {address}: {}", OneLine(message)),
+            Self::Tls { certificate: true, message, .. } => write!(
                 f,
                 "the server's certificate is not accepted: {message} (is the clock right, the host's name the one in \
                  the certificate, and its CA known? add one with `root_certificate`)"
             ),
-            Self::Tls { message, .. } => write!(f, "TLS handshake failed: {message}"),
+            Self::Tls { by_server: true, message, .. } => {
+                write!(f, "the server refused us in the TLS handshake: {}", OneLine(message))
+            }
+            Self::Tls { message, .. } => write!(f, "TLS handshake failed: {}", OneLine(message)),
             Self::Refused(refusal) => refusal.fmt(f),
-            Self::Handshake { message } => write!(f, "not a WebSocket answer to the upgrade: {message}"),
-            Self::Lost { phase, message } => write!(f, "connection lost in {phase}: {message}"),
+            Self::Handshake { message } => write!(f, "not a WebSocket answer to the upgrade: {}", OneLine(message)),
+            Self::Lost { phase, message } => write!(f, "connection lost in {phase}: {}", OneLine(message)),
             Self::Subprotocol { message } => write!(f, "subprotocol not agreed: {message}"),
             Self::Timeout { phase, limit } => {
                 write!(f, "timed out in {phase}: `connect_timeout` of {limit:?} ran out")
@@ -169,10 +187,22 @@ pub struct Refusal {
     pub status: u16,
     /// The headers in the order in which they came. Their values are not printed by `Debug`.
     pub headers: Vec<(Box<str>, Box<str>)>,
-    /// The first bytes of the body, as far as they came with the headers (at most 4 KiB).
+    /// The body, often the venue's reason: whole, without its chunks, at most 64 KiB, as far as it came within 2 s.
     pub body: Box<str>,
     /// `Retry-After`, if the server sent one that can be read.
     pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// The value of the first header of this name, in whatever case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
+    }
+
+    /// Where the server points to (`Location`, RFC 9110 section 10.2.2), if it does. Nobody follows it.
+    pub fn location(&self) -> Option<&str> {
+        self.header("location")
+    }
 }
 
 impl fmt::Debug for Refusal {
@@ -185,6 +215,10 @@ impl fmt::Debug for Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server refused the upgrade with status {}", self.status)?;
+        if let Some(location) = self.location() {
+            // Without the query: it may hold a token.
+            write!(f, " and points to {}", OneLine(location.split('?').next().unwrap_or_default()))?;
+        }
         match self.retry_after {
             Some(wait) => write!(f, " and asks to retry after {} s", wait.as_secs()),
             None => Ok(()),

@@ -40,8 +40,8 @@ mod tests {
         for status in [302, 400, 418, 429, 500, 502, 503] {
             assert!(refused(status).is_retryable(), "{status}");
         }
-        assert!(!ConnectError::Tls { certificate: true, message: "".into() }.is_retryable());
-        assert!(ConnectError::Tls { certificate: false, message: "".into() }.is_retryable());
+        assert!(!ConnectError::Tls { certificate: true, by_server: false, message: "".into() }.is_retryable());
+        assert!(ConnectError::Tls { certificate: false, by_server: false, message: "".into() }.is_retryable());
         assert!(!ConnectError::Subprotocol { message: "".into() }.is_retryable());
         assert!(ConnectError::Timeout { phase: Phase::Tls, limit: Duration::from_secs(1) }.is_retryable());
     }

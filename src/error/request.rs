@@ -48,7 +48,7 @@ impl fmt::Display for Unanswered {
 ///
 /// fn may_be_sent_again(error: &RequestError) -> bool {
 ///     // Anything else was refused, answered, or may have been carried out: ask the venue before you order again.
-///     matches!(error, RequestError::Refused(_) | RequestError::NotSent { .. })
+///     matches!(error, RequestError::Refused(_) | RequestError::NotSent { .. } | RequestError::TooManyPending { .. })
 /// }
 /// # assert!(!may_be_sent_again(&RequestError::DuplicateId(1.into())));
 /// ```
@@ -59,6 +59,14 @@ pub enum RequestError {
     Refused(SendError),
     /// Not sent: another request with this id waits for its answer.
     DuplicateId(RequestId),
+    /// Not sent: so many requests wait for their answers already.
+    #[non_exhaustive]
+    TooManyPending {
+        /// The request as it would have been written.
+        message: Message,
+        /// How many may wait: 65,536.
+        limit: usize,
+    },
     /// Not sent: its parameters cannot be written as JSON; this says why.
     Params(Box<str>),
     /// Not sent: it was accepted, but the kernel never had all of it. The server cannot act on it.
@@ -100,6 +108,9 @@ impl fmt::Display for RequestError {
         match self {
             Self::Refused(error) => error.fmt(f),
             Self::DuplicateId(id) => write!(f, "not sent: a request with the id `{id}` is pending already"),
+            Self::TooManyPending { limit, .. } => {
+                write!(f, "not sent: {limit} requests wait for their answers already")
+            }
             Self::Params(message) => write!(f, "not sent: the parameters cannot be written as JSON: {message}"),
             Self::NotSent { cause, .. } => write!(f, "not sent: {cause} before it was written"),
             Self::OutcomeUnknown { id, cause } => {

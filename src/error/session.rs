@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::send::SendError;
+use crate::message::OneLine;
 use crate::request::RpcError;
 use crate::state::{DisconnectReason, ReadyState};
 
@@ -51,7 +52,7 @@ pub enum SessionError {
         /// The time that was given.
         limit: Duration,
     },
-    /// More than `event_capacity` messages came before the session was ready; under
+    /// More than `event_bytes` of messages came before the session was ready; under
     /// [`Overflow::Backpressure`](crate::Overflow::Backpressure) none may be lost, and none can be delivered yet.
     TooManyMessages(usize),
     /// The client is being stopped or restarted: return.
@@ -97,14 +98,14 @@ impl SessionError {
 impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rejected(message) => message.fmt(f),
+            Self::Rejected(message) => OneLine(message).fmt(f),
             Self::Rpc { method, error } => write!(f, "`{method}` was refused by the server: {error}"),
             Self::Malformed { method, message } => write!(f, "`{method}`: {message}"),
             Self::Refused(error) => error.fmt(f),
             Self::Disconnected(reason) => reason.fmt(f),
             Self::Timeout { waiting_for, limit } => write!(f, "no {waiting_for} within {limit:?}"),
             Self::TooManyMessages(limit) => {
-                write!(f, "more than {limit} messages (`event_capacity`) came before the session was ready")
+                write!(f, "more than {limit} bytes of messages (`event_bytes`) came before the session was ready")
             }
             Self::Cancelled => f.write_str("the client is being stopped"),
             Self::Fatal(inner) => inner.fmt(f),

@@ -14,13 +14,20 @@ pub(crate) struct Overrun;
 pub(crate) struct Backlog {
     events: VecDeque<Event>,
     messages: usize,
-    /// Messages it holds before one is too many.
+    bytes: usize,
+    /// Messages, and bytes of messages, that it holds before one is too many.
     limit: usize,
+    byte_limit: usize,
+}
+
+/// What a message takes: an empty one is not free.
+fn weight(message: &Message) -> usize {
+    message.len() + size_of::<Event>()
 }
 
 impl Backlog {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { events: VecDeque::new(), messages: 0, limit }
+    pub(crate) fn new(limit: usize, byte_limit: usize) -> Self {
+        Self { events: VecDeque::new(), messages: 0, bytes: 0, limit, byte_limit }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -31,6 +38,10 @@ impl Backlog {
         self.messages
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Events that are no messages.
     pub(crate) fn others(&self) -> usize {
         self.events.len() - self.messages
@@ -38,37 +49,70 @@ impl Backlog {
 
     /// Takes a message in; returns how many were dropped for it. `Event::Lagged` stands exactly where they are missing.
     pub(crate) fn push_message(&mut self, message: Message, at_limit: AtLimit) -> Result<u64, Overrun> {
-        let fits = self.messages < self.limit;
+        let fits = |backlog: &Self| backlog.messages < backlog.limit && backlog.bytes < backlog.byte_limit;
         match at_limit {
-            AtLimit::Overrun if !fits => return Err(Overrun),
-            AtLimit::DropNewest if !fits => {
+            AtLimit::Overrun if !fits(self) => return Err(Overrun),
+            AtLimit::DropNewest if !fits(self) => {
                 self.lagged_at(self.events.len());
                 return Ok(1);
             }
-            _ => {
-                self.events.push_back(Event::Message(message));
-                self.messages += 1;
-            }
+            _ => {}
         }
-        if fits || at_limit == AtLimit::Keep {
-            return Ok(0);
+        let mut dropped = 0;
+        while at_limit == AtLimit::DropOldest && self.messages > 0 && !fits(self) {
+            self.drop_oldest();
+            dropped += 1;
         }
-        let oldest = self.events.iter().position(|event| matches!(event, Event::Message(_)));
-        if let Some(oldest) = oldest {
-            self.events.remove(oldest);
-            self.messages -= 1;
-            self.lagged_at(oldest);
+        self.bytes += weight(&message);
+        self.messages += 1;
+        self.events.push_back(Event::Message(message.kept()));
+        // With room for none, the newest is the oldest.
+        if at_limit == AtLimit::DropOldest && self.messages > self.limit {
+            self.drop_oldest();
+            dropped += 1;
         }
-        Ok(1)
+        Ok(dropped)
     }
 
-    /// One message was lost between the events before `index` and those from it on.
+    fn drop_oldest(&mut self) {
+        let oldest = self.events.iter().position(|event| matches!(event, Event::Message(_)));
+        if let Some(Some(Event::Message(message))) = oldest.map(|oldest| self.events.remove(oldest)) {
+            self.messages -= 1;
+            self.bytes -= weight(&message);
+            self.lagged_at(oldest.unwrap_or_default());
+        }
+    }
+
+    /// One message was lost between the events before `index` and those from it on. Sums that become neighbours are one.
     fn lagged_at(&mut self, index: usize) {
         let before = index.checked_sub(1).and_then(|before| self.events.get_mut(before));
-        if let Some(Event::Lagged { dropped }) = before {
-            *dropped += 1;
-        } else {
-            self.events.insert(index, Event::Lagged { dropped: 1 });
+        match before {
+            Some(Event::Lagged { dropped } | Event::Collapsed { dropped, .. }) => *dropped += 1,
+            _ => {
+                if let Some(Event::Lagged { dropped } | Event::Collapsed { dropped, .. }) = self.events.get_mut(index) {
+                    *dropped += 1;
+                } else {
+                    self.events.insert(index, Event::Lagged { dropped: 1 });
+                }
+                return;
+            }
+        }
+        let both = [index - 1, index].map(|at| self.events.get(at).map(std::mem::discriminant));
+        if both[0] == both[1] {
+            let after = self.events.remove(index);
+            match (self.events.get_mut(index - 1), after) {
+                (Some(Event::Lagged { dropped }), Some(Event::Lagged { dropped: more })) => *dropped += more,
+                (
+                    Some(Event::Collapsed { events, dropped, handed_back }),
+                    Some(Event::Collapsed { events: e, dropped: d, handed_back: h }),
+                ) => {
+                    *events += e;
+                    *dropped += d;
+                    handed_back.extend(*h);
+                }
+                (_, Some(after)) => self.events.insert(index, after),
+                (_, None) => {}
+            }
         }
     }
 
@@ -82,7 +126,10 @@ impl Backlog {
 
     pub(crate) fn pop(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
-        self.messages -= usize::from(matches!(event, Event::Message(_)));
+        if let Event::Message(message) = &event {
+            self.messages -= 1;
+            self.bytes -= weight(message);
+        }
         Some(event)
     }
 
@@ -92,6 +139,7 @@ impl Backlog {
         let index = self.events.iter().position(is_wanted)?;
         let Some(Event::Message(message)) = self.events.remove(index) else { return None };
         self.messages -= 1;
+        self.bytes -= weight(&message);
         Some(message)
     }
 }

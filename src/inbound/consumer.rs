@@ -7,21 +7,23 @@ use std::time::Instant;
 use super::backlog::{Backlog, Overrun};
 use super::context::Context;
 use super::delivery::Handler;
-use super::queue::Queue;
+use super::queue::{Capacity, Queue};
 use crate::core::Core;
 use crate::event::Event;
-use crate::lifecycle::End;
 use crate::message::Message;
 use crate::outbound::outbox::Outbox;
 use crate::overflow::{Overflow, Stage};
 use crate::policy::pacer::Pacer;
 use crate::policy::timers::Timers;
+use crate::telemetry::duty::Doing;
 
 pub(crate) struct Consumer<'a> {
     to: To<'a>,
     overflow: Overflow,
-    /// What came while the session was being opened.
+    /// What came while the session was being opened, and is delivered once it is open.
     held: Option<Backlog>,
+    /// It is not open yet: nothing of that is delivered.
+    holding: bool,
     pacer: Pacer,
 }
 
@@ -51,11 +53,17 @@ pub(crate) enum Taken {
 
 impl<'a> Consumer<'a> {
     pub(crate) fn queue(queue: &'a mut Queue, overflow: Overflow) -> Self {
-        Self { to: To::Queue(queue), overflow, held: None, pacer: Pacer::default() }
+        Self { to: To::Queue(queue), overflow, held: None, holding: false, pacer: Pacer::default() }
     }
 
     pub(crate) fn handler(handler: Box<dyn Handler>, overflow: Overflow) -> Self {
-        Self { to: To::Handler { handler, timers: Timers::default() }, overflow, held: None, pacer: Pacer::default() }
+        Self {
+            to: To::Handler { handler, timers: Timers::default() },
+            overflow,
+            held: None,
+            holding: false,
+            pacer: Pacer::default(),
+        }
     }
 
     /// A message. Inlined where every message passes: a call and a move of the message cost a tenth of a flood.
@@ -64,7 +72,7 @@ impl<'a> Consumer<'a> {
         match &mut self.to {
             To::Handler { handler, timers } => {
                 let Scene { core, outbox, epoch, now } = scene;
-                core.duty.begin(now);
+                core.duty.begin(now, Doing::Handler);
                 handler.on_message(&mut Context { core, outbox, timers, epoch, now }, message);
                 Taken::Handled
             }
@@ -81,7 +89,7 @@ impl<'a> Consumer<'a> {
             To::Queue(queue) => queue.push_event(event),
             To::Handler { handler, timers } => {
                 let Scene { core, outbox, epoch, now } = scene;
-                core.duty.begin(now);
+                core.duty.begin(now, Doing::Handler);
                 let mut context = Context { core, outbox, timers, epoch, now };
                 match event {
                     Event::Open { .. } => handler.on_open(&mut context),
@@ -105,7 +113,7 @@ impl<'a> Consumer<'a> {
         let Scene { core, outbox, epoch, now } = scene;
         let mark = timers.mark();
         while let Some(token) = timers.due(now, mark) {
-            core.duty.begin(now);
+            core.duty.begin(now, Doing::Handler);
             handler.on_timer(&mut Context { core, outbox, timers, epoch, now }, token);
         }
     }
@@ -137,17 +145,30 @@ impl<'a> Consumer<'a> {
         matches!(self.to, To::Handler { .. })
     }
 
-    /// The client has ended, or is given up on: the last that it hears.
-    pub(crate) fn conclude(&mut self, scene: Scene<'_>, end: &End, unsent: Vec<Message>) {
+    /// The queue, if it is one.
+    pub(crate) fn as_queue(&mut self) -> Option<&mut Queue> {
         match &mut self.to {
-            To::Queue(queue) => queue.conclude(end, unsent),
-            To::Handler { .. } => self.event(scene, end.event(unsent)),
+            To::Queue(queue) => Some(queue),
+            To::Handler { .. } => None,
         }
     }
 
-    /// From now on messages are kept, at most so many, until `release`.
-    pub(crate) fn hold(&mut self, capacity: usize) {
-        self.held = Some(Backlog::new(capacity));
+    /// Whether nobody is left who could take anything.
+    pub(crate) fn is_deserted(&self) -> bool {
+        matches!(&self.to, To::Queue(queue) if queue.is_deserted())
+    }
+
+    /// Whether messages wait behind a full queue.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(&self.to, To::Queue(queue) if queue.is_behind())
+    }
+
+    /// From now on messages are kept until `open`. Where the policy drops, no more of them than of unread events; in any
+    /// case no more than so many bytes.
+    pub(crate) fn hold(&mut self, capacity: Capacity) {
+        let drops = matches!(self.overflow, Overflow::DropOldest | Overflow::DropNewest);
+        self.held = Some(Backlog::new(if drops { capacity.events } else { usize::MAX }, capacity.bytes));
+        self.holding = true;
     }
 
     /// Keeps a message until the session is open; returns how many were dropped for it.
@@ -161,8 +182,27 @@ impl<'a> Consumer<'a> {
         self.held.as_mut()?.take_message(wanted)
     }
 
-    /// What was kept, in order.
-    pub(crate) fn release(&mut self) -> Option<Backlog> {
-        self.held.take()
+    /// The session is open: what was kept may be delivered. Returns how many messages that is.
+    pub(crate) fn open(&mut self) -> usize {
+        self.holding = false;
+        self.held.as_ref().map_or(0, Backlog::messages)
+    }
+
+    /// The next of what was kept, in order, once the session is open.
+    #[inline]
+    pub(crate) fn next_held(&mut self) -> Option<Event> {
+        if self.held.is_none() || self.holding {
+            return None;
+        }
+        let next = self.held.as_mut().and_then(Backlog::pop);
+        if next.is_none() {
+            self.held = None;
+        }
+        next
+    }
+
+    /// The session will not open: what was kept for it is forgotten.
+    pub(crate) fn forget_held(&mut self) {
+        (self.held, self.holding) = (None, false);
     }
 }

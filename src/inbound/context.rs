@@ -10,13 +10,13 @@ use crate::error::{RequestError, SendError, SubscribeError};
 use crate::message::Message;
 use crate::outbound::accepted::Accepted;
 use crate::outbound::outbox::Outbox;
-use crate::policy::admission::Charge;
+use crate::policy::admission::{Charge, Door};
 use crate::policy::requests::{Pending, Whom};
 use crate::policy::subscriptions::{SubscriptionStatus, names};
 use crate::policy::timers::Timers;
 use crate::receipt::Receipt;
 use crate::request::{Request, RequestId};
-use crate::state::ClientId;
+use crate::state::{ClientId, ReadyState};
 
 /// A handler's access to its own client, on the worker's thread.
 ///
@@ -49,16 +49,15 @@ impl Context<'_> {
     /// When there is no open connection (in `on_event` after a disconnect), when `send_capacity` messages wait
     /// already, or when the message is larger than `max_message_size`. The message is handed back.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
-        let message = self.admit(message.into())?;
+        let (mailbox, message) = (&self.core.mailbox, message.into());
+        let price = mailbox.admission.price(&message);
+        let message = mailbox.accept_here(message, self.open(), Charge::Now(&price), self.now)?;
         self.outbox.push(Accepted::paid(message, self.epoch, None));
         Ok(())
     }
 
-    fn admit(&self, message: Message) -> Result<Message, SendError> {
-        let mailbox = &self.core.mailbox;
-        let open = self.epoch.map(drop).ok_or_else(|| self.core.status.get());
-        let door = mailbox.handlers_door(open, self.outbox.waiting());
-        mailbox.admission.admit(message, door, Charge::Now, || self.now)
+    fn open(&self) -> Result<(), ReadyState> {
+        self.epoch.map(drop).ok_or_else(|| self.core.status.get().unless_open())
     }
 
     /// Sends a request; what becomes of it comes as [`Event::Response`](crate::Event::Response) to
@@ -90,18 +89,26 @@ impl Context<'_> {
     pub fn request(&mut self, request: Request) -> Result<RequestId, RequestError> {
         let core = self.core;
         let id = core.asked.id_for(request.id.as_ref())?;
-        let message = core.correlation.encode(&request, &id).map_err(RequestError::Params)?;
-        let message = self.admit(message)?;
+        request.params.as_ref().map_err(|text| RequestError::Params(text.clone()))?;
+        self.open().map_err(|state| SendError::NotOpen { message: request.draft(&id), state })?;
+        let mailbox = &core.mailbox;
+        let door = Door { queued: mailbox.queued(), ..Door::WORKERS };
+        let written = mailbox.admission.write(door, false, || self.now, &|| core.correlation.encode(&request, &id));
+        let (message, price) = written.map_err(|unwritten| unwritten.refuse(&request, &id))?;
+        let accepted = mailbox.accept_here(message, Ok(()), Charge::Paid, self.now);
+        let message = accepted.inspect_err(|_| mailbox.admission.limits.give_back(&price))?;
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {
             method: request.method,
             message: message.clone(),
             deadline: later(self.now, request.timeout.unwrap_or(core.request_timeout)),
             receipt: receipt.clone(),
-            whom: Whom::Handler,
+            whom: Whom::Consumer,
         };
-        let registered = core.asked.look(|table| table.register(id.clone(), pending));
-        registered.map_err(|barred| barred.error(&id, &message))?;
+        if let Err(barred) = core.asked.look(|table| table.register(id.clone(), pending)) {
+            mailbox.withdraw_here(message.len(), &price);
+            return Err(barred.error(&id, &message));
+        }
         self.outbox.push(Accepted::paid(message, self.epoch, Some(receipt)));
         Ok(id)
     }
@@ -165,6 +172,29 @@ impl Context<'_> {
     /// ```
     pub fn close(&mut self) {
         self.core.command(CommandKind::Close, self.core.close_timeout);
+    }
+
+    /// Ends this connection in good order, once this method of the handler has returned, and makes the next at once: for
+    /// a session that is no longer to be trusted. The handler stays.
+    ///
+    /// ```
+    /// use ws_supervisor::{Context, Handler, Message};
+    ///
+    /// struct Checked {
+    ///     next: u64,
+    /// }
+    /// impl Handler for Checked {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    ///         let number = message.as_text().and_then(|text| text.parse().ok());
+    ///         if number != Some(self.next) {
+    ///             context.reconnect();
+    ///         }
+    ///         self.next += 1;
+    ///     }
+    /// }
+    /// ```
+    pub fn reconnect(&mut self) {
+        self.core.command(CommandKind::Reconnect, self.core.close_timeout);
     }
 
     /// The open connection's number; `None` while there is none.

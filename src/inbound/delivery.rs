@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -31,7 +32,8 @@ pub struct Delivery(pub(crate) Way);
 #[derive(Clone)]
 pub(crate) enum Way {
     Channel,
-    Shared(Sender<ClientEvent>),
+    /// With the number of events that were put into it.
+    Shared(Sender<ClientEvent>, Arc<AtomicU64>),
     Inline(Arc<HandlerFactory>),
 }
 
@@ -44,11 +46,12 @@ impl Delivery {
     }
 
     /// One channel for many clients: give a clone to each, and read the receiver. Every client keeps to its own
-    /// `event_capacity`, measured against the whole channel; with clients that deliver at the same instant it may be
-    /// exceeded by one event each.
+    /// `event_capacity` and `event_bytes`, counted by its own events: one that floods takes no room from a quiet one. When
+    /// the last receiver is dropped, its clients are parked ([`ParkReason::Deserted`](crate::ParkReason)): nobody would
+    /// notice what happens on their connections.
     pub fn shared() -> (Self, Receiver<ClientEvent>) {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        (Self(Way::Shared(sender)), receiver)
+        (Self(Way::Shared(sender, Arc::default())), receiver)
     }
 
     /// A handler on the worker's own thread: no channel, no queue, no hop. The factory is called on that thread at

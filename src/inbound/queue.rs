@@ -1,13 +1,18 @@
 //! The event queue of one client: a crossbeam channel that the caller reads, and a backlog behind it that only the
 //! worker touches, where the overflow policy can drop, sum up and keep the order.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crossbeam_channel::Sender;
+use parking_lot::Mutex;
 
 use super::backlog::{Backlog, Overrun};
 use crate::event::{ClientEvent, Event};
 use crate::lifecycle::End;
 use crate::message::Message;
-use crate::overflow::{Overflow, Stage};
+use crate::overflow::{AtLimit, Overflow, Stage};
 use crate::state::Tag;
 
 /// Lifecycle events that wait behind a full queue before they are summed up.
@@ -19,81 +24,157 @@ const BURST: usize = 64;
 /// Where a queue ends: the client's own channel, or one shared by many.
 #[derive(Clone, Debug)]
 pub(crate) enum Outlet {
-    Own(Sender<Event>),
-    Shared(Sender<ClientEvent>, Tag),
+    Own {
+        sender: Sender<Event>,
+        given: u64,
+    },
+    /// `given` counts what all its clients have put into it.
+    Shared {
+        sender: Sender<ClientEvent>,
+        given: Arc<AtomicU64>,
+        tag: Tag,
+    },
 }
 
+/// There is nobody any more who could read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Deserted;
+
 impl Outlet {
-    /// The channels are unbounded, the bound is ours: a channel without a reader any more takes everything.
-    pub(crate) fn push(&self, event: Event) {
+    /// The channels are unbounded, the bound is ours. Returns the event's number in the channel, counted from 1.
+    pub(crate) fn push(&mut self, event: Event) -> Result<u64, Deserted> {
         match self {
-            Self::Own(sender) => drop(sender.send(event)),
-            Self::Shared(sender, tag) => {
-                drop(sender.send(ClientEvent { client: tag.id, name: tag.name.clone(), event }));
+            Self::Own { sender, given } => {
+                *given += 1;
+                sender.send(event).map_err(|_| Deserted)?;
+                Ok(*given)
+            }
+            Self::Shared { sender, given, tag } => {
+                let event = ClientEvent { client: tag.id, name: tag.name.clone(), event };
+                sender.send(event).map_err(|_| Deserted)?;
+                // Clients that push at the same instant may be told each other's number, which is as good.
+                Ok(given.fetch_add(1, Ordering::Relaxed) + 1)
             }
         }
     }
 
-    fn len(&self) -> usize {
+    /// How many events of the channel have been read.
+    fn taken(&self) -> u64 {
         match self {
-            Self::Own(sender) => sender.len(),
-            Self::Shared(sender, _) => sender.len(),
+            Self::Own { sender, given } => given - sender.len() as u64,
+            Self::Shared { sender, given, .. } => given.load(Ordering::Relaxed).saturating_sub(sender.len() as u64),
         }
     }
+}
+
+/// An outlet that can be closed from outside, should the worker not come back: nothing comes after the last word.
+/// `None` once the client has ended.
+pub(crate) type Exit = Arc<Mutex<Option<Outlet>>>;
+
+/// What was handed over and is not read yet, by its numbers in the channel. A flood on a channel that is shared is so
+/// counted against the client that floods, and not against a quiet one.
+#[derive(Debug, Default)]
+struct Unread {
+    events: VecDeque<(u64, u32)>,
+    bytes: usize,
+}
+
+impl Unread {
+    fn push(&mut self, number: u64, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.events.push_back((number, bytes));
+        self.bytes += bytes as usize;
+    }
+
+    fn read_up_to(&mut self, number: u64) {
+        while let Some((_, bytes)) = self.events.front().filter(|(first, _)| *first <= number) {
+            self.bytes -= *bytes as usize;
+            self.events.pop_front();
+        }
+    }
+}
+
+/// How much may wait unread before the overflow policy applies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capacity {
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// `None` once the client has ended.
-    outlet: Option<Outlet>,
+    exit: Exit,
     tag: Tag,
     overflow: Overflow,
-    /// Events in the channel before it counts as full.
-    channel_limit: usize,
-    /// How many more events the channel takes for sure; looked up again when used up.
+    /// What the channel takes before it counts as full.
+    capacity: Capacity,
+    unread: Unread,
+    /// How much more the channel takes for sure; looked up again when used up.
     room: usize,
-    /// A shared channel has other writers: its room must be looked up each time.
-    room_is_ours: bool,
+    byte_room: usize,
     /// Read in one go and about to cross the channel in one go: a consumer that waits is woken once for all of them.
     burst: Vec<Event>,
     handed_over: u64,
     backlog: Backlog,
-    unsent_limit: usize,
+    handed_back_limit: usize,
     warned: bool,
+    deserted: bool,
+}
+
+fn bytes_of(event: &Event) -> usize {
+    match event {
+        Event::Message(message) => message.len(),
+        Event::Response(response) | Event::LateResponse(response) => {
+            response.outcome.as_ref().map_or(0, |result| result.as_bytes().len())
+        }
+        _ => 0,
+    }
 }
 
 impl Queue {
-    pub(crate) fn new(outlet: Outlet, tag: Tag, overflow: Overflow, capacity: usize, unsent_limit: usize) -> Self {
-        let backlog_limit = if overflow == Overflow::DropOldest { (capacity / 2).max(1) } else { 0 };
-        let room_is_ours = matches!(outlet, Outlet::Own(_));
+    pub(crate) fn new(exit: Exit, tag: Tag, overflow: Overflow, capacity: Capacity, handed_back_limit: usize) -> Self {
+        let behind = if overflow == Overflow::DropOldest { (capacity.events / 2).max(1) } else { 0 };
+        let bytes = if behind > 0 { capacity.bytes / 2 } else { capacity.bytes };
         Self {
-            outlet: Some(outlet),
+            exit,
             tag,
             overflow,
-            channel_limit: capacity.saturating_sub(backlog_limit).max(1),
+            capacity: Capacity { events: capacity.events.saturating_sub(behind).max(1), bytes },
+            unread: Unread::default(),
             room: 0,
-            room_is_ours,
+            byte_room: 0,
             burst: Vec::new(),
             handed_over: 0,
-            backlog: Backlog::new(backlog_limit),
-            unsent_limit,
+            backlog: Backlog::new(behind, bytes.max(1)),
+            handed_back_limit,
             warned: false,
+            deserted: false,
         }
     }
 
+    #[inline]
     fn has_room(&mut self) -> bool {
-        if self.room == 0 || !self.room_is_ours {
-            let used = self.outlet.as_ref().map_or(0, Outlet::len) + self.burst.len();
-            self.room = self.channel_limit.saturating_sub(used);
-            if self.room > self.channel_limit / 2 {
-                self.warned = false;
-            }
+        (self.room > 0 && self.byte_room > 0) || self.find_room()
+    }
+
+    fn find_room(&mut self) -> bool {
+        if !self.burst.is_empty() {
+            self.flush();
         }
-        self.room > 0
+        if let Some(outlet) = &*self.exit.lock() {
+            self.unread.read_up_to(outlet.taken());
+        }
+        self.room = self.capacity.events.saturating_sub(self.unread.events.len());
+        self.byte_room = self.capacity.bytes.saturating_sub(self.unread.bytes);
+        if self.room > self.capacity.events / 2 {
+            self.warned = false;
+        }
+        self.room > 0 && self.byte_room > 0
     }
 
     fn give(&mut self, event: Event) {
         self.room = self.room.saturating_sub(1);
+        self.byte_room = self.byte_room.saturating_sub(bytes_of(&event));
         self.handed_over += 1;
         self.burst.push(event);
         if self.burst.len() >= BURST {
@@ -106,11 +187,29 @@ impl Queue {
         self.handed_over
     }
 
+    /// Whether nobody is left who could read: the receiver of a shared channel was dropped.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.deserted
+    }
+
+    /// Whether messages wait behind the channel.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.backlog.messages() > 0
+    }
+
     /// Lets the consumer see what was handed over. Called when all that was read in one go is taken apart.
     pub(crate) fn flush(&mut self) {
-        match &self.outlet {
-            Some(outlet) => self.burst.drain(..).for_each(|event| outlet.push(event)),
-            None => self.burst.clear(),
+        if self.burst.is_empty() {
+            return;
+        }
+        let mut exit = self.exit.lock();
+        let Some(outlet) = &mut *exit else { return self.burst.clear() };
+        for event in self.burst.drain(..) {
+            let bytes = bytes_of(&event);
+            match outlet.push(event) {
+                Ok(number) => self.unread.push(number, bytes),
+                Err(Deserted) => self.deserted = true,
+            }
         }
     }
 
@@ -149,7 +248,14 @@ impl Queue {
             return Ok(0);
         }
         self.warn();
-        self.backlog.push_message(message, self.overflow.at_limit(stage))
+        let at_limit = match self.overflow.at_limit(stage) {
+            // A server that goes on talking while it is asked to close: what it says has a bound too.
+            AtLimit::Keep if stage == Stage::Closing && self.backlog.bytes() >= self.capacity.bytes => {
+                AtLimit::DropNewest
+            }
+            at_limit => at_limit,
+        };
+        self.backlog.push_message(message, at_limit)
     }
 
     /// Any other event: kept whatever the policy.
@@ -168,20 +274,14 @@ impl Queue {
     }
 
     fn collapse(&mut self, event: Event) {
-        let handed_back = match event {
-            Event::Disconnected { unsent, .. } | Event::Parked { unsent, .. } | Event::Closed { unsent, .. } => unsent,
-            _ => Vec::new(),
-        };
         if !matches!(self.backlog.last_mut(), Some(Event::Collapsed { .. })) {
             log::error!("client `{}`: nobody reads its events; from now on they are summed up", self.tag.name);
-            self.backlog.push_event(Event::Collapsed { events: 0, unsent: Vec::new(), unsent_dropped: 0 });
+            self.backlog.push_event(Event::Collapsed { events: 0, dropped: 0, handed_back: Box::default() });
         }
-        if let Some(Event::Collapsed { events, unsent, unsent_dropped }) = self.backlog.last_mut() {
+        if let Some(Event::Collapsed { events, handed_back, .. }) = self.backlog.last_mut() {
             *events += 1;
-            unsent.extend(handed_back);
-            let excess = unsent.len().saturating_sub(self.unsent_limit);
-            unsent.drain(..excess);
-            *unsent_dropped += excess as u64;
+            handed_back.extend(event.into_handed_back());
+            handed_back.limit(self.handed_back_limit);
         }
     }
 
@@ -189,7 +289,8 @@ impl Queue {
         if !self.warned {
             self.warned = true;
             let (name, overflow) = (&self.tag.name, self.overflow);
-            log::warn!("client `{name}`: its event queue is full ({} unread): {overflow:?}", self.channel_limit);
+            let (events, bytes) = (self.unread.events.len(), self.unread.bytes);
+            log::warn!("client `{name}`: its event queue is full ({events} unread, {bytes} bytes): {overflow:?}");
         }
     }
 
@@ -200,22 +301,18 @@ impl Queue {
             self.give(event);
         }
         self.flush();
-        self.room = 0;
+        (self.room, self.byte_room) = (0, 0);
     }
 
-    /// The client has ended, or is given up on: its last event, and nothing is left to wait for.
-    pub(crate) fn conclude(&mut self, end: &End, unsent: Vec<Message>) {
-        self.push_event(end.event(unsent));
-        match end {
-            End::Closed(_) => self.finish(),
-            End::Parked(_) => self.hand_over_all(),
-        }
-    }
-
-    /// The client has ended: hands over all that waits, and lets the reader see the end of the channel.
-    fn finish(&mut self) {
+    /// The client has ended, or is given up on: its last event, and nothing is left to wait for. False: there was nobody
+    /// to hear it.
+    pub(crate) fn conclude(&mut self, end: &End, event: Event) -> bool {
+        self.push_event(event);
         self.hand_over_all();
-        self.outlet = None;
+        if matches!(end, End::Closed(_)) {
+            *self.exit.lock() = None;
+        }
+        !self.deserted
     }
 }
 
@@ -223,6 +320,7 @@ impl Queue {
 #[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 mod tests {
     use super::*;
+    use crate::handed_back::HandedBack;
     use crate::state::ClientId;
     use crossbeam_channel::Receiver;
     #[cfg(feature = "property-tests")]
@@ -231,11 +329,18 @@ mod tests {
     fn queue(overflow: Overflow, capacity: usize) -> (Queue, Receiver<Event>) {
         let (sender, receiver) = crossbeam_channel::unbounded();
         let tag = Tag { id: ClientId(1), name: "t".into() };
-        (Queue::new(Outlet::Own(sender), tag, overflow, capacity, 4), receiver)
+        let exit = Arc::new(Mutex::new(Some(Outlet::Own { sender, given: 0 })));
+        let capacity = Capacity { events: capacity, bytes: 1 << 20 };
+        (Queue::new(exit, tag, overflow, capacity, 4), receiver)
     }
 
     fn opened(epoch: u64) -> Event {
-        Event::Open { epoch, restored: vec![], refused: vec![] }
+        Event::Open { epoch, restored: vec![], refused: vec![], pending: vec![] }
+    }
+
+    fn finish(queue: &mut Queue) {
+        queue.hand_over_all();
+        *queue.exit.lock() = None;
     }
 
     fn number(n: u64) -> Message {
@@ -278,16 +383,80 @@ mod tests {
         let (mut queue, events) = queue(Overflow::Backpressure, 1);
         for epoch in 0..5000 {
             let reason = crate::state::DisconnectReason::Overflow;
-            queue.push_event(Event::Disconnected { epoch, reason, unsent: vec![number(epoch)] });
+            let (unsent, uncertain) = (vec![number(epoch)], vec![]);
+            queue.push_event(Event::Disconnected { epoch, reason, unsent, uncertain });
         }
         assert!(queue.backlog.others() <= LIFECYCLE_LIMIT + 1);
-        queue.finish();
+        finish(&mut queue);
         let all: Vec<_> = events.iter().collect();
-        let Some(Event::Collapsed { events, unsent, unsent_dropped }) = all.last() else { panic!() };
+        let Some(Event::Collapsed { events, handed_back, .. }) = all.last() else { panic!() };
+        let HandedBack { unsent, dropped, .. } = &**handed_back;
         assert_eq!(all.len() as u64 - 1 + events, 5000);
         assert_eq!(unsent.len(), 4);
-        assert_eq!(all.len() as u64 - 1 + unsent.len() as u64 + unsent_dropped, 5000);
+        assert_eq!(all.len() as u64 - 1 + unsent.len() as u64 + dropped, 5000);
         assert_eq!(unsent.last(), Some(&number(4999)));
+    }
+
+    /// Sums of events and of dropped messages that alternate: each round must not leave one more of them.
+    #[test]
+    fn what_nobody_reads_is_bounded_though_messages_come_in_between() {
+        for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
+            let (mut queue, events) = queue(overflow, 2);
+            let (mut sent, mut dropped) = (0, 0);
+            for epoch in 0..12_000 {
+                queue.push_event(opened(epoch));
+                dropped += queue.push_message(number(epoch), Stage::Open).unwrap();
+                sent += 1;
+            }
+            assert!(queue.backlog.others() <= LIFECYCLE_LIMIT + 2, "{overflow:?}: {}", queue.backlog.others());
+            finish(&mut queue);
+            let (mut seen, mut lost, mut told) = (0, 0, 0);
+            for event in events.iter() {
+                match event {
+                    Event::Message(_) => seen += 1,
+                    Event::Lagged { dropped } => lost += dropped,
+                    Event::Collapsed { events, dropped, .. } => (told, lost) = (told + events, lost + dropped),
+                    _ => told += 1,
+                }
+            }
+            assert_eq!((seen + lost, lost, told), (sent, dropped, 12_000), "{overflow:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_client_takes_no_room_from_another_on_the_same_channel() {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let given = Arc::new(AtomicU64::new(0));
+        let mut queues: Vec<_> = (1..3)
+            .map(|id| {
+                let tag = Tag { id: ClientId(id), name: "t".into() };
+                let outlet = Outlet::Shared { sender: sender.clone(), given: given.clone(), tag: tag.clone() };
+                let capacity = Capacity { events: 4, bytes: 100 };
+                Queue::new(Arc::new(Mutex::new(Some(outlet))), tag, Overflow::DropNewest, capacity, 4)
+            })
+            .collect();
+        let dropped: u64 = (0..100).map(|n| queues[0].push_message(number(n), Stage::Open).unwrap()).sum();
+        assert_eq!(dropped, 96);
+        queues[0].flush();
+        assert_eq!((0..4).map(|n| queues[1].push_message(number(n), Stage::Open).unwrap()).sum::<u64>(), 0);
+        queues[1].flush();
+        assert_eq!(receiver.try_iter().count(), 8);
+        assert_eq!(queues[1].push_message(number(5), Stage::Open), Ok(0));
+        queues[1].flush();
+        receiver.recv().unwrap();
+        // In bytes too: one of any length, then no more.
+        assert_eq!(queues[1].push_message(Message::binary(vec![0; 500]), Stage::Open), Ok(0));
+        assert_eq!(queues[1].push_message(number(6), Stage::Open), Ok(1));
+        drop(receiver);
+        queues[1].push_event(opened(1));
+        assert!(queues[1].hand_over_all_is_deserted());
+    }
+
+    impl Queue {
+        fn hand_over_all_is_deserted(&mut self) -> bool {
+            self.hand_over_all();
+            self.is_deserted()
+        }
     }
 
     #[cfg(feature = "property-tests")]
@@ -311,7 +480,7 @@ mod tests {
                 }
                 prop_assert!(events.len() + queue.backlog.messages() <= capacity.max(2));
             }
-            queue.finish();
+            finish(&mut queue);
             seen.extend(events.iter());
             let (mut next, mut epoch, mut lagged) = (0, 0, 0);
             for event in &seen {

@@ -1,10 +1,13 @@
-//! A message that was accepted, on its way to the socket.
+//! A message that was accepted, on its way to the socket; how many wait, and what became of all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::message::Message;
+use crate::policy::rate_limit::Price;
 use crate::receipt::Receipt;
+use crate::telemetry::counter::Counter;
+use crate::telemetry::stats::Ended;
 
 /// An accepted message on its way to the socket.
 #[derive(Debug)]
@@ -14,51 +17,104 @@ pub(crate) struct Accepted {
     pub(crate) epoch: Option<u64>,
     pub(crate) receipt: Option<Arc<Receipt>>,
     pub(crate) fee: Fee,
-    /// Its place among those that wait for the next connection, until it is written or handed back.
-    #[expect(dead_code, reason = "held for its drop")]
-    pub(crate) place: Option<Place>,
+    /// The worker's own: nobody is told what becomes of it, and it is in no account.
+    pub(crate) own: bool,
 }
 
 /// What the rate limits are still owed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fee {
     Paid,
-    /// It waits for a connection, and is charged when it is written. The first `passed` limits have been paid.
-    Owed {
-        passed: usize,
-    },
+    /// It waits for a connection, and pays when it is written.
+    Owed(Price),
 }
 
 impl Accepted {
-    /// For the open connection; the rate limits have let it pass.
+    /// A handler's, for the open connection; the rate limits have let it pass.
     pub(crate) fn paid(message: Message, epoch: Option<u64>, receipt: Option<Arc<Receipt>>) -> Self {
-        Self { message, epoch, receipt, fee: Fee::Paid, place: None }
+        Self { message, epoch, receipt, fee: Fee::Paid, own: false }
+    }
+
+    /// The worker's own.
+    pub(crate) fn own(message: Message, epoch: u64, receipt: Arc<Receipt>) -> Self {
+        Self { message, epoch: Some(epoch), receipt: Some(receipt), fee: Fee::Paid, own: true }
     }
 }
 
-/// The places of `queue_while_disconnected`.
+/// How much may wait. One message always may, whatever its length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+/// How much waits: messages in the upper 24 bits, their bytes in the lower 40. One word, so that a sender takes its place
+/// by one operation.
 #[derive(Debug, Default)]
-pub(crate) struct Places(Arc<AtomicUsize>);
+pub(crate) struct Load(AtomicU64);
 
-impl Places {
-    /// Takes one of `max` places, if one is free.
-    pub(crate) fn take(&self, max: usize) -> Option<Place> {
-        let claim = |taken: usize| (taken < max).then_some(taken + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).ok()?;
-        Some(Place(self.0.clone()))
+const BYTES: u32 = 40;
+const ONE: u64 = 1 << BYTES;
+
+impl Load {
+    /// More messages than this can't be counted.
+    pub(crate) const MAX_MESSAGES: usize = (1 << (64 - BYTES)) - 1;
+    pub(crate) const MAX_BYTES: usize = (1 << (BYTES - 1)) - 1;
+
+    /// Takes a place for a message of so many bytes. False: there is none.
+    pub(crate) fn enter(&self, bytes: usize, bound: Bound) -> bool {
+        let weight = ONE + bytes as u64;
+        let before = self.0.fetch_add(weight, Ordering::Relaxed);
+        let (messages, waiting) = ((before >> BYTES) as usize, (before & (ONE - 1)) as usize);
+        let fits = messages < bound.messages && (messages == 0 || waiting + bytes <= bound.bytes);
+        if !fits {
+            self.0.fetch_sub(weight, Ordering::Relaxed);
+        }
+        fits
     }
 
-    pub(crate) fn taken(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+    pub(crate) fn leave(&self, bytes: usize) {
+        self.0.fetch_sub(ONE + bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn messages(&self) -> usize {
+        (self.0.load(Ordering::Relaxed) >> BYTES) as usize
     }
 }
 
-/// A place that is taken; dropping it frees it.
-#[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+/// What became of all that was accepted. Counted under the line's lock, but for the first.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) accepted: AtomicU64,
+    /// The kernel had all of it.
+    pub(crate) sent: Counter,
+    pub(crate) unsent: Counter,
+    /// Of those sent: the peer's kernel never said that it had it.
+    pub(crate) uncertain: Counter,
+}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+impl Tally {
+    pub(crate) fn read(&self) -> Ended {
+        let (uncertain, sent, unsent) = (self.uncertain.get(), self.sent.get(), self.unsent.get());
+        // Last, so that nothing has ended before it was accepted.
+        Ended { accepted: self.accepted.load(Ordering::Relaxed), sent, unsent, uncertain }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_in_messages_and_bytes_and_one_message_always_fits() {
+        let (load, bound) = (Load::default(), Bound { messages: 3, bytes: 10 });
+        assert!(load.enter(100, bound), "however long");
+        assert!(!load.enter(0, bound) && load.messages() == 1);
+        load.leave(100);
+        assert!(load.enter(4, bound) && load.enter(6, bound) && !load.enter(1, bound));
+        assert!(load.enter(0, bound) && !load.enter(0, bound));
+        load.leave(6);
+        assert!(load.enter(6, bound));
+        assert_eq!(load.messages(), 3);
     }
 }

@@ -23,6 +23,8 @@ pub(crate) enum Pass {
     Queue,
     /// Messages for the open connection of this epoch.
     Open { epoch: u64 },
+    /// Nobody, ever again: whatever is set later, by a thread that had been left behind, is not heard.
+    Ended,
 }
 
 // [epoch: 40 bits][phase: 2][senders on their way: 22]
@@ -52,7 +54,7 @@ impl Gate {
     pub(crate) fn enter(&self) -> Passage<'_> {
         // A look first: however many senders knock at a closed gate, none of them keeps the worker that closed it.
         let pass = decode(self.word.load(Ordering::Acquire));
-        if pass == Pass::Shut || (pass == Pass::Queue && !self.queues) {
+        if matches!(pass, Pass::Shut | Pass::Ended) || (pass == Pass::Queue && !self.queues) {
             return Passage { gate: None, pass };
         }
         let word = self.word.fetch_add(1, Ordering::AcqRel);
@@ -62,7 +64,7 @@ impl Gate {
     /// Lets `pass` through from now on. Called by the one that owns the client's worker state.
     pub(crate) fn set(&self, pass: Pass) {
         let mut word = self.word.load(Ordering::Relaxed);
-        loop {
+        while decode(word) != Pass::Ended {
             let next = encode(pass) | (word & SENDERS);
             match self.word.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -94,6 +96,7 @@ fn encode(pass: Pass) -> u64 {
         Pass::Shut => 0,
         Pass::Queue => 1 << PHASE_SHIFT,
         Pass::Open { epoch } => epoch << EPOCH_SHIFT | 2 << PHASE_SHIFT,
+        Pass::Ended => 3 << PHASE_SHIFT,
     }
 }
 
@@ -101,6 +104,7 @@ fn decode(word: u64) -> Pass {
     match (word >> PHASE_SHIFT) & 3 {
         0 => Pass::Shut,
         1 => Pass::Queue,
+        3 => Pass::Ended,
         _ => Pass::Open { epoch: word >> EPOCH_SHIFT },
     }
 }
@@ -120,6 +124,9 @@ mod tests {
         drop(passage);
         gate.close(Pass::Open { epoch: 8 });
         assert_eq!(gate.enter().pass, Pass::Open { epoch: 8 });
+        gate.close(Pass::Ended);
+        gate.set(Pass::Open { epoch: 9 });
+        assert_eq!(gate.enter().pass, Pass::Ended, "what has ended stays ended");
     }
 }
 

@@ -8,21 +8,20 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use rustix::event::PollFlags;
 
-use crate::outbound::accepted::Accepted;
+use crate::outbound::accepted::{Accepted, Bound};
 use crate::outbound::line::{Guard, Line, WriteSide};
-use crate::outbound::outbox::Outbox;
-use crate::policy::rate_limit::RateLimit;
-use crate::telemetry::counter::Counter;
+use crate::outbound::outbox::{Books, Outbox};
+use crate::policy::rate_limit::Limits;
 use crate::transport::{Broken, Transport, Waited, poll_until};
 
 /// Messages taken from the callers' channel in one go.
 const TAKEN_AT_ONCE: usize = 256;
 
-/// Where messages come from that callers sent, and where the written ones are counted.
+/// Where messages come from that callers sent, and where they are counted.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) queue: Receiver<Accepted>,
-    pub(crate) sent: Counter,
+    pub(crate) books: Books,
 }
 
 #[derive(Default)]
@@ -36,8 +35,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(limits: Vec<RateLimit>) -> Self {
-        Self { outbox: Outbox::new(limits), ..Self::default() }
+    pub(crate) fn new(limits: Limits, keeps: Bound) -> Self {
+        Self { outbox: Outbox::new(limits, keeps), ..Self::default() }
     }
 
     /// A connection on which the session is still to be opened.
@@ -53,9 +52,12 @@ impl Link {
 
     /// The one way out of a connection. What the kernel has by now was written, whoever wrote it: the goodbye, a pong of
     /// the framing's own, a flush that failed later. Only what is left after this count may be handed back.
-    pub(crate) fn let_go(&mut self, sent: &Counter) {
-        if let Some(transport) = self.transport.take() {
-            self.outbox.count_written(transport.written(), sent);
+    /// What the peer's kernel has not acknowledged by now may never arrive.
+    pub(crate) fn let_go(&mut self, books: &Books) {
+        if let Some(mut transport) = self.transport.take() {
+            self.outbox.count_written(&transport, books);
+            self.outbox.settle_sent(transport.acknowledged(), books);
+            transport.say_goodbye();
         }
     }
 
@@ -64,8 +66,7 @@ impl Link {
         self.outbox.only_urgent = false;
     }
 
-    /// Takes what callers sent, but no more than the transport can carry away: the bounded channel is what holds a
-    /// caller back. True when something was taken.
+    /// Takes what callers sent, but no more than the transport can carry away. True when something was taken.
     pub(crate) fn take(&mut self, sent: &Receiver<Accepted>) -> bool {
         if !self.outbox.is_empty() {
             return false;
@@ -77,12 +78,12 @@ impl Link {
     }
 
     /// Writes what waits, as far as the kernel takes it; true when all is out.
-    pub(crate) fn write_out(&mut self, sent: &Counter) -> Result<bool, Broken> {
+    pub(crate) fn write_out(&mut self, books: &Books) -> Result<bool, Broken> {
         if let Some(broken) = self.broken.take() {
             return Err(broken);
         }
         match &mut self.transport {
-            Some(transport) if !self.only_read => self.outbox.write_out(transport, sent, Instant::now),
+            Some(transport) if !self.only_read => self.outbox.write_out(transport, books, Instant::now),
             _ => Ok(false),
         }
     }
@@ -102,7 +103,7 @@ impl WriteSide for Link {
 
     fn write_from(&mut self, source: &Source) -> bool {
         self.take(&source.queue);
-        match self.write_out(&source.sent) {
+        match self.write_out(&source.books) {
             Ok(all_out) => all_out && source.queue.is_empty(),
             Err(broken) => {
                 self.broken = Some(broken);

@@ -1,23 +1,25 @@
-//! Where a handle's message is accepted: the gate, a place, the admission, the channel; then the line is told. How the
-//! writing is shared between the worker and its callers is in `line`.
+//! Where a message is accepted: what it pays is found out, then the gate, a place, the admission, the channel; then the line
+//! is told. How the writing is shared between the worker and its callers is in `line`. No code of the caller's runs
+//! between the gate and the channel.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
 
-use super::accepted::{Accepted, Fee, Places};
+use super::accepted::{Accepted, Bound, Fee, Load};
 use super::gate::{Gate, Pass};
 use super::line::Line;
 use super::link::{Link, Source};
+use super::outbox::Books;
 use crate::error::SendError;
 use crate::message::Message;
 use crate::policy::admission::{Admission, Charge, Door};
+use crate::policy::rate_limit::Price;
 use crate::receipt::Receipt;
-use crate::request::RequestId;
 use crate::state::ReadyState;
-use crate::telemetry::counter::Counter;
 use crate::wake::Wake;
 
 pub(crate) struct Mailbox {
@@ -29,17 +31,16 @@ pub(crate) struct Mailbox {
     pub(crate) source: Source,
     pub(crate) admission: Admission,
     enter: Sender<Accepted>,
-    places: Places,
-    capacity: usize,
-    max_queued: usize,
+    /// For the open connection, and for the next.
+    open: Bound,
+    queued: Bound,
 }
 
-/// Who else wants to know of a message before anyone can write it, and what to do when it is not accepted after all.
+/// Who else wants to know of a message before anyone can write it.
 pub(crate) trait Enlists {
     type Error: From<SendError>;
     /// It is about to be accepted for this connection, or for the next.
     fn enlist(&mut self, message: &Message, epoch: Option<u64>) -> Result<Option<Arc<Receipt>>, Self::Error>;
-    fn withdraw(&mut self, id: &RequestId);
 }
 
 /// Nobody else.
@@ -51,24 +52,22 @@ impl Enlists for Nobody {
     fn enlist(&mut self, _: &Message, _: Option<u64>) -> Result<Option<Arc<Receipt>>, SendError> {
         Ok(None)
     }
-
-    fn withdraw(&mut self, _: &RequestId) {}
 }
 
 impl Mailbox {
-    pub(crate) fn new(admission: Admission, capacity: usize, max_queued: usize) -> io::Result<Self> {
-        let (enter, queue) = crossbeam_channel::bounded(capacity.max(max_queued));
+    pub(crate) fn new(admission: Admission, open: Bound, max_queued: usize) -> io::Result<Self> {
+        let (enter, queue) = crossbeam_channel::unbounded();
         let wake = Arc::new(Wake::new()?);
+        let queued = Bound { messages: max_queued, ..open };
         Ok(Self {
             gate: Gate::new(max_queued > 0),
-            line: Line::new(wake.clone(), Link::new(admission.limits.clone())),
+            line: Line::new(wake.clone(), Link::new(admission.limits.clone(), open)),
             wake,
-            source: Source { queue, sent: Counter::default() },
+            source: Source { queue, books: Books::default() },
             admission,
             enter,
-            places: Places::default(),
-            capacity,
-            max_queued,
+            open,
+            queued,
         })
     }
 
@@ -77,50 +76,117 @@ impl Mailbox {
         &self,
         message: Message,
         state: impl FnOnce() -> ReadyState,
+        others: E,
+    ) -> Result<(), E::Error> {
+        let price = self.admission.price(&message);
+        self.accept_at(message, &price, false, state, others)
+    }
+
+    /// As `accept`, for a message that has paid; should it be refused it gets that back.
+    pub(crate) fn accept_paid<E: Enlists>(
+        &self,
+        message: Message,
+        price: &Price,
+        state: impl FnOnce() -> ReadyState,
+        others: E,
+    ) -> Result<(), E::Error> {
+        let result = self.accept_at(message, price, true, state, others);
+        result.inspect_err(|_| self.admission.limits.give_back(price))
+    }
+
+    fn accept_at<E: Enlists>(
+        &self,
+        message: Message,
+        price: &Price,
+        paid: bool,
+        state: impl FnOnce() -> ReadyState,
         mut others: E,
     ) -> Result<(), E::Error> {
         let passage = self.gate.enter();
         let epoch = match passage.pass {
             Pass::Open { epoch } => Some(epoch),
-            Pass::Queue | Pass::Shut => None,
+            Pass::Queue | Pass::Shut | Pass::Ended => None,
         };
-        let waits = epoch.is_none() && passage.pass == Pass::Queue && self.max_queued > 0;
-        let place = if waits { self.places.take(self.max_queued) } else { None };
+        let waits = passage.pass == Pass::Queue && self.queued.messages > 0;
+        let (load, bound) = self.load(waits);
+        let is_open = epoch.is_some() || waits;
+        let length = message.len();
+        let has_place = is_open && load.enter(length, bound);
         let door = Door {
-            open: if epoch.is_some() || waits { Ok(()) } else { Err(state()) },
-            // Asked before a rate limit is charged; without limits the channel's own refusal will do.
-            full: (waits && place.is_none()) || (!self.admission.limits.is_empty() && self.enter.is_full()),
-            queued: if waits { 0 } else { self.places.taken() },
+            // Between the two looks it may have opened.
+            open: if is_open { Ok(()) } else { Err(state().unless_open()) },
+            full: is_open && !has_place,
+            queued: if waits { 0 } else { self.queued() },
         };
-        let (charge, fee) = match waits {
-            true => (Charge::WhenWritten, Fee::Owed { passed: 0 }),
-            false => (Charge::Now, Fee::Paid),
+        let charge = match (waits, paid) {
+            (_, true) => Charge::Paid,
+            (true, false) => Charge::WhenWritten(price),
+            (false, false) => Charge::Now(price),
         };
-        let message = self.admission.admit(message, door, charge, Instant::now)?;
-        let receipt = others.enlist(&message, epoch)?;
-        match self.enter.try_send(Accepted { message, epoch, receipt, fee, place }) {
-            Ok(()) => {
-                drop(passage);
-                self.line.pass_on(&self.source);
-                Ok(())
-            }
-            Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
-                // Before the passage is let go of: a disconnect that follows would fail the request a second time.
-                if let Some(id) = item.receipt.as_ref().and_then(|receipt| receipt.request_id()) {
-                    others.withdraw(id);
+        let admitted = self.admission.admit(message, door, charge, Instant::now).map_err(E::Error::from);
+        let enlisted = admitted.and_then(|message| match others.enlist(&message, epoch) {
+            Ok(receipt) => Ok((message, receipt)),
+            Err(error) => {
+                if matches!(charge, Charge::Now(_)) {
+                    self.admission.limits.give_back(price);
                 }
-                Err(SendError::Full { message: item.message }.into())
+                Err(error)
             }
+        });
+        let (message, receipt) = match enlisted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if has_place {
+                    load.leave(length);
+                }
+                return Err(error);
+            }
+        };
+        let fee = if waits && !paid { Fee::Owed(price.clone()) } else { Fee::Paid };
+        self.source.books.tally.accepted.fetch_add(1, Ordering::Relaxed);
+        // The receiver is ours, so this cannot fail.
+        let _ = self.enter.send(Accepted { message, epoch, receipt, fee, own: false });
+        drop(passage);
+        self.line.pass_on(&self.source);
+        Ok(())
+    }
+
+    fn load(&self, waits: bool) -> (&Load, Bound) {
+        match waits {
+            true => (&self.source.books.queued, self.queued),
+            false => (&self.source.books.open, self.open),
         }
     }
 
-    /// The door that a handler's message comes to. `waiting` is how many it has in the outbox already.
-    pub(crate) fn handlers_door(&self, open: Result<(), ReadyState>, waiting: usize) -> Door {
-        Door { open, full: waiting >= self.capacity, queued: self.places.taken() }
+    /// Accepts a message of a handler's for the open connection; the handler puts it into the outbox itself.
+    pub(crate) fn accept_here(
+        &self,
+        message: Message,
+        open: Result<(), ReadyState>,
+        charge: Charge<'_>,
+        now: Instant,
+    ) -> Result<Message, SendError> {
+        let length = message.len();
+        let has_place = open.is_ok() && self.source.books.open.enter(length, self.open);
+        let door = Door { open, full: open.is_ok() && !has_place, queued: self.queued() };
+        let admitted = self.admission.admit(message, door, charge, || now);
+        match &admitted {
+            Ok(_) => drop(self.source.books.tally.accepted.fetch_add(1, Ordering::Relaxed)),
+            Err(_) if has_place => self.source.books.open.leave(length),
+            Err(_) => {}
+        }
+        admitted
+    }
+
+    /// A handler's message was not put into the outbox after all.
+    pub(crate) fn withdraw_here(&self, length: usize, price: &Price) {
+        self.source.books.open.leave(length);
+        self.source.books.tally.accepted.fetch_sub(1, Ordering::Relaxed);
+        self.admission.limits.give_back(price);
     }
 
     /// Messages that wait for the next connection.
     pub(crate) fn queued(&self) -> usize {
-        self.places.taken()
+        self.source.books.queued.messages()
     }
 }

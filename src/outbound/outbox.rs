@@ -4,14 +4,51 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::outbound::accepted::{Accepted, Fee};
-use crate::policy::rate_limit;
-use crate::policy::rate_limit::{Over, RateLimit};
-use crate::telemetry::counter::Counter;
+use crate::message::Message;
+use crate::outbound::accepted::{Accepted, Bound, Fee, Load, Tally};
+use crate::policy::rate_limit::{Limits, Over};
 use crate::transport::{Broken, Outgoing, Transport};
 
 /// Bytes handed to the transport in one go.
 const BATCH: u64 = 64 << 10;
+
+/// What is counted of accepted messages: those that wait, and what became of the others.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    pub(crate) tally: Tally,
+    /// Accepted for the open connection.
+    pub(crate) open: Load,
+    /// Accepted for whichever comes next.
+    pub(crate) queued: Load,
+}
+
+impl Books {
+    /// It waits no more.
+    pub(crate) fn leave(&self, item: &Accepted) {
+        if !item.own {
+            let load = if item.epoch.is_none() { &self.queued } else { &self.open };
+            load.leave(item.message.len());
+        }
+    }
+
+    /// It was not written, and who sent it has it back.
+    pub(crate) fn not_sent(&self, item: &Accepted) {
+        self.leave(item);
+        if !item.own {
+            self.tally.unsent.add(1);
+        }
+    }
+}
+
+/// A message that the kernel has, until it is old enough to be forgotten.
+#[derive(Debug)]
+struct Sent {
+    /// Bytes of the TCP connection at which it is out.
+    end: u64,
+    len: usize,
+    /// `None` for a request: whoever asked has its own account.
+    message: Option<Message>,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -22,14 +59,21 @@ pub(crate) struct Outbox {
     in_flight: VecDeque<(u64, Accepted)>,
     /// The session is not open yet: only what is urgent is written.
     pub(crate) only_urgent: bool,
-    limits: Vec<RateLimit>,
+    limits: Limits,
+    /// The latest that were written, for when the line breaks before the peer has acknowledged them.
+    sent: VecDeque<Sent>,
+    sent_bytes: usize,
+    keeps: Bound,
+    /// Written on the connection that was let go of, and never acknowledged.
+    uncertain: Vec<Message>,
     /// The rate limits let the next message pass no sooner than this.
     limited_until: Option<Instant>,
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: Vec<RateLimit>) -> Self {
-        Self { limits, ..Self::default() }
+    /// Keeps as many of the written messages as may wait.
+    pub(crate) fn new(limits: Limits, keeps: Bound) -> Self {
+        Self { limits, keeps, ..Self::default() }
     }
 
     /// When to try again, while the rate limits hold up what waited for a connection.
@@ -48,6 +92,7 @@ impl Outbox {
     /// A new connection, on which the session is still to be opened.
     pub(crate) fn hold(&mut self) {
         (self.only_urgent, self.limited_until) = (true, None);
+        self.limits.begin_connection();
     }
 
     /// The session could not be opened: what it wanted to say is forgotten.
@@ -64,8 +109,9 @@ impl Outbox {
         self.waiting.is_empty() && self.in_flight.is_empty() && self.urgent.is_empty()
     }
 
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// Heartbeats and the like that the peer does not take.
+    pub(crate) fn urgent(&self) -> usize {
+        self.urgent.len()
     }
 
     /// Writes as much as the kernel takes; true when all is out.
@@ -73,28 +119,28 @@ impl Outbox {
     pub(crate) fn write_out(
         &mut self,
         transport: &mut Transport,
-        sent: &Counter,
+        books: &Books,
         clock: fn() -> Instant,
     ) -> Result<bool, Broken> {
         loop {
             // Nothing is added to the transport's buffer before it is empty: that keeps the count of bytes exact,
             // since a pong that tungstenite adds on its own then always comes after what is counted here.
             let result = transport.flush();
-            self.count_written(transport.written(), sent);
+            self.count_written(transport, books);
             if !result? {
                 return Ok(false);
             }
             if self.urgent.is_empty() && self.waiting.is_empty() {
                 return Ok(true);
             }
-            if !self.fill(transport, sent, clock)? {
+            if !self.fill(transport, books, clock)? {
                 return Ok(false);
             }
         }
     }
 
     /// False when all that is left is held up.
-    fn fill(&mut self, transport: &mut Transport, sent: &Counter, clock: fn() -> Instant) -> Result<bool, Broken> {
+    fn fill(&mut self, transport: &mut Transport, books: &Books, clock: fn() -> Instant) -> Result<bool, Broken> {
         let base = transport.written();
         let mut end = base;
         while end - base < BATCH {
@@ -105,6 +151,7 @@ impl Outbox {
                 return Ok(end != base);
             } else if let Some(item) = self.waiting.pop_front() {
                 if item.receipt.as_ref().is_some_and(|receipt| !receipt.begin()) {
+                    books.not_sent(&item);
                     continue;
                 }
                 let outgoing = Outgoing::Message(item.message.clone());
@@ -115,7 +162,7 @@ impl Outbox {
                 break;
             };
             let result = transport.queue(outgoing);
-            self.count_written(transport.written(), sent);
+            self.count_written(transport, books);
             result?;
         }
         Ok(true)
@@ -123,46 +170,82 @@ impl Outbox {
 
     /// Whether the rate limits let the next one pass.
     fn may_go(&mut self, clock: fn() -> Instant) -> bool {
-        let Some(Accepted { message, fee: fee @ Fee::Owed { .. }, .. }) = self.waiting.front_mut() else { return true };
-        let Fee::Owed { passed } = fee else { return true };
+        let Some(Accepted { fee, .. }) = self.waiting.front_mut() else { return true };
+        let Fee::Owed(price) = fee else { return true };
         let now = clock();
         if self.limited_until.is_some_and(|until| now < until) {
             return false;
         }
-        match rate_limit::charge_on(&self.limits, message, passed, now) {
+        match self.limits.take(price, now) {
             Err(Over::Wait(time)) => {
                 self.limited_until = Some(now + time);
-                false
+                return false;
             }
-            // What can never pass was refused when it came, unless its cost has changed since.
-            Ok(()) | Err(Over::Never { .. }) => {
-                (*fee, self.limited_until) = (Fee::Paid, None);
-                true
+            // It was asked for when the message came, so this does not happen.
+            Err(Over::Never { .. }) => self.limits.force(price, now),
+            Ok(()) => {}
+        }
+        (*fee, self.limited_until) = (Fee::Paid, None);
+        true
+    }
+
+    /// Counts what the kernel has by now.
+    pub(crate) fn count_written(&mut self, transport: &Transport, books: &Books) {
+        let written = transport.written();
+        while self.in_flight.front().is_some_and(|(end, _)| *end <= written) {
+            let Some((end, item)) = self.in_flight.pop_front() else { return };
+            books.leave(&item);
+            if item.own {
+                continue;
+            }
+            books.tally.sent.add(1);
+            let is_request = item.receipt.as_ref().is_some_and(|receipt| receipt.request_id().is_some());
+            if let Some(receipt) = &item.receipt {
+                receipt.confirm(true);
+            }
+            let len = item.message.len();
+            let message = (!is_request).then_some(item.message);
+            self.keep_sent(Sent { end: transport.end_on_the_wire(end), len, message });
+        }
+    }
+
+    fn keep_sent(&mut self, sent: Sent) {
+        self.sent_bytes += sent.len;
+        self.sent.push_back(sent);
+        while self.sent.len() > self.keeps.messages || (self.sent_bytes > self.keeps.bytes && self.sent.len() > 1) {
+            self.sent_bytes -= self.sent.pop_front().map_or(0, |oldest| oldest.len);
+        }
+    }
+
+    /// The connection is let go of. Of its bytes the peer's kernel has acknowledged so many; `None`: nobody can say.
+    pub(crate) fn settle_sent(&mut self, acknowledged: Option<u64>, books: &Books) {
+        self.sent_bytes = 0;
+        for Sent { end, message, .. } in self.sent.drain(..) {
+            if acknowledged.is_some_and(|acknowledged| end > acknowledged) {
+                books.tally.uncertain.add(1);
+                self.uncertain.extend(message);
             }
         }
     }
 
-    /// The kernel has so many bytes.
-    pub(crate) fn count_written(&mut self, written: u64, sent: &Counter) {
-        while self.in_flight.front().is_some_and(|(end, _)| *end <= written) {
-            if let Some((_, item)) = self.in_flight.pop_front() {
-                sent.add(1);
-                if let Some(receipt) = item.receipt {
-                    receipt.confirm(true);
-                }
-            }
-        }
+    /// What was written and never acknowledged, oldest first.
+    pub(crate) fn take_uncertain(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.uncertain)
     }
 
     /// Everything that is not fully written, oldest first; heartbeats of the old connection are forgotten. A
     /// message whose caller took it back is left out.
-    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Accepted> + use<> {
+    pub(crate) fn take_all(&mut self, books: &Books) -> Vec<Accepted> {
         self.urgent.clear();
         self.limited_until = None;
-        let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|(_, item)| item);
-        let waiting = std::mem::take(&mut self.waiting).into_iter();
-        let not_begun = waiting.filter(|item| item.receipt.as_ref().is_none_or(|receipt| receipt.begin()));
-        in_flight.chain(not_begun)
+        let mut all: Vec<_> = std::mem::take(&mut self.in_flight).into_iter().map(|(_, item)| item).collect();
+        for item in std::mem::take(&mut self.waiting) {
+            match item.receipt.as_ref().is_none_or(|receipt| receipt.begin()) {
+                true => all.push(item),
+                false => books.not_sent(&item),
+            }
+        }
+        all
     }
 
     /// Puts back what waits for the next connection.

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::admission::{Charge, Door};
+use super::admission::Unwritten;
 use super::monitor::{Beat, Monitor};
+use super::rate_limit::Over;
 use super::requests::{Barred, Claim, Pending, Purpose, Told, Whom};
 use super::subscriptions::{Batch, Operation, Subscriptions};
 use super::terms::{Action, Rules, Tables, Turn};
 use super::upkeep::{Renewal, Upkeep};
 use crate::deadline::later;
-use crate::error::{RefusedChannel, RequestError, SendError};
+use crate::error::{RefusedChannel, RequestError};
 use crate::message::{CloseFrame, Message};
 use crate::receipt::Receipt;
 use crate::request::{Json, Request, RpcError};
@@ -25,7 +26,6 @@ pub(crate) struct Connection {
     rules: Arc<Rules>,
     monitor: Monitor,
     upkeep: Upkeep,
-    opens_by: Option<Instant>,
 }
 
 impl Connection {
@@ -38,21 +38,15 @@ impl Connection {
         out: &mut Vec<Action<T::Caller>>,
     ) -> Self {
         let (monitor, first) = Monitor::open(rules.heartbeat.clone(), nonce, now);
-        let connection = Self { rules, monitor, upkeep: Upkeep::default(), opens_by: None };
+        let connection = Self { rules, monitor, upkeep: Upkeep::default() };
         if let Beat::Send(message) = first {
             connection.send_first(message, now, tables, out);
         }
         connection
     }
 
-    /// Its session is being opened, and to be open by then: what it asks for itself has that long.
-    pub(crate) fn opens_by(&mut self, deadline: Instant) {
-        self.opens_by = Some(deadline);
-    }
-
     /// Its session is open: from now on it grows old.
     pub(crate) fn opened(&mut self, now: Instant) {
-        self.opens_by = None;
         self.upkeep.opened(now, self.rules.max_age);
     }
 
@@ -110,10 +104,9 @@ impl Connection {
         out: &mut Vec<Action<T::Caller>>,
     ) -> Option<Message> {
         if self.monitor.reads_messages() {
-            let before = self.monitor.last_received();
             let verdict = self.monitor.message(&message, now);
             if verdict.ours {
-                if self.monitor.last_received() != before {
+                if verdict.alive {
                     out.push(Action::Alive);
                 }
                 if let Beat::Send(answer) = verdict.action {
@@ -146,7 +139,7 @@ impl Connection {
     /// Something may be due.
     pub(crate) fn tick<T: Tables>(&mut self, turn: Turn, tables: &T, out: &mut Vec<Action<T::Caller>>) {
         let now = turn.now;
-        match self.monitor.tick(now, turn.caught_up) {
+        match self.monitor.tick(now, turn.caught_up, turn.heard_at, turn.mid_frame) {
             Beat::Send(message) => self.send_first(message, now, tables, out),
             beat => self.beat(beat, turn.clogged, out),
         }
@@ -198,8 +191,8 @@ impl Connection {
 
     /// A heartbeat does not wait for the rate limits, but the venue counts it.
     fn send_first<T: Tables>(&self, message: Message, now: Instant, tables: &T, out: &mut Vec<Action<T::Caller>>) {
-        match tables.admit(message, Door::WORKERS, Charge::Regardless, now) {
-            Ok(message) => out.push(Action::SendFirst(message)),
+        match tables.admit_heartbeat(message, now) {
+            Ok(message) => out.push(Action::Beat(message)),
             Err(refused) => out.push(Action::Warn(format!("a heartbeat is not sent: {refused}").into())),
         }
     }
@@ -325,20 +318,28 @@ impl Connection {
         tables: &T,
         out: &mut Vec<Action<T::Caller>>,
     ) -> Result<(), Unasked> {
-        let id = tables.next_id();
-        let message = self.rules.correlation.encode(&request, &id).map_err(Unasked::Params)?;
+        let id = match &request.id {
+            None => tables.next_id(),
+            Some(id) => {
+                tables.reserve(id);
+                id.clone()
+            }
+        };
         let first = purpose == Purpose::Renewal;
-        let charge = if first { Charge::Regardless } else { Charge::Now };
-        let message = tables.admit(message, Door::WORKERS, charge, now).map_err(Unasked::Refused)?;
+        let write = || self.rules.correlation.encode(&request, &id);
+        let (message, price) = tables.write(first, now, &write).map_err(Unasked::Unwritten)?;
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {
             method: request.method,
             message: message.clone(),
-            deadline: self.opens_by.unwrap_or_else(|| later(now, self.rules.request_timeout)),
+            deadline: later(now, request.timeout.unwrap_or(self.rules.request_timeout)),
             receipt: receipt.clone(),
             whom: Whom::Worker(purpose),
         };
-        tables.requests(|table| table.register(id, pending)).map_err(Unasked::Barred)?;
+        if let Err(barred) = tables.requests(|table| table.register(id, pending)) {
+            tables.give_back(&price);
+            return Err(Unasked::Barred(barred));
+        }
         out.push(match first {
             true => {
                 receipt.begin();
@@ -360,8 +361,7 @@ fn new_refusals(table: &Subscriptions, known: &[RefusedChannel]) -> Vec<RefusedC
 
 /// Why a request of the connection's own was not sent.
 enum Unasked {
-    Params(Box<str>),
-    Refused(SendError),
+    Unwritten(Unwritten),
     Barred(Barred),
 }
 
@@ -374,18 +374,19 @@ const TRY_AGAIN_WHEN_FULL: Duration = Duration::from_secs(1);
 impl Unasked {
     fn try_again(&self, now: Instant) -> Option<Instant> {
         match self {
-            Self::Refused(SendError::RateLimited { retry_after, .. }) => {
-                Some(later(now, (*retry_after).max(TRY_AGAIN)))
-            }
-            Self::Barred(Barred::Full) => Some(later(now, TRY_AGAIN_WHEN_FULL)),
-            _ => None,
+            Self::Unwritten(Unwritten::Over(Over::Wait(time), _)) => Some(later(now, (*time).max(TRY_AGAIN))),
+            Self::Barred(Barred::Full | Barred::Duplicate) => Some(later(now, TRY_AGAIN_WHEN_FULL)),
+            Self::Unwritten(_) => None,
         }
     }
 
     fn describe(&self) -> Box<str> {
         match self {
-            Self::Params(message) => format!("the parameters cannot be written as JSON: {message}").into(),
-            Self::Refused(error) => error.to_string().into(),
+            Self::Unwritten(Unwritten::Fault(text)) => {
+                format!("the parameters cannot be written as JSON: {text}").into()
+            }
+            Self::Unwritten(Unwritten::Over(over, _)) => over.refuse(Message::text("")).to_string().into(),
+            Self::Unwritten(Unwritten::Refused(error)) => error.to_string().into(),
             Self::Barred(Barred::Full) => "too many requests are pending".into(),
             Self::Barred(Barred::Duplicate) => "a request with its id is pending".into(),
         }

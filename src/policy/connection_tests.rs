@@ -13,9 +13,10 @@ use bytes::Bytes;
 
 use super::*;
 use crate::correlation::Correlation;
-use crate::policy::admission::Admission;
+use crate::error::SendError;
+use crate::policy::admission::{Admission, Charge, Door};
 use crate::policy::heartbeat::Heartbeat;
-use crate::policy::rate_limit::RateLimit;
+use crate::policy::rate_limit::{Limits, Price, RateLimit};
 use crate::policy::requests::Requests;
 use crate::policy::terms::Dialect;
 use crate::request::RequestId;
@@ -54,7 +55,7 @@ impl Plainest {
             requests: RefCell::default(),
             subscriptions: RefCell::default(),
             next: Cell::new(1_000),
-            admission: Admission { max_message_size: 1 << 20, limits },
+            admission: Admission { max_message_size: 1 << 20, limits: Limits::for_client(&limits) },
         }
     }
 
@@ -86,8 +87,21 @@ impl Tables for Plainest {
         self.next.set(self.next.get() + 1);
         self.next.get().into()
     }
-    fn admit(&self, message: Message, door: Door, charge: Charge, now: Instant) -> Result<Message, SendError> {
-        self.admission.admit(message, door, charge, || now)
+    fn reserve(&self, _: &RequestId) {}
+    fn admit_heartbeat(&self, message: Message, now: Instant) -> Result<Message, SendError> {
+        let price = self.admission.price(&message);
+        self.admission.admit(message, Door::WORKERS, Charge::Regardless(&price), || now)
+    }
+    fn write(
+        &self,
+        regardless: bool,
+        now: Instant,
+        write: &dyn Fn() -> Result<Message, Box<str>>,
+    ) -> Result<(Message, Price), Unwritten> {
+        self.admission.write(Door::WORKERS, regardless, || now, write)
+    }
+    fn give_back(&self, price: &Price) {
+        self.admission.limits.give_back(price);
     }
 }
 
@@ -108,7 +122,12 @@ fn open(rules: Arc<Rules>, tables: &Plainest, now: Instant) -> Connection {
 }
 
 fn turn(now: Instant) -> Turn {
-    Turn { now, caught_up: true, clogged: false, wants_changed: false }
+    Turn { now, caught_up: true, heard_at: long_ago(), mid_frame: false, clogged: false, wants_changed: false }
+}
+
+/// Nothing was heard since.
+fn long_ago() -> Instant {
+    Instant::now().checked_sub(60 * S).unwrap()
 }
 
 fn tick(connection: &mut Connection, tables: &Plainest, turn: Turn) -> Vec<Action<u64>> {
@@ -146,7 +165,7 @@ fn a_renewal_goes_first_and_its_refusal_ends_the_connection() {
     let t0 = Instant::now();
     let none_left = RateLimit::bucket(1, 1, 3600 * S).unwrap();
     let tables = Plainest::new(vec![none_left]);
-    tables.admit("x".into(), Door::WORKERS, Charge::Now, t0).unwrap();
+    tables.write(false, t0, &|| Ok("x".into())).unwrap();
     let mut connection = open(rules(Heartbeat::disabled(), None), &tables, t0);
     connection.renew(t0, Some(Renewal::new(5 * S, Request::new("renew", ()))));
     assert_eq!(connection.due(&tables), Some(t0 + 5 * S));
@@ -246,7 +265,7 @@ impl World {
                     self.pings.push(self.now);
                     self.last_ping = Some(payload);
                 }
-                Action::Send { message, .. } | Action::SendFirst(message) => {
+                Action::Send { message, .. } | Action::SendFirst(message) | Action::Beat(message) => {
                     let request = json(&message);
                     let reply = self.carried_out(&request);
                     self.at_venue.insert(request["id"].as_u64().unwrap(), reply);
@@ -265,7 +284,7 @@ impl World {
     }
 
     fn tick(&mut self, caught_up: bool, wants_changed: bool) {
-        let turn = Turn { now: self.now, caught_up, clogged: false, wants_changed };
+        let turn = Turn { caught_up, wants_changed, ..turn(self.now) };
         let actions = tick(&mut self.connection, &self.tables, turn);
         self.take(actions);
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::heartbeat::{Heard, Heartbeat, Kind};
+use crate::deadline::later;
 use crate::message::Message;
 
 /// What the worker shall do now.
@@ -28,10 +29,12 @@ pub(crate) enum Beat {
 pub(crate) struct Verdict {
     /// It belongs to the heartbeat and is not delivered.
     pub(crate) ours: bool,
+    /// It is a sign of life.
+    pub(crate) alive: bool,
     pub(crate) action: Beat,
 }
 
-const NOT_OURS: Verdict = Verdict { ours: false, action: Beat::Nothing };
+const NOT_OURS: Verdict = Verdict { ours: false, alive: false, action: Beat::Nothing };
 
 /// One connection's heartbeat. A new connection gets a new one, so nothing stale is carried over.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub(crate) struct Monitor {
     sequence: u64,
     unanswered: VecDeque<(u64, Instant)>,
     due: Option<Instant>,
+    /// When it last looked whether there was life.
+    looked_at: Instant,
     failures: u32,
     last_received: Option<Instant>,
     round_trip: Option<Duration>,
@@ -56,6 +61,7 @@ impl Monitor {
             sequence: 0,
             unanswered: VecDeque::new(),
             due: None,
+            looked_at: now,
             failures: 0,
             last_received: None,
             round_trip: None,
@@ -91,12 +97,13 @@ impl Monitor {
             Kind::Dialect { .. } if after_life => interval / 2,
             _ => Duration::ZERO,
         };
-        Some(now + interval + slack)
+        Some(later(later(now, interval), slack))
     }
 
     /// Something may be due. `caught_up` is whether everything that came is read: while it is not, an answer may be
-    /// waiting unread, and its absence counts for nothing.
-    pub(crate) fn tick(&mut self, now: Instant, caught_up: bool) -> Beat {
+    /// waiting unread, and its absence counts for nothing. Any byte that came since the last look is life for our own
+    /// pings; and in the middle of a large message on a slow line nothing else can come, whatever is waited for.
+    pub(crate) fn tick(&mut self, now: Instant, caught_up: bool, heard_at: Instant, mid_frame: bool) -> Beat {
         if self.due.is_none_or(|due| now < due) {
             return Beat::Nothing;
         }
@@ -105,7 +112,11 @@ impl Monitor {
             Kind::Dialect { .. } | Kind::ServerPing { .. } => true,
             Kind::Disabled => false,
         };
-        if waits_for_answer && caught_up {
+        let heard = heard_at > std::mem::replace(&mut self.looked_at, now);
+        let lives = heard && (mid_frame || matches!(self.rules.kind, Kind::PingPong { .. }));
+        if lives {
+            self.failures = 0;
+        } else if waits_for_answer && caught_up {
             self.failures += 1;
             if self.failures >= self.rules.max_missed {
                 self.due = None;
@@ -189,27 +200,30 @@ impl Monitor {
                 }
                 self.unanswered.clear();
                 self.alive(now);
-                Verdict { ours: true, action: Beat::Nothing }
+                Verdict { ours: true, alive: true, action: Beat::Nothing }
             }
             Kind::Dialect { dialect, .. } => match dialect.read(message) {
                 Heard::Other => NOT_OURS,
                 Heard::Answer { refused } => {
-                    Verdict { ours: true, action: refused.map_or(Beat::Nothing, Beat::Refused) }
+                    Verdict { ours: true, alive: false, action: refused.map_or(Beat::Nothing, Beat::Refused) }
                 }
                 Heard::Beat { answer } => {
                     self.alive(now);
                     self.due = self.next_due(now, true);
-                    Verdict { ours: true, action: answer.map_or(Beat::Nothing, Beat::Send) }
+                    Verdict { ours: true, alive: true, action: answer.map_or(Beat::Nothing, Beat::Send) }
                 }
             },
         }
     }
 
-    /// Reading begins again after it was held up: what is still unanswered starts afresh.
+    /// Reading begins again after it was held up: what is still unanswered starts afresh. What the venue wants to hear of
+    /// us is not put off by it.
     pub(crate) fn excuse(&mut self, now: Instant) {
         self.unanswered.clear();
         self.failures = 0;
-        self.due = self.next_due(now, true);
+        if matches!(self.rules.kind, Kind::Dialect { .. } | Kind::ServerPing { .. }) {
+            self.due = self.next_due(now, true);
+        }
     }
 }
 

@@ -9,6 +9,12 @@ use super::*;
 
 const S: Duration = Duration::from_secs(1);
 
+/// With nothing heard.
+fn tick(monitor: &mut Monitor, now: Instant, caught_up: bool) -> Beat {
+    let long_ago = monitor.looked_at;
+    monitor.tick(now, caught_up, long_ago, false)
+}
+
 fn ping_of(action: Beat) -> Bytes {
     match action {
         Beat::Ping(payload) => payload,
@@ -21,14 +27,14 @@ fn a_ping_is_answered_by_its_own_pong_only() {
     let t0 = Instant::now();
     let (mut monitor, first) = Monitor::open(Heartbeat::ping_pong(S), 7, t0);
     assert_eq!(first, Beat::Nothing);
-    assert_eq!(monitor.tick(t0 + S / 2, true), Beat::Nothing);
-    let one = ping_of(monitor.tick(t0 + S, true));
+    assert_eq!(tick(&mut monitor, t0 + S / 2, true), Beat::Nothing);
+    let one = ping_of(tick(&mut monitor, t0 + S, true));
     assert!(!monitor.pong(b"", t0 + S));
     assert!(!monitor.pong(&[0; 16], t0 + S));
     assert!(monitor.pong(&one, t0 + S + S / 4));
     assert_eq!(monitor.round_trip(), Some(S / 4));
     assert!(!monitor.pong(&one, t0 + S + S / 2), "answered once");
-    let two = ping_of(monitor.tick(t0 + 2 * S, true));
+    let two = ping_of(tick(&mut monitor, t0 + 2 * S, true));
     assert_ne!(one, two);
 }
 
@@ -36,14 +42,14 @@ fn a_ping_is_answered_by_its_own_pong_only() {
 fn misses_in_a_row_lose_the_line_and_a_late_pong_saves_it() {
     let t0 = Instant::now();
     let (mut monitor, _) = Monitor::open(Heartbeat::ping_pong(S).max_missed(2), 7, t0);
-    let one = ping_of(monitor.tick(t0 + S, true));
-    ping_of(monitor.tick(t0 + 2 * S, true));
+    let one = ping_of(tick(&mut monitor, t0 + S, true));
+    ping_of(tick(&mut monitor, t0 + 2 * S, true));
     assert_eq!(monitor.failures(), 1);
     assert!(monitor.pong(&one, t0 + 2 * S), "late, but its own");
     assert_eq!(monitor.failures(), 0);
-    ping_of(monitor.tick(t0 + 3 * S, true));
+    ping_of(tick(&mut monitor, t0 + 3 * S, true));
     assert_eq!(monitor.failures(), 1);
-    assert_eq!(monitor.tick(t0 + 4 * S, true), Beat::Lost { missed: 2 });
+    assert_eq!(tick(&mut monitor, t0 + 4 * S, true), Beat::Lost { missed: 2 });
     assert_eq!(monitor.due(), None);
 }
 
@@ -52,11 +58,11 @@ fn what_may_wait_unread_is_not_counted_as_missing() {
     let t0 = Instant::now();
     let (mut monitor, _) = Monitor::open(Heartbeat::ping_pong(S).max_missed(1), 7, t0);
     for second in 1..200 {
-        ping_of(monitor.tick(t0 + second * S, false));
+        ping_of(tick(&mut monitor, t0 + second * S, false));
     }
     monitor.excuse(t0 + 200 * S);
-    ping_of(monitor.tick(t0 + 201 * S, true));
-    assert_eq!(monitor.tick(t0 + 202 * S, true), Beat::Lost { missed: 1 });
+    ping_of(tick(&mut monitor, t0 + 201 * S, true));
+    assert_eq!(tick(&mut monitor, t0 + 202 * S, true), Beat::Lost { missed: 1 });
 }
 
 #[test]
@@ -64,27 +70,27 @@ fn silence_of_the_servers_pings_is_lost_at_once() {
     let t0 = Instant::now();
     let (mut monitor, _) = Monitor::open(Heartbeat::server_ping(60 * S), 7, t0);
     assert!(monitor.ping(t0 + 59 * S));
-    assert_eq!(monitor.tick(t0 + 60 * S, true), Beat::Nothing);
-    assert_eq!(monitor.tick(t0 + 119 * S, true), Beat::Lost { missed: 1 });
+    assert_eq!(tick(&mut monitor, t0 + 60 * S, true), Beat::Nothing);
+    assert_eq!(tick(&mut monitor, t0 + 119 * S, true), Beat::Lost { missed: 1 });
 }
 
 #[test]
 fn a_message_heartbeat_is_sent_and_matched() {
     let t0 = Instant::now();
     let (mut monitor, _) = Monitor::open(Heartbeat::message(S, "ping", |m| m.as_text() == Some("pong")), 7, t0);
-    assert_eq!(monitor.tick(t0 + S, true), Beat::Send(Message::text("ping")));
+    assert_eq!(tick(&mut monitor, t0 + S, true), Beat::Send(Message::text("ping")));
     assert!(!monitor.message(&Message::text("tick"), t0 + S).ours);
     assert!(monitor.message(&Message::text("pong"), t0 + S).ours);
-    assert_eq!(monitor.tick(t0 + 2 * S, true), Beat::Send(Message::text("ping")));
-    monitor.tick(t0 + 3 * S, true);
-    assert_eq!(monitor.tick(t0 + 4 * S, true), Beat::Lost { missed: 2 });
+    assert_eq!(tick(&mut monitor, t0 + 2 * S, true), Beat::Send(Message::text("ping")));
+    tick(&mut monitor, t0 + 3 * S, true);
+    assert_eq!(tick(&mut monitor, t0 + 4 * S, true), Beat::Lost { missed: 2 });
 }
 
 #[test]
 fn disabled_is_never_due() {
     let (mut monitor, first) = Monitor::open(Heartbeat::disabled(), 7, Instant::now());
     assert_eq!((first, monitor.due()), (Beat::Nothing, None));
-    assert_eq!(monitor.tick(Instant::now() + 1000 * S, true), Beat::Nothing);
+    assert_eq!(tick(&mut monitor, Instant::now() + 1000 * S, true), Beat::Nothing);
 }
 
 #[cfg(feature = "property-tests")]
@@ -99,7 +105,7 @@ proptest! {
         for answered in answers {
             now += S;
             if outstanding { in_a_row += 1; }
-            let action = monitor.tick(now, true);
+            let action = tick(&mut monitor, now, true);
             if in_a_row >= max {
                 prop_assert_eq!(action, Beat::Lost { missed: max });
                 return Ok(());

@@ -1,17 +1,11 @@
-//! How much may be written, and how fast: token buckets in front of every message. The arithmetic is governor's (GCRA,
-//! lock-free); what is ours is what a message costs and who shares a bucket.
+//! How much may be written, and how fast: token buckets in front of every message, by the generic cell rate algorithm
+//! (GCRA). Written here because the field's crate can neither give a token back nor go into debt, and a message has to
+//! pay all limits or none, a heartbeat to go whatever they say.
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-
-use governor::clock::Clock;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 
 use crate::error::{ConfigError, SendError};
 use crate::message::Message;
@@ -32,9 +26,26 @@ use crate::message::Message;
 /// ```
 #[derive(Clone)]
 pub struct RateLimit {
-    meter: Arc<Meter>,
-    capacity: u32,
-    cost: Arc<dyn Fn(&Message) -> u32 + Send + Sync>,
+    bucket: Arc<Bucket>,
+    scope: Scope,
+    cost: Option<Arc<Cost>>,
+    /// Tokens that are left to messages for which the function says so.
+    reserve: Option<(u32, Arc<Entitled>)>,
+}
+
+type Cost = dyn Fn(&Message) -> u32 + Send + Sync;
+
+type Entitled = dyn Fn(&Message) -> bool + Send + Sync;
+
+/// Whose messages a bucket counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Those of every client that has a clone.
+    Shared,
+    /// Those of one client, over all its connections.
+    Client,
+    /// Those of one connection: the next begins with a full bucket.
+    Connection,
 }
 
 /// Why a message has to wait.
@@ -56,48 +67,60 @@ impl Over {
     }
 }
 
-type Bucket = RateLimiter<NotKeyed, InMemoryState, Given, NoOpMiddleware<Nanos>>;
-
-/// governor reads a clock; this one shows the latest `now` that anyone gave.
-#[derive(Clone, Debug, Default)]
-struct Given(Arc<Latest>);
-
-#[derive(Debug, Default)]
-struct Latest {
+/// Time is counted in nanoseconds since the first `now` that anyone gave.
+#[derive(Debug)]
+struct Bucket {
+    capacity: u32,
+    /// Nanoseconds in which a token drips.
+    interval: u64,
     base: OnceLock<Instant>,
-    /// Nanoseconds since `base`.
-    nanos: AtomicU64,
+    /// The latest `now`: one that is given late is no earlier.
+    latest: AtomicU64,
+    /// When the bucket is full again; earlier than now when it is. Further away than it takes to fill means debt.
+    full_at: AtomicU64,
 }
 
-impl Given {
-    fn give(&self, now: Instant) {
-        let base = *self.0.base.get_or_init(|| now);
-        let nanos = u64::try_from(now.saturating_duration_since(base).as_nanos()).unwrap_or(u64::MAX);
-        self.0.nanos.fetch_max(nanos, Ordering::Relaxed);
+impl Bucket {
+    fn new(capacity: u32, interval: u64) -> Self {
+        let (latest, full_at) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { capacity, interval, base: OnceLock::new(), latest, full_at }
     }
-}
 
-impl Clock for Given {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        self.0.nanos.load(Ordering::Relaxed).into()
+    fn nanos(&self, now: Instant) -> u64 {
+        let base = *self.base.get_or_init(|| now);
+        let nanos = u64::try_from(now.saturating_duration_since(base).as_nanos()).unwrap_or(u64::MAX / 2);
+        self.latest.fetch_max(nanos, Ordering::Relaxed).max(nanos)
     }
-}
 
-struct Meter {
-    bucket: Bucket,
-    given: Given,
-}
+    fn time_for(&self, tokens: u32) -> u64 {
+        self.interval * u64::from(tokens)
+    }
 
-impl Meter {
-    fn take(&self, tokens: NonZeroU32, now: Instant) -> Result<(), Over> {
-        self.given.give(now);
-        match self.bucket.check_n(tokens) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(not_until)) => Err(Over::Wait(not_until.wait_time_from(self.given.now()))),
-            Err(capacity) => Err(Over::Never { cost: tokens.get(), capacity: capacity.0 }),
+    /// Takes so many tokens, if `left` remain.
+    fn take(&self, tokens: u32, left: u32, now: Instant) -> Result<(), Over> {
+        let most = self.capacity.saturating_sub(left);
+        if tokens > most {
+            return Err(Over::Never { cost: tokens, capacity: most });
         }
+        let now = self.nanos(now);
+        let after = |full_at: u64| full_at.max(now) + self.time_for(tokens);
+        let limit = now + self.time_for(most);
+        let fits = |full_at| Some(after(full_at)).filter(|after| *after <= limit);
+        let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        taken.map(drop).map_err(|full_at| Over::Wait(Duration::from_nanos(after(full_at) - limit)))
+    }
+
+    /// Takes them though they may not be there: the next ones wait for that. The debt is never more than the bucket holds.
+    fn force(&self, tokens: u32, now: Instant) {
+        let now = self.nanos(now);
+        let most = now + 2 * self.time_for(self.capacity);
+        let after = |full_at: u64| Some((full_at.max(now) + self.time_for(tokens)).min(most));
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
+    }
+
+    fn give_back(&self, tokens: u32) {
+        let before = |full_at: u64| Some(full_at.saturating_sub(self.time_for(tokens)));
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, before);
     }
 }
 
@@ -138,21 +161,25 @@ impl RateLimit {
 
     /// With one token in each interval.
     fn drip(capacity: u32, interval: Duration) -> Result<Self, ConfigError> {
-        let refuse = |rule: &str| ConfigError::new("rate_limit", rule);
-        let size = NonZeroU32::new(capacity).ok_or_else(|| refuse("the bucket must hold at least one token"))?;
-        let never = || refuse("must refill, by at most one token a nanosecond");
-        // governor counts in nanoseconds of 64 bits.
-        if interval.as_nanos().saturating_mul(capacity.into()) > u128::from(u64::MAX / 4) {
-            return Err(refuse("must be full again within a century"));
+        let refuse = |rule: &str| Err(ConfigError::new("rate_limit", rule));
+        if capacity == 0 {
+            return refuse("the bucket must hold at least one token");
         }
-        let quota = Quota::with_period(interval).ok_or_else(never)?.allow_burst(size);
-        let given = Given::default();
-        let meter = Meter { bucket: RateLimiter::direct_with_clock(quota, given.clone()), given };
-        Ok(Self { meter: Arc::new(meter), capacity, cost: Arc::new(|_| 1) })
+        if interval.is_zero() {
+            return refuse("must refill, by at most one token a nanosecond");
+        }
+        // A century in nanoseconds, and then some: sums of two such stay far from the end of 64 bits.
+        let nanos = u64::try_from(interval.as_nanos())
+            .ok()
+            .filter(|nanos| u128::from(*nanos) * u128::from(capacity) <= u128::from(u64::MAX / 4));
+        let Some(nanos) = nanos else { return refuse("must be full again within a century") };
+        let bucket = Arc::new(Bucket::new(capacity, nanos));
+        Ok(Self { bucket, scope: Scope::Shared, cost: None, reserve: None })
     }
 
     /// What a message costs; 0 for one that this limit does not count. Of the same bucket: clones made before share it
-    /// too. The function runs on the thread that sends.
+    /// too. The function runs on the thread that sends, under no lock. A request is written before it is asked; should
+    /// it then have to wait, it is written anew when it is let out.
     ///
     /// ```
     /// use std::time::Duration;
@@ -163,44 +190,158 @@ impl RateLimit {
     /// # Ok::<(), ws_supervisor::ConfigError>(())
     /// ```
     pub fn cost(mut self, cost: impl Fn(&Message) -> u32 + Send + Sync + 'static) -> Self {
-        self.cost = Arc::new(cost);
+        self.cost = Some(Arc::new(cost));
         self
     }
 
-    fn charge(&self, message: &Message, now: Instant) -> Result<(), Over> {
-        match NonZeroU32::new((self.cost)(message)) {
-            Some(tokens) => self.meter.take(tokens, now),
-            None => Ok(()),
-        }
+    /// Leaves so many tokens to messages for which `entitled` says so, as cancels: orders can't use up the bucket that a
+    /// cancel needs. Runs as [`cost`](RateLimit::cost) does. Defaults to none.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::{Client, ClientConfig, RateLimit, SendError};
+    /// # let server = ws_supervisor::testing::Server::echo()?;
+    /// # let url = server.url();
+    /// let limit = RateLimit::bucket(3, 1, Duration::from_secs(60))?
+    ///     .reserve(1, |message| message.as_text().is_some_and(|text| text.starts_with("cancel")));
+    /// let client = Client::connect(ClientConfig::new(url)?.rate_limit(limit))?;
+    /// client.send("order 1")?;
+    /// client.send("order 2")?;
+    /// assert!(matches!(client.send("order 3"), Err(SendError::RateLimited { .. })));
+    /// client.send("cancel all")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reserve(mut self, tokens: u32, entitled: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
+        self.reserve = Some((tokens, Arc::new(entitled)));
+        self
+    }
+
+    /// Gives each client a bucket of its own, though the configuration is cloned.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::{ClientConfig, RateLimit};
+    /// let each = RateLimit::bucket(10, 10, Duration::from_secs(1))?.per_client();
+    /// let config = ClientConfig::new("wss://venue.example")?.rate_limit(each);
+    /// let (one, another) = (config.clone(), config);
+    /// # let _ = (one, another);
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn per_client(mut self) -> Self {
+        self.scope = Scope::Client;
+        self
+    }
+
+    /// Counts each connection by itself: a client's next connection begins with a full bucket. For venues that limit what
+    /// comes over one connection.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::RateLimit;
+    /// let binance = RateLimit::window(5, Duration::from_secs(1))?.per_connection();
+    /// # let _ = binance;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn per_connection(mut self) -> Self {
+        self.scope = Scope::Connection;
+        self
+    }
+
+    fn toll(&self, message: &Message) -> Toll {
+        let tokens = self.cost.as_ref().map_or(1, |cost| cost(message));
+        let left = match &self.reserve {
+            Some((reserve, entitled)) if tokens > 0 && !entitled(message) => *reserve,
+            _ => 0,
+        };
+        Toll { tokens, left }
     }
 }
 
 impl fmt::Debug for RateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RateLimit(bucket of {})", self.capacity)
+        write!(f, "RateLimit(bucket of {}, {:?})", self.bucket.capacity, self.scope)
     }
 }
 
-/// Takes what a message costs from every bucket. Should a later one refuse, what an earlier one gave is spent.
-pub(crate) fn charge(limits: &[RateLimit], message: &Message, now: Instant) -> Result<(), Over> {
-    limits.iter().try_for_each(|limit| limit.charge(message, now))
+/// What a message pays to one limit, and how many tokens it must leave there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Toll {
+    tokens: u32,
+    left: u32,
 }
 
-/// As `charge`, from where an earlier attempt was stopped: `passed` counts the limits that have let the message pass.
-pub(crate) fn charge_on(limits: &[RateLimit], message: &Message, passed: &mut usize, now: Instant) -> Result<(), Over> {
-    for limit in limits.iter().skip(*passed) {
-        limit.charge(message, now)?;
-        *passed += 1;
+/// What a message pays to each limit. Found out by code of the caller's, so never under a lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Price(Box<[Toll]>);
+
+/// All limits of a client.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits(Vec<RateLimit>);
+
+impl Limits {
+    /// For one client: what is not shared becomes its own.
+    pub(crate) fn for_client(limits: &[RateLimit]) -> Self {
+        let own = |limit: &RateLimit| match limit.scope {
+            Scope::Shared => limit.clone(),
+            Scope::Client | Scope::Connection => {
+                let Bucket { capacity, interval, .. } = *limit.bucket;
+                RateLimit { bucket: Arc::new(Bucket::new(capacity, interval)), ..limit.clone() }
+            }
+        };
+        Self(limits.iter().map(own).collect())
     }
-    Ok(())
-}
 
-/// Whether a message costs more than one of the buckets ever holds.
-pub(crate) fn check(limits: &[RateLimit], message: &Message) -> Result<(), Over> {
-    limits.iter().try_for_each(|limit| match (limit.cost)(message) {
-        cost if cost > limit.capacity => Err(Over::Never { cost, capacity: limit.capacity }),
-        _ => Ok(()),
-    })
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a message has to be written before its price is known.
+    pub(crate) fn read_messages(&self) -> bool {
+        self.0.iter().any(|limit| limit.cost.is_some() || limit.reserve.is_some())
+    }
+
+    pub(crate) fn price(&self, message: &Message) -> Price {
+        Price(self.0.iter().map(|limit| limit.toll(message)).collect())
+    }
+
+    /// Takes what a message pays from every bucket, or nothing from any.
+    pub(crate) fn take(&self, price: &Price, now: Instant) -> Result<(), Over> {
+        for (index, (limit, toll)) in self.tolls(price).enumerate() {
+            if let Err(over) = limit.bucket.take(toll.tokens, toll.left, now) {
+                self.tolls(price).take(index).for_each(|(limit, toll)| limit.bucket.give_back(toll.tokens));
+                return Err(over);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes it though it may not be there.
+    pub(crate) fn force(&self, price: &Price, now: Instant) {
+        self.tolls(price).for_each(|(limit, toll)| limit.bucket.force(toll.tokens, now));
+    }
+
+    /// What was taken and not used after all.
+    pub(crate) fn give_back(&self, price: &Price) {
+        self.tolls(price).for_each(|(limit, toll)| limit.bucket.give_back(toll.tokens));
+    }
+
+    /// Whether a message pays more than one of the buckets ever holds.
+    pub(crate) fn check(&self, price: &Price) -> Result<(), Over> {
+        self.tolls(price).try_for_each(|(limit, toll)| match limit.bucket.capacity.saturating_sub(toll.left) {
+            capacity if toll.tokens > capacity => Err(Over::Never { cost: toll.tokens, capacity }),
+            _ => Ok(()),
+        })
+    }
+
+    /// A connection begins.
+    pub(crate) fn begin_connection(&self) {
+        let of_connections = self.0.iter().filter(|limit| limit.scope == Scope::Connection);
+        of_connections.for_each(|limit| limit.bucket.full_at.store(0, Ordering::Relaxed));
+    }
+
+    fn tolls<'a>(&'a self, price: &'a Price) -> impl Iterator<Item = (&'a RateLimit, &'a Toll)> {
+        self.0.iter().zip(&price.0).filter(|(_, toll)| toll.tokens > 0)
+    }
 }
 
 #[cfg(test)]
@@ -217,14 +358,65 @@ mod tests {
         let t0 = Instant::now();
         let limit = RateLimit::bucket(4, 2, 1000 * MS).unwrap().cost(|m| m.len() as u32);
         let message = |cost: usize| Message::text("x".repeat(cost));
-        assert_eq!(limit.charge(&message(0), t0), Ok(()));
-        assert_eq!(limit.charge(&message(5), t0), Err(Over::Never { cost: 5, capacity: 4 }));
-        assert_eq!(limit.charge(&message(3), t0), Ok(()));
-        assert_eq!(limit.charge(&message(3), t0), Err(Over::Wait(1000 * MS)));
+        let charge = |cost, now| charge(&limit, &message(cost), now);
+        assert_eq!(charge(0, t0), Ok(()));
+        assert_eq!(charge(5, t0), Err(Over::Never { cost: 5, capacity: 4 }));
+        assert_eq!(charge(3, t0), Ok(()));
+        assert_eq!(charge(3, t0), Err(Over::Wait(1000 * MS)));
         let t1 = t0 + 1000 * MS;
-        assert_eq!(limit.clone().charge(&message(3), t1), Ok(()), "a clone has the same bucket");
-        assert_eq!(limit.charge(&message(1), t1), Err(Over::Wait(500 * MS)));
-        assert_eq!(limit.charge(&message(1), t0), Err(Over::Wait(500 * MS)), "time given late is no earlier");
+        assert_eq!(super::tests::charge(&limit.clone(), &message(3), t1), Ok(()), "a clone has the same bucket");
+        assert_eq!(charge(1, t1), Err(Over::Wait(500 * MS)));
+        assert_eq!(charge(1, t0), Err(Over::Wait(500 * MS)), "time given late is no earlier");
+    }
+
+    fn charge(limit: &RateLimit, message: &Message, now: Instant) -> Result<(), Over> {
+        let limits = Limits(vec![limit.clone()]);
+        limits.take(&limits.price(message), now)
+    }
+
+    #[test]
+    fn a_message_pays_all_limits_or_none() {
+        let t0 = Instant::now();
+        let hour = 3_600_000 * MS;
+        let limits = Limits(vec![RateLimit::bucket(10, 10, hour).unwrap(), RateLimit::bucket(1, 1, hour).unwrap()]);
+        let price = limits.price(&"".into());
+        assert_eq!(limits.take(&price, t0), Ok(()));
+        (0..20).for_each(|_| assert!(matches!(limits.take(&price, t0), Err(Over::Wait(_)))));
+        let first = Limits(vec![limits.0[0].clone()]);
+        (0..9).for_each(|_| assert_eq!(first.take(&first.price(&"".into()), t0), Ok(())));
+        assert!(first.take(&price, t0).is_err());
+        limits.give_back(&price);
+        assert_eq!(limits.take(&price, t0), Ok(()));
+    }
+
+    #[test]
+    fn what_goes_regardless_is_paid_later_and_a_reserve_is_for_the_entitled() {
+        let t0 = Instant::now();
+        let limits = Limits(vec![RateLimit::bucket(3, 1, 1000 * MS).unwrap().reserve(1, |m| m.len() == 1)]);
+        let (order, cancel) = (limits.price(&"order".into()), limits.price(&"c".into()));
+        assert_eq!((limits.take(&order, t0), limits.take(&order, t0)), (Ok(()), Ok(())));
+        assert_eq!(limits.take(&order, t0), Err(Over::Wait(1000 * MS)), "one is left to the entitled");
+        assert_eq!(limits.take(&cancel, t0), Ok(()));
+        (0..2).for_each(|_| limits.force(&cancel, t0));
+        assert_eq!(limits.take(&cancel, t0), Err(Over::Wait(3000 * MS)));
+        (0..90).for_each(|_| limits.force(&cancel, t0));
+        assert_eq!(limits.take(&cancel, t0), Err(Over::Wait(4000 * MS)), "the debt has a bound");
+    }
+
+    #[test]
+    fn a_limit_is_shared_or_a_clients_or_a_connections() {
+        let t0 = Instant::now();
+        let limit = || RateLimit::bucket(1, 1, 3_600_000 * MS).unwrap();
+        for (limit, other_client, next_connection) in
+            [(limit(), false, false), (limit().per_client(), true, false), (limit().per_connection(), true, true)]
+        {
+            let (one, two) = (Limits::for_client(&[limit.clone()]), Limits::for_client(&[limit]));
+            let price = one.price(&"".into());
+            assert_eq!(one.take(&price, t0), Ok(()));
+            assert_eq!(two.take(&price, t0).is_ok(), other_client);
+            one.begin_connection();
+            assert_eq!(one.take(&price, t0).is_ok(), next_connection);
+        }
     }
 
     #[test]
@@ -255,7 +447,7 @@ mod tests {
             let (mut now, mut passed) = (0, vec![]);
             for pause in pauses {
                 now += pause;
-                if bucket.charge(&Message::text(""), start + now as u32 * MS).is_ok() {
+                if charge(&bucket, &Message::text(""), start + now as u32 * MS).is_ok() {
                     passed.push(now);
                 }
             }

@@ -2,10 +2,31 @@
 
 use std::time::{Duration, Instant};
 
+use crate::deadline::later;
 use crate::error::ConfigError;
 
 /// A server may ask for more patience than the backoff has, but not for ever.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// A wait beyond all reason is a year.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+/// After the second crash in a row the next run waits this long before it dials, then twice as long each time, up to the
+/// second: the first follows at once, but a loop of crashes does not turn as fast as it can.
+const CRASH_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Whoever asks for it, no client dials more often than this: so many times at once, and once in so much time.
+const DIALS_AT_ONCE: u32 = 20;
+const DIAL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Why an attempt failed, as far as that says when to try again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hint {
+    /// The server asked to be left alone for so long.
+    pub(crate) retry_after: Option<Duration>,
+    /// It refused since it has too much to do: the next attempt is not at once, not even the first.
+    pub(crate) overloaded: bool,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ReconnectRules {
@@ -50,7 +71,7 @@ impl ReconnectRules {
         let Some(doublings) = failures.checked_sub(2) else {
             return Duration::ZERO;
         };
-        let whole = self.base.saturating_mul(2u32.saturating_pow(doublings)).min(self.cap);
+        let whole = self.base.saturating_mul(2u32.saturating_pow(doublings)).min(self.cap).min(LONGEST);
         whole.mul_f64(1.0 - self.jitter * dice)
     }
 }
@@ -71,13 +92,18 @@ pub(crate) struct Reconnect {
     failures: u32,
     /// Retries used by this run of the worker since a connection was last stable.
     retries: u32,
+    /// Panics since a connection was last stable.
+    crashes: u32,
     not_before: Option<Instant>,
     opened_at: Option<Instant>,
+    /// When all the dials that may follow at once may do so again.
+    dials_from: Option<Instant>,
 }
 
 impl Reconnect {
     pub(crate) fn new(rules: ReconnectRules) -> Self {
-        Self { rules, failures: 0, retries: 0, not_before: None, opened_at: None }
+        let (not_before, opened_at, dials_from) = (None, None, None);
+        Self { rules, failures: 0, retries: 0, crashes: 0, not_before, opened_at, dials_from }
     }
 
     /// A new run of the worker: its retries count anew, the backoff goes on.
@@ -85,9 +111,18 @@ impl Reconnect {
         self.retries = 0;
     }
 
-    /// Forgets everything: someone decided that a fresh start is due.
+    /// Forgets everything: someone decided that a fresh start is due. How often it may dial is not forgotten.
     pub(crate) fn reset(&mut self) {
-        *self = Self::new(self.rules.clone());
+        *self = Self { dials_from: self.dials_from, ..Self::new(self.rules.clone()) };
+    }
+
+    /// An attempt begins.
+    pub(crate) fn dials(&mut self, now: Instant) {
+        self.dials_from = Some(self.dials_from.map_or(now, |from| from.max(now)) + DIAL_INTERVAL);
+    }
+
+    fn may_dial_at(&self) -> Option<Instant> {
+        self.dials_from.and_then(|from| from.checked_sub(DIAL_INTERVAL * (DIALS_AT_ONCE - 1)))
     }
 
     /// Failures in a row since a connection was last stable.
@@ -97,7 +132,12 @@ impl Reconnect {
 
     /// When the next attempt is due; `None`: at once.
     pub(crate) fn not_before(&self) -> Option<Instant> {
-        self.not_before
+        self.not_before.max(self.may_dial_at())
+    }
+
+    /// When a pause after a crash ends, if there is one.
+    pub(crate) fn crash_pause_ends(&self) -> Option<Instant> {
+        self.not_before.filter(|_| self.crashes > 1)
     }
 
     pub(crate) fn opened(&mut self, now: Instant) {
@@ -107,28 +147,29 @@ impl Reconnect {
 
     /// When the open connection becomes stable, if it is not already.
     pub(crate) fn stable_at(&self) -> Option<Instant> {
-        if self.failures == 0 && self.retries == 0 {
+        if self.failures == 0 && self.retries == 0 && self.crashes == 0 {
             return None;
         }
-        self.opened_at.map(|at| at + self.rules.stable_after)
+        self.opened_at.map(|at| later(at, self.rules.stable_after))
     }
 
     /// Forgets earlier failures if the open connection has lasted long enough.
     pub(crate) fn forget_if_stable(&mut self, now: Instant) {
         if self.stable_at().is_some_and(|at| now >= at) {
-            self.failures = 0;
-            self.retries = 0;
+            (self.failures, self.retries, self.crashes) = (0, 0, 0);
         }
     }
 
     /// An attempt failed in whatever phase, or an open connection was lost. `dice` is between 0 and 1.
-    pub(crate) fn failed(&mut self, now: Instant, retry_after: Option<Duration>, dice: f64) -> Next {
+    pub(crate) fn failed(&mut self, now: Instant, hint: Hint, dice: f64) -> Next {
         self.forget_if_stable(now);
         self.opened_at = None;
         self.failures = self.failures.saturating_add(1);
-        let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        let wait = self.rules.delay(self.failures, dice).max(asked);
-        self.not_before = Some(now + wait);
+        // Later than it asked for, never sooner: all its clients were told the same.
+        let asked = hint.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER).mul_f64(1.0 + self.rules.jitter * dice);
+        let failures = if hint.overloaded { self.failures.max(2) } else { self.failures };
+        let wait = self.rules.delay(failures, dice).max(asked);
+        self.not_before = Some(later(now, wait));
         if self.retries >= self.rules.max_retries {
             return Next::Exhausted;
         }
@@ -143,11 +184,17 @@ impl Reconnect {
         Next::RetryIn(Duration::ZERO)
     }
 
-    /// The worker panicked. Not the network's fault: from an open connection the next run dials at once, so that a
-    /// crash loop meets the restart intensity and not the backoff. A wait that was under way still stands.
+    /// The worker panicked. Not the network's fault: from an open connection the next run dials at once, the first time;
+    /// then it pauses more and more, and meets the restart intensity. A wait that was under way still stands.
     pub(crate) fn panicked(&mut self, now: Instant) {
         self.forget_if_stable(now);
         self.opened_at = None;
+        self.crashes = self.crashes.saturating_add(1);
+        if let Some(doublings) = self.crashes.checked_sub(2) {
+            let (first, last) = CRASH_PAUSE;
+            let pause = first.saturating_mul(2u32.saturating_pow(doublings)).min(last);
+            self.not_before = self.not_before.max(Some(now + pause));
+        }
     }
 }
 
@@ -168,7 +215,7 @@ mod tests {
     fn the_first_retry_is_at_once_and_the_waits_double_to_the_cap() {
         let now = Instant::now();
         let mut reconnect = Reconnect::new(rules());
-        let waits: Vec<_> = (0..11).map(|_| reconnect.failed(now, None, 0.0)).collect();
+        let waits: Vec<_> = (0..11).map(|_| reconnect.failed(now, Hint::default(), 0.0)).collect();
         let expected: Vec<_> = [0, 1, 2, 4, 8, 16, 30, 30, 30, 30].iter().map(|s| Next::RetryIn(S * *s)).collect();
         assert_eq!(waits[..10], expected);
         assert_eq!(waits[10], Next::Exhausted);
@@ -182,14 +229,14 @@ mod tests {
         for _ in 0..5 {
             reconnect.opened(now);
             now += S;
-            match reconnect.failed(now, None, 0.0) {
+            match reconnect.failed(now, Hint::default(), 0.0) {
                 Next::RetryIn(wait) => waits.push(wait.as_secs()),
                 Next::Exhausted => panic!(),
             }
         }
         assert_eq!(waits, [0, 1, 2, 4, 8]);
         reconnect.opened(now);
-        assert_eq!(reconnect.failed(now + 10 * S, None, 0.0), Next::RetryIn(Duration::ZERO));
+        assert_eq!(reconnect.failed(now + 10 * S, Hint::default(), 0.0), Next::RetryIn(Duration::ZERO));
     }
 
     #[test]
@@ -198,17 +245,61 @@ mod tests {
         let mut reconnect = Reconnect::new(ReconnectRules { max_retries: 0, ..rules() });
         for wait in [0, 1, 2, 4] {
             reconnect.new_run();
-            assert_eq!(reconnect.failed(now, None, 0.0), Next::Exhausted);
+            assert_eq!(reconnect.failed(now, Hint::default(), 0.0), Next::Exhausted);
             assert_eq!(reconnect.not_before(), Some(now + S * wait));
         }
         reconnect.opened(now);
-        for _ in 0..20 {
+        for pause in [0, 50, 100, 200, 400, 800, 1000, 1000] {
             reconnect.panicked(now);
             reconnect.new_run();
-            assert_eq!(reconnect.not_before(), None);
+            let at = (pause > 0).then(|| now + Duration::from_millis(pause));
+            assert_eq!(reconnect.not_before(), at, "the first at once, then less and less often");
             reconnect.opened(now);
         }
         assert_eq!(reconnect.failures(), 4);
+        reconnect.panicked(now + 10 * S);
+        assert_eq!(reconnect.not_before(), None, "the last connection was stable");
+    }
+
+    #[test]
+    fn whoever_asks_no_client_dials_more_often_than_the_floor() {
+        let start = Instant::now();
+        let (mut now, mut dials) = (start, 0);
+        let mut reconnect = Reconnect::new(rules());
+        while now < start + 10 * S {
+            match reconnect.not_before().filter(|at| *at > now) {
+                Some(at) => now = at,
+                None => {
+                    reconnect.dials(now);
+                    dials += 1;
+                }
+            }
+            reconnect.reset();
+        }
+        assert_eq!(dials, 120 - 1, "20 at once, then 10 a second");
+    }
+
+    #[test]
+    fn a_duration_of_for_ever_is_one_like_any_other() {
+        let (now, ever) = (Instant::now(), Duration::MAX);
+        for jitter in [0.0, 1.0] {
+            let rules = ReconnectRules { base: ever, cap: ever, stable_after: ever, jitter, ..rules() };
+            rules.validate().unwrap();
+            let mut reconnect = Reconnect::new(rules);
+            for dice in [0.0, 0.5, 1.0] {
+                reconnect.opened(now);
+                let hint = Hint { retry_after: Some(ever), overloaded: true };
+                reconnect.failed(now, hint, dice);
+                reconnect.forget_if_stable(now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_with_too_much_to_do_is_not_asked_again_at_once() {
+        let mut reconnect = Reconnect::new(rules());
+        let hint = Hint { overloaded: true, ..Hint::default() };
+        assert_eq!(reconnect.failed(Instant::now(), hint, 0.0), Next::RetryIn(S));
     }
 
     /// Default settings against a venue that is down for a day: how many restarts in the worst minute?
@@ -220,7 +311,7 @@ mod tests {
         let mut restarts: Vec<Instant> = vec![];
         while now < start + 86_400 * S {
             now = reconnect.not_before().unwrap_or(now).max(now);
-            if reconnect.failed(now, None, 1.0) == Next::Exhausted {
+            if reconnect.failed(now, Hint::default(), 1.0) == Next::Exhausted {
                 restarts.push(now);
                 reconnect.new_run();
             }
@@ -234,9 +325,15 @@ mod tests {
     fn retry_after_is_honoured_within_reason() {
         let now = Instant::now();
         let mut reconnect = Reconnect::new(rules());
-        assert_eq!(reconnect.failed(now, Some(7 * S), 0.0), Next::RetryIn(7 * S));
-        let day = Some(86_400 * S);
-        assert_eq!(reconnect.failed(now, day, 0.0), Next::RetryIn(MAX_RETRY_AFTER));
+        let asks = |time| Hint { retry_after: Some(time), ..Hint::default() };
+        assert_eq!(reconnect.failed(now, asks(7 * S), 0.0), Next::RetryIn(7 * S));
+        assert_eq!(reconnect.failed(now, asks(86_400 * S), 0.0), Next::RetryIn(MAX_RETRY_AFTER));
+        let mut jittery = Reconnect::new(ReconnectRules::default());
+        assert_eq!(
+            jittery.failed(now, asks(10 * S), 0.5),
+            Next::RetryIn(Duration::from_millis(11_500)),
+            "never sooner"
+        );
     }
 
     #[cfg(feature = "property-tests")]
@@ -263,7 +360,7 @@ mod tests {
                 if opens { reconnect.opened(now); }
                 now += S * u32::try_from(lasts).unwrap();
                 reconnect.new_run();
-                reconnect.failed(now, None, 0.0);
+                reconnect.failed(now, Hint::default(), 0.0);
                 let stable = opens && lasts >= 10;
                 prop_assert_eq!(reconnect.failures(), if stable { 1 } else { before + 1 });
             }

@@ -6,14 +6,14 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{RequestError, SendError, Unanswered};
+use crate::error::{RequestError, Unanswered};
 use crate::message::Message;
 use crate::receipt::Receipt;
 use crate::request::RequestId;
 use crate::response::Response;
 
 /// Requests that may be pending at once: memory is bounded, whatever callers and servers do.
-const MAX_PENDING: usize = 65_536;
+pub(crate) const MAX_PENDING: usize = 65_536;
 
 /// For so long requests that have failed are remembered, so that a late answer is known for what it is.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -26,8 +26,8 @@ const LONGER_UNREAD: Duration = Duration::from_secs(1);
 pub(crate) enum Whom<C> {
     /// Who waits, on a thread of their own.
     Caller(C),
-    /// The handler, inline.
-    Handler,
+    /// Who takes the events, a handler or a reader: in its place among them.
+    Consumer,
     /// The worker itself.
     Worker(Purpose),
 }
@@ -88,7 +88,7 @@ impl Barred {
     pub(crate) fn error(self, id: &RequestId, message: &Message) -> RequestError {
         match self {
             Self::Duplicate => RequestError::DuplicateId(id.clone()),
-            Self::Full => RequestError::Refused(SendError::Full { message: message.clone() }),
+            Self::Full => RequestError::TooManyPending { message: message.clone(), limit: MAX_PENDING },
         }
     }
 }
@@ -152,27 +152,32 @@ impl<C> Requests<C> {
         if self.pending.len() >= MAX_PENDING {
             return Err(Barred::Full);
         }
-        if self.given_up.contains_key(&id) {
-            return Err(Barred::Duplicate);
-        }
         let deadline = pending.deadline;
         match self.pending.entry(id) {
             Entry::Occupied(_) => return Err(Barred::Duplicate),
-            Entry::Vacant(place) => drop(place.insert(pending)),
+            Entry::Vacant(place) => {
+                // An answer under this id is this one's from now on.
+                self.given_up.remove(place.key());
+                place.insert(pending);
+            }
         }
         let sooner = self.due.is_none_or(|due| deadline < due);
         self.is_due_by(deadline);
         Ok(sooner)
     }
 
-    /// Whether another request with this id waits, or may still be answered.
+    /// Whether another request with this id waits.
     pub(crate) fn is_taken(&self, id: &RequestId) -> bool {
-        self.pending.contains_key(id) || self.given_up.contains_key(id)
+        self.pending.contains_key(id)
     }
 
-    /// It was not accepted after all.
-    pub(crate) fn withdraw(&mut self, id: &RequestId) {
-        self.pending.remove(id);
+    /// Nobody waits for it any more: it gives up its place, and an answer that still comes is a late one.
+    pub(crate) fn abandon(&mut self, id: &RequestId, receipt: &Arc<Receipt>, now: Instant) {
+        if self.pending.get(id).is_some_and(|pending| Arc::ptr_eq(&pending.receipt, receipt)) {
+            if let Some(pending) = self.pending.remove(id) {
+                self.remember(id.clone(), &pending, now);
+            }
+        }
     }
 
     /// An answer came.

@@ -57,8 +57,6 @@ fn a_late_answer_is_remembered_for_a_while_and_on_its_own_connection() {
         table.register(id.into(), request).unwrap();
     }
     assert_eq!(table.expire(now + MS, true).len(), 2);
-    let again = table.register(1.into(), pending(1, now).0).unwrap_err();
-    assert_eq!(again, Barred::Duplicate, "its answer may still come");
     assert_eq!(table.due(), Some(now + MS + REMEMBERED));
     assert!(table.disconnected().iter().all(|left| left.told.is_none()), "they were told");
     assert!(table.active() == 0 && matches!(table.claim(&2.into()), Claim::Nobody));
@@ -73,8 +71,15 @@ fn an_id_is_taken_until_its_request_has_ended() {
     assert!(table.is_taken(&40.into()) && !table.is_taken(&"40".into()));
     let (_, other) = pending(3, now);
     assert!(table.give_up(&40.into(), &other, now).is_none(), "another's receipt");
-    table.withdraw(&40.into());
-    assert!(!table.is_taken(&40.into()));
+    let (last, receipt) = pending(4, now);
+    receipt.begin();
+    table.register(41.into(), last).unwrap();
+    table.abandon(&41.into(), &receipt, now);
+    assert!(!table.is_taken(&41.into()), "nobody waits for it");
+    assert!(matches!(table.claim(&41.into()), Claim::Late { .. }));
+    table.give_up(&40.into(), &table.pending[&40.into()].receipt.clone(), now);
+    table.register(40.into(), pending(5, now).0).unwrap();
+    assert!(matches!(table.claim(&40.into()), Claim::Pending(_)), "an id is used again after its time ran out");
 }
 
 #[test]

@@ -44,6 +44,7 @@ pub(crate) fn fate(restart: Restart, supervised: bool, stop_ordered: bool, exit:
         (_, Restart::Temporary) => closed(),
         // Restarting would only be refused again: someone has to change something first.
         (ExitReason::Refused(error), _) => Fate::End(End::Parked(ParkReason::Refused(error.clone()))),
+        (ExitReason::Deserted, _) => Fate::End(End::Parked(ParkReason::Deserted)),
         (_, Restart::Permanent) => Fate::Restart,
         (exit, Restart::Transient) if exit.is_normal() => closed(),
         (_, Restart::Transient) => Fate::Restart,

@@ -359,6 +359,12 @@ impl Subscriptions {
         self.channels.iter().filter_map(refused).collect()
     }
 
+    /// What is wanted and neither acknowledged nor refused.
+    pub(crate) fn pending(&self) -> Vec<Arc<str>> {
+        let undecided = |at_server: &AtServer| !matches!(at_server, AtServer::Present | AtServer::Refused(_));
+        self.select(|channel| channel.wanted && undecided(&channel.at_server))
+    }
+
     pub(crate) fn status(&self) -> SubscriptionStatus {
         SubscriptionStatus { wanted: self.wanted(), active: self.active(), refused: self.refusals() }
     }

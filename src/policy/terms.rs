@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::admission::{Charge, Door};
+use super::admission::Unwritten;
 use super::heartbeat::Heartbeat;
+use super::rate_limit::Price;
 use super::requests::{Requests, Told};
 use super::subscriptions::{Batch, Subscriptions};
 use super::upkeep::Renewal;
@@ -47,7 +48,19 @@ pub(crate) trait Tables {
     /// Without a look: whether no message can be an answer.
     fn expects_no_answer(&self) -> bool;
     fn next_id(&self) -> RequestId;
-    fn admit(&self, message: Message, door: Door, charge: Charge, now: Instant) -> Result<Message, SendError>;
+    /// The client's own numbers stay clear of this one.
+    fn reserve(&self, id: &RequestId);
+    /// It does not wait for the rate limits, but the venue counts it.
+    fn admit_heartbeat(&self, message: Message, now: Instant) -> Result<Message, SendError>;
+    /// Writes a message within the rate limits, or without waiting for them.
+    fn write(
+        &self,
+        regardless: bool,
+        now: Instant,
+        write: &dyn Fn() -> Result<Message, Box<str>>,
+    ) -> Result<(Message, Price), Unwritten>;
+    /// What was paid for one that is not sent after all.
+    fn give_back(&self, price: &Price);
 }
 
 /// What the worker is to do.
@@ -56,6 +69,8 @@ pub(crate) enum Action<C> {
     /// A sign of life came.
     Alive,
     Ping(Bytes),
+    /// A heartbeat, or the answer to one: before all that waits, unless the peer takes nothing.
+    Beat(Message),
     /// Before all that waits.
     SendFirst(Message),
     /// In its turn.
@@ -82,6 +97,9 @@ pub(crate) struct Turn {
     pub(crate) now: Instant,
     /// All that came is read: while it is not, an answer may be waiting unread, and its absence counts for nothing.
     pub(crate) caught_up: bool,
+    /// When bytes last came from the server, and whether they are the beginning of a message that is yet to come.
+    pub(crate) heard_at: Instant,
+    pub(crate) mid_frame: bool,
     /// Pings and heartbeats already wait to be written: a peer that takes nothing gets no heap of them.
     pub(crate) clogged: bool,
     /// What the caller wants to be subscribed to may have changed.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::client_state::ClientState;
-use crate::lifecycle::ParkReason;
+use crate::error::ConnectError;
+use crate::lifecycle::{ExitReason, ParkReason};
 use crate::policy::restart::Restart;
 use crate::policy::restart_intensity::RestartIntensity;
 use crate::state::{ClientId, ReadyState};
@@ -24,9 +26,23 @@ pub(crate) struct Child {
     /// Resumed before its parking was acted upon: it is started again then.
     pub(crate) resumes: bool,
     pub(crate) stopping: bool,
+    /// The system had no thread for it: when to try again, and what it is to be started for.
+    pub(crate) waits: Option<Waits>,
+}
+
+/// A client that waits for a thread.
+pub(crate) struct Waits {
+    pub(crate) until: Instant,
+    pub(crate) pause: Duration,
+    pub(crate) exit: ExitReason,
 }
 
 impl Child {
+    /// Whether nobody has to be waited for when it is to end.
+    pub(crate) fn is_without_thread(&self) -> bool {
+        self.parked || self.waits.is_some()
+    }
+
     pub(crate) fn info(&self) -> ClientInfo {
         let core = &self.state.core;
         let counters = &core.counters;
@@ -36,6 +52,7 @@ impl Child {
             Self { thread: Some(thread), exit: None, .. } if !thread.is_finished() => ClientPhase::Running,
             _ => ClientPhase::Restarting,
         };
+        let (last_error, next_attempt, open_since) = core.status.outlook();
         ClientInfo {
             id: core.tag.id,
             name: core.tag.name.clone(),
@@ -47,6 +64,9 @@ impl Child {
             reconnects: counters.epoch.get().saturating_sub(1),
             restarts: counters.restarts.get(),
             parked: core.status.parked().filter(|_| self.parked),
+            last_error,
+            next_attempt,
+            open_since,
         }
     }
 }
@@ -73,7 +93,7 @@ pub struct ClientInfo {
     pub id: ClientId,
     /// Its name.
     pub name: Arc<str>,
-    /// Its URL, without the query.
+    /// Its server: the URL without path and query, in which there may be secrets.
     pub url: String,
     /// What the supervisor is doing with it.
     pub phase: ClientPhase,
@@ -89,6 +109,12 @@ pub struct ClientInfo {
     pub restarts: u64,
     /// Why it is parked, if it is.
     pub parked: Option<ParkReason>,
+    /// Why the last attempt to connect failed, if it did.
+    pub last_error: Option<ConnectError>,
+    /// When the next attempt is made, if one is waited for.
+    pub next_attempt: Option<Instant>,
+    /// Since when the connection is open, if it is.
+    pub open_since: Option<Instant>,
 }
 
 /// How many clients a supervisor has.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::handed_back::HandedBack;
 use crate::lifecycle::{ExitReason, ParkReason};
 use crate::state::ClientId;
+use crate::telemetry::duty::Doing;
 
 /// What happens to a supervisor's clients, for alerts.
 #[derive(Clone, Debug)]
@@ -31,8 +33,10 @@ pub enum SupervisorEvent {
         name: Arc<str>,
         /// Why.
         reason: ParkReason,
+        /// What was accepted and could not be told to a handler, which is gone. Else it is in [`Event`](crate::Event)s.
+        handed_back: HandedBack,
     },
-    /// A turn of a client's loop lasts longer than its `stall_threshold`: most likely its handler has not returned.
+    /// A turn of a client's loop lasts longer than its `stall_threshold`: `doing` has not returned.
     /// Told once a turn, while it lasts; [`Stats::longest_turn`](crate::Stats) has the whole of it later.
     #[non_exhaustive]
     Stalled {
@@ -41,6 +45,19 @@ pub enum SupervisorEvent {
         /// Its name.
         name: Arc<str>,
         /// How long the turn has lasted so far.
+        lasts: Duration,
+        /// What has not returned.
+        doing: Doing,
+    },
+    /// A client has not read its socket for longer than its `stall_threshold`, since its events are not read. Told once a
+    /// pause, while it lasts.
+    #[non_exhaustive]
+    ReaderBehind {
+        /// Which client.
+        client: ClientId,
+        /// Its name.
+        name: Arc<str>,
+        /// For how long so far.
         lasts: Duration,
     },
     /// A client ended and is no longer supervised.
@@ -52,6 +69,8 @@ pub enum SupervisorEvent {
         name: Arc<str>,
         /// Why.
         reason: ExitReason,
+        /// What was accepted and could not be told to a handler, which is gone. Else it is in [`Event`](crate::Event)s.
+        handed_back: HandedBack,
     },
     /// A thread did not come back within its grace time and was left behind.
     #[non_exhaustive]
@@ -60,6 +79,16 @@ pub enum SupervisorEvent {
         client: ClientId,
         /// Its name.
         name: Arc<str>,
+    },
+    /// A thread that was left behind has ended after all.
+    #[non_exhaustive]
+    CameBack {
+        /// Which client.
+        client: ClientId,
+        /// Its name.
+        name: Arc<str>,
+        /// The messages and requests that it had in its hands.
+        handed_back: HandedBack,
     },
     /// The supervisor's own thread panicked and was replaced; the clients did not notice.
     #[non_exhaustive]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
-use super::child::Child;
+use super::child::{Child, Waits};
 use super::event::{SupervisorEvent, SupervisorExit};
 use super::settings::IntensityScope;
 use super::table::{Notice, Progress, Rows, Table};
@@ -16,6 +16,9 @@ use crate::policy::restart::Fate;
 use crate::state::ClientId;
 use crate::worker::exit::Exit;
 use crate::worker::thread::panic_message;
+
+/// How long a client for which there was no thread waits, at first and at most.
+const THREAD_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
 
 impl Table {
     pub(super) fn run(self: &Arc<Self>) {
@@ -33,7 +36,10 @@ impl Table {
                 let rows = self.rows.lock();
                 match &rows.progress {
                     Progress::Running if rows.children.is_empty() => None,
-                    Progress::Running => Some(next_look),
+                    Progress::Running => {
+                        let waits = rows.children.values().filter_map(|child| child.waits.as_ref());
+                        Some(waits.map(|waits| waits.until).fold(next_look, Instant::min))
+                    }
                     Progress::ShuttingDown { deadline, .. } => Some((*deadline).min(next_look)),
                     Progress::Ended { .. } => return,
                 }
@@ -44,17 +50,33 @@ impl Table {
                 Some(Notice::Panic) => panic!("a panic that a test asked for"),
                 Some(Notice::Look | Notice::ShutDown) | None => {}
             }
+            self.start_those_that_wait();
             self.end_if_due();
+        }
+    }
+
+    /// Clients for which the system had no thread.
+    fn start_those_that_wait(self: &Arc<Self>) {
+        let now = Instant::now();
+        let mut rows = self.rows.lock();
+        for child in rows.children.values_mut() {
+            if let Some(waits) = child.waits.take_if(|waits| waits.until <= now) {
+                self.start_again(child, waits.exit, waits.pause);
+            }
         }
     }
 
     fn look_for_stalls(&self, now: Instant) {
         for child in self.rows.lock().children.values() {
             let core = &child.state.core;
-            if let Some(lasts) = core.duty.stalled(now) {
-                let (client, name) = (core.tag.id, core.tag.name.clone());
-                log::error!("client `{name}`: its handler has not returned for {lasts:.1?}");
-                self.tell(SupervisorEvent::Stalled { client, name, lasts });
+            let (client, name) = (core.tag.id, &core.tag.name);
+            if let Some((lasts, doing)) = core.duty.stalled(now) {
+                log::error!("client `{name}`: {doing} has not returned for {lasts:.1?}");
+                self.tell(SupervisorEvent::Stalled { client, name: name.clone(), lasts, doing });
+            }
+            if let Some(lasts) = core.pauses.is_long(now, core.duty.threshold()) {
+                log::error!("client `{name}`: its events are not read, and so its socket has not been for {lasts:.1?}");
+                self.tell(SupervisorEvent::ReaderBehind { client, name: name.clone(), lasts });
             }
         }
     }
@@ -63,7 +85,8 @@ impl Table {
     fn adopt(self: &Arc<Self>) {
         let ended: Vec<_> = {
             let rows = self.rows.lock();
-            let ended = |child: &Child| child.thread.as_ref().is_none_or(JoinHandle::is_finished) && !child.parked;
+            let ended =
+                |child: &Child| child.thread.as_ref().is_none_or(JoinHandle::is_finished) && !child.is_without_thread();
             let children = rows.children.iter().filter(|(_, child)| ended(child));
             children.map(|(client, child)| (*client, child.run)).collect()
         };
@@ -83,12 +106,19 @@ impl Table {
         // The thread has said that it is done, so this does not wait.
         let joined = thread.map(JoinHandle::join);
         let mut rows = self.rows.lock();
-        let Some(child) = rows.children.get_mut(&client).filter(of_this_run) else { return };
+        let Some(child) = rows.children.get_mut(&client).filter(of_this_run) else {
+            if let Some(state) = rows.lost.remove(&client) {
+                let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
+                log::warn!("client `{name}`: its thread, which was left behind, has ended after all");
+                self.tell(SupervisorEvent::CameBack { client, name, handed_back });
+            }
+            return;
+        };
         let panicked = |state: &_, message| Exit::new(state, ExitReason::Panicked(message));
         if let Some(result) = joined {
             let exit = result.unwrap_or_else(|payload| panicked(&child.state, panic_message(payload.as_ref())));
             child.exit = Some(exit);
-        } else if child.parked || child.thread.is_some() {
+        } else if child.is_without_thread() || child.thread.is_some() {
             return;
         }
         let exit = child.exit.clone().unwrap_or_else(|| panicked(&child.state, "(lost with the supervisor)".into()));
@@ -114,7 +144,8 @@ impl Table {
             Fate::End(End::Parked(reason)) if !stops => {
                 state.conclude_idle(&End::Parked(reason.clone()));
                 (child.parked, child.exit) = (true, None);
-                self.tell(SupervisorEvent::Parked { client, name, reason });
+                let handed_back = state.take_handed_back();
+                self.tell(SupervisorEvent::Parked { client, name, reason, handed_back });
                 self.changed.notify_all();
             }
             Fate::Restart if !stops => self.restart_or_give_up(rows, client, exit.reason),
@@ -126,55 +157,59 @@ impl Table {
                 // The worker did this itself, unless it was on its way to something else when the stop came.
                 state.conclude_idle(&End::Closed(reason.clone()));
                 rows.children.remove(&client);
-                self.tell(SupervisorEvent::Closed { client, name, reason });
+                let handed_back = state.take_handed_back();
+                self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
                 self.changed.notify_all();
             }
         }
     }
 
     fn restart_or_give_up(self: &Arc<Self>, mut rows: MutexGuard<'_, Rows>, client: ClientId, exit: ExitReason) {
-        let counted = exit != ExitReason::RestartRequested;
-        loop {
-            let rows = &mut *rows;
-            let Some(child) = rows.children.get_mut(&client) else { return };
-            let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
-            let budget = match self.settings.scope {
-                IntensityScope::Client => &mut child.intensity,
-                IntensityScope::Supervisor => &mut rows.intensity,
+        let rows = &mut *rows;
+        let Some(child) = rows.children.get_mut(&client) else { return };
+        let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
+        let budget = match self.settings.scope {
+            IntensityScope::Client => &mut child.intensity,
+            IntensityScope::Supervisor => &mut rows.intensity,
+        };
+        if self.settings.counts(&exit) && !budget.allows(Instant::now()) {
+            return match self.settings.scope {
+                IntensityScope::Client => self.park(child, exit),
+                IntensityScope::Supervisor => {
+                    log::error!("client `{name}`: one restart too many: the supervisor ends ({exit})");
+                    state.conclude_idle(&End::Closed(exit.clone()));
+                    rows.children.remove(&client);
+                    let (name_, reason, handed_back) = (name.clone(), exit.clone(), state.take_handed_back());
+                    self.tell(SupervisorEvent::Closed { client, name: name_, reason, handed_back });
+                    let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
+                    self.begin_shut_down(rows, exit, self.settings.grace);
+                }
             };
-            if counted && !budget.allows(Instant::now()) {
-                return match self.settings.scope {
-                    IntensityScope::Client => self.park(child, exit),
-                    IntensityScope::Supervisor => {
-                        log::error!("client `{name}`: one restart too many: the supervisor ends ({exit})");
-                        state.conclude_idle(&End::Closed(exit.clone()));
-                        rows.children.remove(&client);
-                        self.tell(SupervisorEvent::Closed { client, name: name.clone(), reason: exit.clone() });
-                        let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
-                        self.begin_shut_down(rows, exit, self.settings.grace);
-                    }
-                };
-            }
-            if counted {
-                state.core.counters.restarts.add(1);
-            }
-            let restarts = state.core.counters.restarts.get();
-            match self.start_worker(&state, Some((exit.clone(), restarts))) {
-                Ok((thread, run)) => {
-                    (child.thread, child.run, child.exit) = (Some(thread), run, None);
-                    log::warn!("client `{name}`: restarted ({exit}), {restarts} times now");
-                    if counted {
-                        self.tell(SupervisorEvent::Restarted { client, name, reason: exit, restarts });
-                    }
-                    return;
+        }
+        if exit != ExitReason::RestartRequested {
+            state.core.counters.restarts.add(1);
+        }
+        self.start_again(child, exit, THREAD_PAUSE.0);
+    }
+
+    /// Starts the next run. Where the system has no thread to give, it is asked again, and that is nobody's fault.
+    fn start_again(&self, child: &mut Child, exit: ExitReason, pause: Duration) {
+        let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
+        let restarts = state.core.counters.restarts.get();
+        match self.start_worker(&state, Some((exit.clone(), restarts))) {
+            Ok((thread, run)) => {
+                (child.thread, child.run, child.exit) = (Some(thread), run, None);
+                log::warn!("client `{name}`: restarted ({exit}), {restarts} times now");
+                if exit != ExitReason::RestartRequested {
+                    let client = state.core.tag.id;
+                    self.tell(SupervisorEvent::Restarted { client, name, reason: exit, restarts });
                 }
-                Err(error) => {
-                    log::error!("client `{name}`: no thread for it: {error}");
-                    // As in OTP a failed restart counts as one, so this ends; one that does not count is not repeated.
-                    if !counted {
-                        return self.park(child, exit);
-                    }
-                }
+            }
+            Err(error) => {
+                log::error!("client `{name}`: no thread for it, trying again in {pause:?}: {error}");
+                let (until, next) = (Instant::now() + pause, (pause * 2).min(THREAD_PAUSE.1));
+                child.waits = Some(Waits { until, pause: next, exit });
+                child.exit = None;
             }
         }
     }
@@ -184,7 +219,8 @@ impl Table {
         child.state.conclude_idle(&End::Parked(reason.clone()));
         (child.parked, child.exit) = (true, None);
         let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
-        self.tell(SupervisorEvent::Parked { client, name, reason });
+        let handed_back = child.state.take_handed_back();
+        self.tell(SupervisorEvent::Parked { client, name, reason, handed_back });
         self.changed.notify_all();
     }
 
@@ -208,6 +244,7 @@ impl Table {
         child.state.shut_socket();
         child.state.conclude_left_behind(&End::Closed(ExitReason::Closed));
         rows.left_behind.push(name.clone());
+        rows.lost.insert(client, child.state.clone());
         self.tell(SupervisorEvent::LeftBehind { client, name });
     }
 
@@ -219,11 +256,11 @@ impl Table {
         for child in rows.children.values_mut() {
             child.stopping = true;
             child.state.core.command(crate::command::CommandKind::Stop, grace);
-            if child.parked {
+            if child.is_without_thread() {
                 child.state.conclude_idle(&End::Closed(ExitReason::Closed));
             }
         }
-        rows.children.retain(|_, child| !child.parked);
+        rows.children.retain(|_, child| !child.is_without_thread());
         self.notify(Notice::ShutDown);
     }
 }

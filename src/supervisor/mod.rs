@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 pub use self::child::{ClientCount, ClientInfo, ClientPhase};
 pub use self::event::{ShutdownReport, SupervisorEvent, SupervisorExit};
-pub use self::settings::{IntensityScope, SupervisorBuilder};
+pub use self::settings::{IntensityScope, RestartCounting, SupervisorBuilder};
 use self::table::Table;
 use crate::client::{Client, Supervises};
 use crate::client_state::ClientState;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::ConfigError;
+use crate::lifecycle::ExitReason;
 
 /// Whose restarts are counted together.
 ///
@@ -21,6 +22,24 @@ pub enum IntensityScope {
     Client,
     /// OTP's rule: one budget for all, and exceeding it stops everything and ends [`Supervisor::join`](crate::Supervisor::join) with the reason.
     Supervisor,
+}
+
+/// Which restarts spend the budget.
+///
+/// ```
+/// use ws_supervisor::{RestartCounting, Supervisor};
+/// let otp = Supervisor::builder().restart_counting(RestartCounting::All).start()?;
+/// # drop(otp);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RestartCounting {
+    /// Those after a panic. Restarts for the network's sake (retries exhausted, heartbeat lost) are paced by the backoff
+    /// and go on for as long as the outage does.
+    Crashes,
+    /// OTP's rule: every restart but one that was asked for.
+    All,
 }
 
 /// Settings of a supervisor; made by [`Supervisor::builder`](crate::Supervisor::builder).
@@ -42,6 +61,7 @@ pub struct SupervisorBuilder {
     pub(crate) max_restarts: usize,
     pub(crate) window: Duration,
     pub(crate) scope: IntensityScope,
+    pub(crate) counting: Option<RestartCounting>,
     pub(crate) max_clients: Option<usize>,
     pub(crate) grace: Duration,
 }
@@ -52,6 +72,7 @@ impl Default for SupervisorBuilder {
             max_restarts: 10,
             window: Duration::from_secs(60),
             scope: IntensityScope::default(),
+            counting: None,
             max_clients: None,
             grace: Duration::from_secs(5),
         }
@@ -70,6 +91,24 @@ impl SupervisorBuilder {
     pub fn intensity_scope(mut self, scope: IntensityScope) -> Self {
         self.scope = scope;
         self
+    }
+
+    /// Which restarts spend the budget. Defaults to [`RestartCounting::Crashes`], and with
+    /// [`IntensityScope::Supervisor`] to [`RestartCounting::All`].
+    pub fn restart_counting(mut self, counting: RestartCounting) -> Self {
+        self.counting = Some(counting);
+        self
+    }
+
+    pub(crate) fn counts(&self, exit: &ExitReason) -> bool {
+        let usual = match self.scope {
+            IntensityScope::Client => RestartCounting::Crashes,
+            IntensityScope::Supervisor => RestartCounting::All,
+        };
+        match self.counting.unwrap_or(usual) {
+            RestartCounting::Crashes => matches!(exit, ExitReason::Panicked(_)),
+            RestartCounting::All => *exit != ExitReason::RestartRequested,
+        }
     }
 
     /// How many clients there may be, parked and restarting ones included. Defaults to no limit.

@@ -50,6 +50,8 @@ pub(super) struct Rows {
     pub(super) intensity: RestartIntensity,
     pub(super) progress: Progress,
     pub(super) left_behind: Vec<Arc<str>>,
+    /// Those whose thread may still end.
+    pub(super) lost: BTreeMap<ClientId, Arc<ClientState>>,
 }
 
 pub(super) enum Progress {
@@ -91,11 +93,12 @@ impl Supervises for Table {
         let state = child.state.clone();
         let core = &state.core;
         let until = core.command(CommandKind::Stop, core.close_timeout).deadline;
-        if child.parked {
+        if child.is_without_thread() {
             state.conclude_idle(&End::Closed(ExitReason::Closed));
             rows.children.remove(&client);
             let (name, reason) = (core.tag.name.clone(), ExitReason::Closed);
-            self.tell(SupervisorEvent::Closed { client, name, reason });
+            let handed_back = state.take_handed_back();
+            self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
             return Ok(());
         }
         if core.is_own_thread() {
@@ -124,6 +127,7 @@ impl Table {
                 intensity,
                 progress: Progress::Running,
                 left_behind: Vec::new(),
+                lost: BTreeMap::new(),
             }),
             changed: Condvar::new(),
             notices: crossbeam_channel::unbounded(),
@@ -170,6 +174,7 @@ impl Table {
             parked: false,
             resumes: false,
             stopping: false,
+            waits: None,
         };
         rows.children.insert(tag.id, child);
         let every = (state.settings.stall_threshold / 2).clamp(WATCH.0, WATCH.1);

@@ -48,7 +48,7 @@ pub struct Percentiles {
     pub max: Duration,
 }
 
-/// A histogram that takes memory with its first value. The lock is held for the one recording, or for one summary.
+/// A histogram that takes memory with its first value. The lock is held for the one recording, or for one copy.
 #[derive(Debug, Default)]
 pub(crate) struct Times(Mutex<Option<Histogram<u32>>>);
 
@@ -66,8 +66,9 @@ impl Times {
     }
 
     pub(crate) fn percentiles(&self, unit: Duration) -> Percentiles {
-        let slot = self.0.lock();
-        let Some(histogram) = slot.as_ref().filter(|histogram| !histogram.is_empty()) else {
+        // A copy: the worker does not wait while the sums are made.
+        let copy = self.0.lock().clone();
+        let Some(histogram) = copy.filter(|histogram| !histogram.is_empty()) else {
             return Percentiles::default();
         };
         let time = |value: u64| unit.saturating_mul(u32::try_from(value).unwrap_or(u32::MAX));

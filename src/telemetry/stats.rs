@@ -1,9 +1,9 @@
 //! What can be counted about a client, read from any thread without holding up the worker.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::telemetry::counter::{Counter, Percentiles, Times};
-use crate::telemetry::duty::Duty;
+use crate::telemetry::duty::{Duty, Pauses};
 
 /// A client's counters since it was spawned, across reconnects and restarts. They are read one by one, so while the
 /// client runs they may be a message apart from one another.
@@ -16,9 +16,16 @@ pub struct Stats {
     pub received: u64,
     /// Of these, received on the current or last connection.
     pub received_this_epoch: u64,
-    /// Messages of yours that the kernel has in full.
+    /// Messages and requests of yours that were accepted. Each is among `sent` or `unsent` once it has ended; until then it
+    /// waits.
+    pub accepted: u64,
+    /// Those that the kernel had in full: `written` and `uncertain` together.
     pub sent: u64,
-    /// Accepted messages that were handed back.
+    /// Those of them that were not lost with a connection, as far as is known.
+    pub written: u64,
+    /// Those of them that were lost with a connection, or may have been: the peer's kernel never acknowledged them.
+    pub uncertain: u64,
+    /// Those that were never written, and were handed back.
     pub unsent: u64,
     /// Received messages that the overflow policy dropped.
     pub dropped: u64,
@@ -32,6 +39,10 @@ pub struct Stats {
     pub failed_attempts: u64,
     /// Times the supervisor started the worker anew.
     pub restarts: u64,
+    /// For how long the socket has been left unread by now, since its events are not read; `None` while it is read.
+    pub paused_for: Option<Duration>,
+    /// For how long it was so in all.
+    pub paused: Duration,
     /// Turns of the worker's loop that took longer than `stall_threshold`.
     pub stalls: u64,
     /// The longest turn of the worker's loop that has ended, most of it your handler: nothing was read meanwhile.
@@ -43,13 +54,20 @@ pub struct Stats {
     pub time_in_socket: Percentiles,
 }
 
+/// What became of what was accepted.
+pub(crate) struct Ended {
+    pub(crate) accepted: u64,
+    pub(crate) sent: u64,
+    pub(crate) unsent: u64,
+    pub(crate) uncertain: u64,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) epoch: Counter,
     pub(crate) received: Counter,
     /// Of these, received on earlier connections.
     pub(crate) received_before: Counter,
-    pub(crate) unsent: Counter,
     pub(crate) dropped: Counter,
     pub(crate) heartbeats: Counter,
     pub(crate) failed_attempts: Counter,
@@ -61,21 +79,28 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self, duty: &Duty, sent: u64, pending_requests: usize) -> Stats {
+    pub(crate) fn snapshot(&self, duty: &Duty, pauses: &Pauses, ended: Ended, pending_requests: usize) -> Stats {
+        let Ended { accepted, sent, unsent, uncertain } = ended;
+        let now = Instant::now();
         let epoch = self.epoch.get();
         let (before, received) = (self.received_before.get(), self.received.get());
         Stats {
             epoch,
             received,
             received_this_epoch: received.saturating_sub(before),
+            accepted,
             sent,
-            unsent: self.unsent.get(),
+            written: sent.saturating_sub(uncertain),
+            uncertain,
+            unsent,
             dropped: self.dropped.get(),
             pending_requests,
             heartbeats: self.heartbeats.get(),
             reconnects: epoch.saturating_sub(1),
             failed_attempts: self.failed_attempts.get(),
             restarts: self.restarts.get(),
+            paused_for: pauses.lasts(now),
+            paused: pauses.total(now),
             stalls: duty.excesses(),
             longest_turn: duty.longest(),
             ping_round_trip: self.ping_round_trip.percentiles(Duration::from_micros(1)),

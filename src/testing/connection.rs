@@ -19,9 +19,8 @@ use tungstenite::protocol::Role;
 use super::script::{Answer, Conduct, Peer, Say, Script};
 use super::{Acceptor, Inner};
 use crate::message::{CloseFrame, Message};
-use crate::outbound::accepted::Accepted;
-use crate::outbound::outbox::Outbox;
-use crate::telemetry::counter::Counter;
+use crate::outbound::accepted::{Accepted, Bound, Load};
+use crate::outbound::outbox::{Books, Outbox};
 use crate::transport::{Incoming, Outgoing, Socket, Transport, Wire, wait};
 use crate::wake::Wake;
 
@@ -146,6 +145,7 @@ fn serve_on(
                     Ok(stream) => break stream,
                     Err(HandshakeError::WouldBlock(mut paused)) => {
                         let interest = paused.get_ref().interest();
+                        paused.get_mut().take_write_error().is_none().then_some(())?;
                         line.wait(Some(interest), None).then_some(())?;
                         paused.get_mut().refresh();
                         result = paused.handshake();
@@ -198,8 +198,8 @@ fn serve_on(
     let transport = Transport::new(wire, Vec::new(), Role::Server, 64 << 20);
     let peer = Peer { index, target };
     let conduct = script.conduct.as_ref().map(|conduct| conduct(&peer));
-    let (outbox, served) = (Outbox::default(), Counter::default());
-    Talk { inner, line, script, peer, transport, outbox, served, conduct }.run()
+    let (outbox, books) = (Outbox::default(), Books::default());
+    Talk { inner, line, script, peer, transport, outbox, books, conduct }.run()
 }
 
 /// Says nothing until the connection is cut or the client gives up.
@@ -242,6 +242,7 @@ fn write_all(line: &Line, wire: &mut Wire, mut bytes: &[u8]) -> Option<()> {
         match wire.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                wire.socket_mut().take_write_error().is_none().then_some(())?;
                 line.wait(Some(PollFlags::OUT), None).then_some(())?;
             }
             Err(_) => return None,
@@ -258,7 +259,7 @@ struct Talk<'a> {
     peer: Peer,
     transport: Transport,
     outbox: Outbox,
-    served: Counter,
+    books: Books,
     conduct: Option<Box<dyn Conduct>>,
 }
 
@@ -287,7 +288,7 @@ impl Talk<'_> {
             }
             for command in self.line.commands.1.try_iter().take(256) {
                 match command {
-                    Command::Push(message) => self.outbox.push(outbound(message)),
+                    Command::Push(message) => self.push(message),
                     Command::Ping(payload) => self.outbox.push_urgent(Outgoing::Ping(payload)),
                     Command::Close(frame) => self.outbox.push_urgent(Outgoing::Close(frame)),
                     Command::Raw(bytes) => self.transport.write_raw(&bytes).ok()?,
@@ -336,7 +337,7 @@ impl Talk<'_> {
     fn speak(&mut self, words: Vec<Say>) {
         for word in words {
             match word {
-                Say::Message(message) => self.outbox.push(outbound(message)),
+                Say::Message(message) => self.push(message),
                 Say::Close(frame) => {
                     // After what was said before it.
                     let _ = self.flush();
@@ -346,16 +347,21 @@ impl Talk<'_> {
         }
     }
 
+    fn push(&mut self, message: Message) {
+        self.books.queued.enter(message.len(), Bound { messages: Load::MAX_MESSAGES, bytes: Load::MAX_BYTES });
+        self.outbox.push(Accepted::paid(message, None, None));
+    }
+
     fn say(&mut self, messages: Vec<Message>) {
         for message in messages {
-            self.outbox.push(outbound(message));
+            self.push(message);
         }
     }
 
     fn flush(&mut self) -> Option<()> {
-        let before = self.served.get();
-        let result = self.outbox.write_out(&mut self.transport, &self.served, Instant::now);
-        let served = self.served.get();
+        let before = self.books.tally.sent.get();
+        let result = self.outbox.write_out(&mut self.transport, &self.books, Instant::now);
+        let served = self.books.tally.sent.get();
         if served != before {
             self.inner.note(self.peer.index, |record| record.served = served);
         }
@@ -393,14 +399,11 @@ impl Talk<'_> {
                     let _ = self.flush();
                     return None;
                 }
+                Ok(Incoming::Part) => {}
                 Ok(Incoming::Nothing) => return Some(false),
                 Ok(Incoming::Ended) | Err(_) => return None,
             }
         }
         Some(true)
     }
-}
-
-fn outbound(message: Message) -> Accepted {
-    Accepted::paid(message, None, None)
 }

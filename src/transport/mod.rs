@@ -3,6 +3,7 @@
 //! cores and priorities, in `worker/thread`; others only name descriptors.
 
 mod socket;
+mod unacknowledged;
 mod wait;
 
 use std::io::{Cursor, ErrorKind};
@@ -18,7 +19,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 pub(crate) use self::socket::{Socket, Wire};
-pub(crate) use self::wait::{Waited, poll_until, wait};
+pub(crate) use self::wait::{HANG_UP, Waited, poll_until, wait};
 use crate::message::{CloseFrame, Message};
 use crate::state::DisconnectReason;
 
@@ -33,6 +34,8 @@ pub(crate) enum Incoming {
     Pong(Bytes),
     /// The peer's close frame; the answer to it is queued.
     Close(Option<CloseFrame>),
+    /// A part of a message, and perhaps more.
+    Part,
     /// Nothing more for now.
     Nothing,
     /// The close handshake is over and the peer has closed the connection.
@@ -70,6 +73,7 @@ pub(crate) struct Transport {
     hungry: bool,
     /// Something may not have left yet: a frame, or the answer to a ping or a close.
     unflushed: bool,
+    for_readers: bool,
 }
 
 /// What tungstenite takes at a time. It clears so much memory before every read, while a tick waits; the socket's own
@@ -92,7 +96,7 @@ impl Transport {
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         let ws = WebSocket::from_raw_socket(wire, role, Some(config));
-        Self { ws, role, write_limit, hungry: false, unflushed: false }
+        Self { ws, role, write_limit, hungry: false, unflushed: false, for_readers: false }
     }
 
     pub(crate) fn tcp(&self) -> &Arc<TcpStream> {
@@ -119,6 +123,21 @@ impl Transport {
         self.ws.get_ref().written
     }
 
+    /// As bytes of the TCP connection, those of the WebSocket layer that have just been counted as written.
+    pub(crate) fn end_on_the_wire(&self, end: u64) -> u64 {
+        self.ws.get_ref().end_on_the_wire(end)
+    }
+
+    /// Bytes of the TCP connection that the peer's kernel has; `None` where the system does not say.
+    pub(crate) fn acknowledged(&self) -> Option<u64> {
+        self.ws.get_ref().socket().acknowledged()
+    }
+
+    /// The end of TLS, if there is room for it at once.
+    pub(crate) fn say_goodbye(&mut self) {
+        self.ws.get_mut().say_goodbye();
+    }
+
     pub(crate) fn acknowledge(&mut self) {
         self.ws.get_mut().socket_mut().acknowledge();
     }
@@ -126,6 +145,11 @@ impl Transport {
     /// When bytes were last taken from the socket.
     pub(crate) fn read_at(&self) -> Instant {
         self.ws.get_ref().socket().read_at()
+    }
+
+    /// Whether those bytes were the beginning of a message, or the middle of one, and nothing whole.
+    pub(crate) fn is_mid_frame(&self) -> bool {
+        self.ws.get_ref().socket().is_mid_frame()
     }
 
     /// How many nanoseconds before that the kernel had them, if it was asked.
@@ -146,7 +170,11 @@ impl Transport {
             return Ok(Incoming::Nothing);
         }
         self.hungry = false;
-        match self.ws.read() {
+        let result = self.ws.read();
+        if !matches!(result, Err(tungstenite::Error::Io(_))) {
+            self.ws.get_mut().has_brought_a_frame();
+        }
+        match result {
             Ok(Whole::Ping(_)) => {
                 self.unflushed = true;
                 Ok(Incoming::Ping)
@@ -154,19 +182,45 @@ impl Transport {
             Ok(Whole::Pong(payload)) => Ok(Incoming::Pong(payload)),
             Ok(Whole::Close(frame)) => {
                 self.unflushed = true;
-                Ok(Incoming::Close(frame.map(CloseFrame::from_wire)))
+                Ok(Incoming::Close(frame.map(|frame| self.as_sent(CloseFrame::from_wire(frame)))))
             }
             Ok(message) => {
                 let (at, in_socket) = (self.read_at(), self.in_socket());
-                Ok(Message::received(message, at, in_socket).map_or(Incoming::Nothing, Incoming::Message))
+                let message = Message::received(message, at, in_socket);
+                let message = if self.detaches() { message.map(Message::kept) } else { message };
+                Ok(message.map_or(Incoming::Nothing, Incoming::Message))
             }
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                if self.ws.get_mut().take_exhausted() {
+                    return Ok(Incoming::Part);
+                }
                 self.hungry = true;
                 Ok(Incoming::Nothing)
             }
             Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(Incoming::Ended),
             Err(error) => Err(broken(error)),
         }
+    }
+
+    /// tungstenite puts its own verdict in the place of a code that may not be on the wire (RFC 6455 section 7.4): what the
+    /// server said is what its user has to know.
+    fn as_sent(&self, frame: CloseFrame) -> CloseFrame {
+        if frame.code != CloseFrame::PROTOCOL_ERROR || &*frame.reason != "Protocol violation" {
+            return frame;
+        }
+        let sent = self.ws.get_ref().latest_close();
+        sent.map_or(frame, |(code, reason)| CloseFrame { code, reason: String::from_utf8_lossy(reason).into() })
+    }
+
+    /// Whether a message should own its memory: it waits for a reader, and little came with it that it could share.
+    #[inline]
+    fn detaches(&self) -> bool {
+        self.for_readers && self.ws.get_ref().socket().last_read() < CHUNK / 2
+    }
+
+    /// What is read is for readers on other threads, who may keep it for long.
+    pub(crate) fn is_for_readers(&mut self) {
+        self.for_readers = true;
     }
 
     /// Bytes that `outgoing` takes on the wire (RFC 6455 section 5.2).
@@ -202,21 +256,36 @@ impl Transport {
             Outgoing::Ping(payload) => self.ws.write(tungstenite::Message::Ping(payload)),
             Outgoing::Close(frame) => self.ws.close(Some(frame.into_wire())),
         };
-        blocked_is_fine(result).map(drop)
+        self.written_so_far(result).map(drop)
     }
 
     /// Writes what is in the buffer as far as the kernel takes it; true when nothing is left.
     pub(crate) fn flush(&mut self) -> Result<bool, Broken> {
         if self.unflushed {
-            self.unflushed = !blocked_is_fine(self.ws.flush())?;
+            let result = self.ws.flush();
+            self.unflushed = !self.written_so_far(result)?;
         }
         Ok(!self.unflushed)
+    }
+
+    /// Whether all went out. A kernel that is full is fine, a line that broke is not.
+    fn written_so_far(&mut self, result: tungstenite::Result<()>) -> Result<bool, Broken> {
+        if let Some(error) = self.ws.get_mut().socket_mut().take_write_error() {
+            return Err(broken(error.into()));
+        }
+        match result {
+            Ok(()) => Ok(true),
+            Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(broken(error)),
+        }
     }
 
     /// Writes bytes beneath the framing, as a server that breaks the rules does.
     #[cfg(feature = "testing")]
     pub(crate) fn write_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.ws.get_mut().write(bytes).map(drop)
+        let wire = self.ws.get_mut();
+        let written = wire.write(bytes);
+        wire.socket_mut().take_write_error().map_or(written.map(drop), Err)
     }
 
     /// Takes what came and forgets it; false when the connection is over.
@@ -229,17 +298,11 @@ impl Transport {
             match wire.read(&mut scratch) {
                 Ok(0) => return false,
                 Ok(_) => {}
-                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+                Err(error) => {
+                    return error.kind() == ErrorKind::WouldBlock && wire.socket_mut().take_write_error().is_none();
+                }
             }
         }
-    }
-}
-
-fn blocked_is_fine(result: tungstenite::Result<()>) -> Result<bool, Broken> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(broken(error)),
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Instant;
 use native_tls::TlsStream;
 use rustix::event::PollFlags;
 
+use super::unacknowledged::unacknowledged;
+
 /// A TCP socket that never blocks, and remembers what the kernel last said about it. It reads ahead, beneath TLS and
 /// framing alike: one system call brings what they take in small pieces.
 #[derive(Debug)]
@@ -24,7 +26,15 @@ pub(crate) struct Socket {
     drained: bool,
     /// The last write was refused: wait for room.
     pub(super) full: bool,
+    /// Bytes that the kernel took.
+    written: u64,
+    /// Writing has failed, and for what reason, until someone has heard it. From then on nothing is written, and it looks
+    /// as if the kernel were full: what is still to be read must not be hidden by it.
+    write_failed: bool,
+    write_error: Option<io::Error>,
     read_at: Instant,
+    /// Since bytes were last read no whole frame has come of them.
+    mid_frame: bool,
     /// Something was read and nothing written since.
     owes_ack: bool,
     /// Whether the kernel says when it had what is read, and what it said last.
@@ -45,7 +55,11 @@ impl Socket {
             last: None,
             drained: false,
             full: false,
+            written: 0,
+            write_failed: false,
+            write_error: None,
             read_at,
+            mid_frame: false,
             owes_ack: false,
             stamped: false,
             in_socket: None,
@@ -79,6 +93,19 @@ impl Socket {
         self.read_at
     }
 
+    pub(super) fn is_mid_frame(&self) -> bool {
+        self.mid_frame
+    }
+
+    pub(super) fn has_brought_a_frame(&mut self) {
+        self.mid_frame = false;
+    }
+
+    /// How many bytes the last read brought.
+    pub(super) fn last_read(&self) -> usize {
+        self.end
+    }
+
     /// How many nanoseconds before that the kernel had them, if it was asked.
     pub(crate) fn in_socket(&self) -> Option<NonZeroU64> {
         self.in_socket
@@ -93,6 +120,21 @@ impl Socket {
         ask_for_stamps(&self.tcp)?;
         self.stamped = true;
         Ok(())
+    }
+
+    /// Why nothing can be written any more; told once.
+    pub(crate) fn take_write_error(&mut self) -> Option<io::Error> {
+        self.write_error.take()
+    }
+
+    /// Bytes that the kernel took so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// How many of them the peer's kernel has acknowledged; `None` where the system does not say.
+    pub(super) fn acknowledged(&self) -> Option<u64> {
+        Some(self.written.saturating_sub(unacknowledged(&self.tcp)?))
     }
 
     /// Reads ahead, unless there is something left from before. False when there is nothing to read for now.
@@ -112,7 +154,7 @@ impl Socket {
                 (self.read_at, self.in_socket) = (Instant::now(), in_socket);
                 (self.next, self.end) = (0, read);
                 self.drained = read < self.ahead.len();
-                self.owes_ack = true;
+                (self.owes_ack, self.mid_frame) = (true, true);
                 true
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -198,13 +240,24 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        if self.write_failed {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         loop {
             match (&*self.tcp).write(buffer) {
+                Ok(written) => {
+                    (self.owes_ack, self.full) = (false, false);
+                    self.written += written as u64;
+                    return Ok(written);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                result => {
-                    self.owes_ack &= result.is_err();
-                    self.full = matches!(&result, Err(error) if error.kind() == ErrorKind::WouldBlock);
-                    return result;
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.full = true;
+                    return Err(error);
+                }
+                Err(error) => {
+                    (self.full, self.write_failed, self.write_error) = (false, true, Some(error));
+                    return Err(ErrorKind::WouldBlock.into());
                 }
             }
         }
@@ -222,7 +275,19 @@ pub(crate) struct Wire {
     /// What came with the answer to the upgrade: read first.
     pub(super) tail: Cursor<Vec<u8>>,
     pub(super) written: u64,
+    /// Bytes that may still be taken until something whole has come of them.
+    budget: usize,
+    exhausted: bool,
+    /// The latest bytes that were taken: tungstenite does not tell of a close frame whose code may not be on the wire.
+    latest: [u8; LARGEST_CONTROL_FRAME],
 }
+
+/// RFC 6455 section 5.5: a control frame's payload has at most 125 bytes, and from a server no mask.
+const LARGEST_CONTROL_FRAME: usize = 127;
+
+/// Bytes that are taken in one go while nothing whole comes of them: a message may be split into millions of frames, and
+/// whoever takes them apart looks neither at the clock nor at what is to be written.
+const BUDGET: usize = 64 << 10;
 
 enum Stream {
     Plain(Socket),
@@ -231,11 +296,70 @@ enum Stream {
 
 impl Wire {
     pub(crate) fn plain(socket: Socket) -> Self {
-        Self { stream: Stream::Plain(socket), tail: Cursor::default(), written: 0 }
+        Self {
+            stream: Stream::Plain(socket),
+            tail: Cursor::default(),
+            written: 0,
+            budget: BUDGET,
+            exhausted: false,
+            latest: [0; LARGEST_CONTROL_FRAME],
+        }
     }
 
     pub(crate) fn tls(stream: TlsStream<Socket>) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), tail: Cursor::default(), written: 0 }
+        Self {
+            stream: Stream::Tls(Box::new(stream)),
+            tail: Cursor::default(),
+            written: 0,
+            budget: BUDGET,
+            exhausted: false,
+            latest: [0; LARGEST_CONTROL_FRAME],
+        }
+    }
+
+    /// Bytes of the TCP connection at which so many of the WebSocket layer's are out. Under TLS no earlier than that:
+    /// records have a length of their own.
+    pub(super) fn end_on_the_wire(&self, end: u64) -> u64 {
+        let written = self.socket().written();
+        match self.stream {
+            Stream::Plain(_) => written - (self.written - end.min(self.written)),
+            Stream::Tls(_) => written,
+        }
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        let keep = LARGEST_CONTROL_FRAME - bytes.len().min(LARGEST_CONTROL_FRAME);
+        self.latest.copy_within(LARGEST_CONTROL_FRAME - keep.., 0);
+        self.latest[keep..].copy_from_slice(&bytes[bytes.len() - (LARGEST_CONTROL_FRAME - keep)..]);
+    }
+
+    /// The code and the reason of the close frame that the latest bytes are, if they are one.
+    pub(super) fn latest_close(&self) -> Option<(u16, &[u8])> {
+        (2..=125).find_map(|length| match self.latest[LARGEST_CONTROL_FRAME - 2 - length..] {
+            [0x88, said, high, low, ref reason @ ..] if usize::from(said) == length => {
+                Some((u16::from_be_bytes([high, low]), reason))
+            }
+            _ => None,
+        })
+    }
+
+    /// Something whole has come.
+    #[inline]
+    pub(super) fn has_brought_a_frame(&mut self) {
+        self.budget = BUDGET;
+        self.socket_mut().has_brought_a_frame();
+    }
+
+    /// Whether reading ended for want of a budget, and not of bytes.
+    pub(super) fn take_exhausted(&mut self) -> bool {
+        std::mem::take(&mut self.exhausted)
+    }
+
+    /// TLS says that it ends (RFC 8446 section 6.1), if there is room for that at once.
+    pub(super) fn say_goodbye(&mut self) {
+        if let Stream::Tls(tls) = &mut self.stream {
+            let _ = tls.shutdown();
+        }
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -256,12 +380,21 @@ impl Wire {
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.tail.position() < self.tail.get_ref().len() as u64 {
-            return self.tail.read(buffer);
+            let read = self.tail.read(buffer)?;
+            self.remember(&buffer[..read]);
+            return Ok(read);
         }
-        match &mut self.stream {
+        if self.budget == 0 {
+            (self.budget, self.exhausted) = (BUDGET, true);
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let read = match &mut self.stream {
             Stream::Plain(socket) => socket.read(buffer),
             Stream::Tls(tls) => tls.read(buffer),
-        }
+        }?;
+        self.budget = self.budget.saturating_sub(read);
+        self.remember(&buffer[..read]);
+        Ok(read)
     }
 }
 

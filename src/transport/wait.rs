@@ -13,9 +13,18 @@ use crate::wake::Wake;
 pub(crate) struct Waited {
     pub(crate) socket: bool,
     pub(crate) rung: bool,
+    /// The peer has ended the connection, or it is broken.
+    pub(crate) hung_up: bool,
     /// There was something to do, so the socket was not looked at.
     pub(crate) skipped: bool,
 }
+
+/// What asks for the end of a connection without asking for its bytes.
+#[cfg(target_os = "linux")]
+pub(crate) const HANG_UP: PollFlags = PollFlags::RDHUP;
+/// Elsewhere only a connection that is broken both ways is told of.
+#[cfg(not(target_os = "linux"))]
+pub(crate) const HANG_UP: PollFlags = PollFlags::HUP;
 
 /// Sleeps until `socket` is ready for what is asked, `wake` rings, or `deadline` passes; or not at all when
 /// `last_look`, called after callers can see that we are about to sleep, finds something to do.
@@ -47,6 +56,7 @@ pub(crate) fn poll_until(
             poll(&mut fds, timeout.as_ref()).map(|_| Waited {
                 rung: !fds[0].revents().is_empty(),
                 socket: !fds[1].revents().is_empty(),
+                hung_up: fds[1].revents().intersects(HANG_UP | PollFlags::HUP | PollFlags::ERR),
                 skipped: false,
             })
         }

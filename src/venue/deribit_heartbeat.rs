@@ -84,15 +84,17 @@ mod tests {
         assert_eq!(monitor.last_received(), None, "an answer to ourselves is not the venue's heartbeat");
 
         let beat = Message::text(r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"heartbeat"}}"#);
-        assert_eq!(monitor.message(&beat, t0 + 10 * S), Verdict { ours: true, action: Beat::Nothing });
+        assert_eq!(monitor.message(&beat, t0 + 10 * S), Verdict { ours: true, alive: true, action: Beat::Nothing });
         let test = Message::text(r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}"#);
-        let Verdict { ours: true, action: Beat::Send(reply) } = monitor.message(&test, t0 + 20 * S) else { panic!() };
+        let Verdict { ours: true, action: Beat::Send(reply), .. } = monitor.message(&test, t0 + 20 * S) else {
+            panic!()
+        };
         assert!(reply.as_text().unwrap().contains("public/test"));
 
-        assert_eq!(monitor.tick(t0 + 34 * S, true), Beat::Nothing);
-        assert_eq!(monitor.tick(t0 + 35 * S, true), Beat::Nothing);
+        assert_eq!(monitor.tick(t0 + 34 * S, true, t0, false), Beat::Nothing);
+        assert_eq!(monitor.tick(t0 + 35 * S, true, t0, false), Beat::Nothing);
         assert_eq!(monitor.failures(), 1);
-        assert_eq!(monitor.tick(t0 + 45 * S, true), Beat::Lost { missed: 2 });
+        assert_eq!(monitor.tick(t0 + 45 * S, true, t0, false), Beat::Lost { missed: 2 });
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Run<'_> {
             }
             let take = |run: &mut Self, message, now| run.deliver(message, now, Stage::Closing);
             match self.read_next(connection, take) {
-                Ok(Came::Message | Came::Other) => {}
+                Ok(Came::Message | Came::Other | Came::Part) => {}
                 Ok(Came::Nothing) => {
                     let Some(transport) = &mut self.link.transport else { break };
                     let interest = (tcp.as_fd(), transport.interest());

@@ -9,16 +9,19 @@ use super::reading::Came;
 use super::run::Run;
 use crate::connect::attempt::Halt;
 use crate::correlation::Correlation;
-use crate::error::{ConnectError, SendError, SessionError};
+use crate::error::{ConnectError, SessionError};
 use crate::inbound::backlog::Overrun;
+use crate::inbound::queue::Capacity;
 use crate::message::Message;
 use crate::outbound::link;
-use crate::policy::admission::{Charge, Door};
+use crate::policy::admission::Unwritten;
 use crate::policy::connection::Connection;
-use crate::policy::terms::Turn;
+use crate::policy::rate_limit::Over;
+use crate::policy::terms::Tables;
 use crate::request::RequestId;
 use crate::session::{Opening, Session};
 use crate::state::Tag;
+use crate::telemetry::duty::Doing;
 use crate::transport::{Broken, Outgoing};
 use crate::unsettled::Unsettled;
 
@@ -38,9 +41,8 @@ impl Run<'_> {
         if settings.on_open.is_none() && settings.venue.is_none() && settings.reconcile.is_none() {
             return Ok(());
         }
-        self.consumer.hold(settings.event_capacity);
-        self.core.duty.begin(Instant::now());
-        let result = Steps { run: self, connection, tcp, deadline, restoring: false }.all();
+        self.consumer.hold(Capacity { events: settings.event_capacity, bytes: settings.event_bytes });
+        let result = Steps { run: self, connection, tcp, deadline, restoring: false, doing: Doing::Upkeep }.all();
         self.end_turn(Instant::now());
         match result {
             Ok(()) => Ok(()),
@@ -66,32 +68,50 @@ struct Steps<'t, 'r> {
     deadline: Instant,
     /// The wanted channels are being asked for.
     restoring: bool,
+    doing: Doing,
 }
 
 impl Steps<'_, '_> {
     fn all(mut self) -> Result<(), SessionError> {
         let settings = &self.run.state.settings;
         if let Some(venue) = &settings.venue {
-            let renewal = venue.authenticate(&mut Session::new(&mut self))?;
+            let renewal = self.by(Doing::SignIn, |steps| venue.authenticate(&mut Session::new(steps)))?;
             self.connection.renew(Instant::now(), renewal);
         }
         if let Some(on_open) = &settings.on_open {
-            on_open(&mut Session::new(&mut self))?;
+            self.by(Doing::OnOpen, |steps| on_open(&mut Session::new(steps)))?;
         }
         self.restore()?;
         if let Some(reconcile) = settings.reconcile.as_ref().filter(|_| self.run.life.epoch > 0) {
             // Kept until it is settled: should this fail or panic, the next attempt has to settle the same.
             let unsettled = self.run.life.unsettled.clone();
-            reconcile(&mut Session::new(&mut self), &unsettled)?;
+            self.by(Doing::Reconcile, |steps| reconcile(&mut Session::new(steps), &unsettled))?;
             self.run.life.unsettled = Unsettled::default();
         }
         Ok(())
     }
 
+    /// Runs code of the caller's. Its time counts against the deadline it runs under, though it ends well.
+    fn by<T>(
+        &mut self,
+        doing: Doing,
+        run: impl FnOnce(&mut Self) -> Result<T, SessionError>,
+    ) -> Result<T, SessionError> {
+        self.doing = doing;
+        self.run.core.duty.begin(Instant::now(), doing);
+        let result = run(self)?;
+        let now = Instant::now();
+        self.run.end_turn(now);
+        if now >= self.deadline {
+            return Err(self.timeout(&format!("end of {doing}"), None));
+        }
+        Ok(result)
+    }
+
     /// Asks for all that is wanted, and waits until each channel is acknowledged or refused.
     fn restore(&mut self) -> Result<(), SessionError> {
         self.restoring = true;
-        self.connection.opens_by(self.deadline);
+        self.doing = Doing::Upkeep;
         self.run.core.wanted.set_changed();
         loop {
             self.look_after(Instant::now(), false)?;
@@ -112,8 +132,7 @@ impl Steps<'_, '_> {
         let core = self.run.core;
         let run = &mut *self.run;
         let wants_changed = self.restoring && core.wanted.take_changed();
-        let turn = Turn { now, caught_up, clogged: run.link.outbox.has_urgent(), wants_changed };
-        self.connection.tick(turn, core, &mut run.actions);
+        self.connection.tick(run.turn(now, caught_up, wants_changed), core, &mut run.actions);
         run.carry_out(self.connection).map_err(disconnected)
     }
 
@@ -148,7 +167,7 @@ impl Steps<'_, '_> {
             match self.run.read_next(self.connection, take).map_err(disconnected)? {
                 Came::Message => return Ok(came),
                 Came::Other if self.restoring => break,
-                Came::Other => {}
+                Came::Other | Came::Part => {}
                 Came::Nothing if Instant::now() >= until => break,
                 Came::Nothing => self.sleep(until)?,
             }
@@ -170,7 +189,7 @@ impl Steps<'_, '_> {
         let socket = Some((self.tcp.as_fd(), interest));
         let line = &core.mailbox.line;
         let waited = link::sleep(line, &mut self.run.link, socket, Some(deadline), |_| core.commands.pending());
-        core.duty.begin(Instant::now());
+        core.duty.begin(Instant::now(), self.doing);
         let waited = waited.map_err(|error| SessionError::retryable(format!("cannot wait: {error}")))?;
         if waited.socket {
             self.run.refresh();
@@ -204,26 +223,26 @@ impl Opening for Steps<'_, '_> {
         self.deadline
     }
 
-    fn put(&mut self, message: Message) -> Result<(), SessionError> {
-        let mut message = message;
+    fn put(&mut self, write: &dyn Fn() -> Result<Message, Box<str>>) -> Result<(), SessionError> {
         loop {
             self.check(self.deadline, "room under the rate limit", None)?;
-            let admission = &self.run.core.mailbox.admission;
-            match admission.admit(message, Door::WORKERS, Charge::Now, Instant::now) {
-                Ok(admitted) => {
-                    self.run.link.outbox.push_urgent(Outgoing::Message(admitted));
+            let retry_after = match self.run.core.write(false, Instant::now(), write) {
+                Ok((message, _)) => {
+                    self.run.link.outbox.push_urgent(Outgoing::Message(message));
                     return self.run.write_out().map(drop).map_err(disconnected);
                 }
-                Err(SendError::RateLimited { message: over, retry_after }) => {
-                    message = over;
-                    let until = (Instant::now() + retry_after).min(self.deadline);
-                    while Instant::now() < until {
-                        if let Some(other) = self.next_by(until)? {
-                            self.keep(other)?;
-                        }
-                    }
+                Err(Unwritten::Over(Over::Wait(time), _)) => time,
+                Err(Unwritten::Over(over, early)) => {
+                    return Err(over.refuse(early.unwrap_or_else(|| Message::text(""))).into());
                 }
-                Err(refused) => return Err(refused.into()),
+                Err(Unwritten::Fault(text)) => return Err(SessionError::Rejected(text)),
+                Err(Unwritten::Refused(refused)) => return Err(refused.into()),
+            };
+            let until = (Instant::now() + retry_after).min(self.deadline);
+            while Instant::now() < until {
+                if let Some(other) = self.next_by(until)? {
+                    self.keep(other)?;
+                }
             }
         }
     }
@@ -239,7 +258,7 @@ impl Opening for Steps<'_, '_> {
     fn keep(&mut self, message: Message) -> Result<(), SessionError> {
         match self.run.consumer.keep(message) {
             Ok(dropped) => self.run.core.counters.dropped.add(dropped),
-            Err(Overrun) => return Err(SessionError::TooManyMessages(self.run.state.settings.event_capacity)),
+            Err(Overrun) => return Err(SessionError::TooManyMessages(self.run.state.settings.event_bytes)),
         }
         Ok(())
     }

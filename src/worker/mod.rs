@@ -20,6 +20,7 @@
 mod close;
 mod establish;
 pub(crate) mod exit;
+mod pause;
 mod reading;
 mod run;
 mod serve;

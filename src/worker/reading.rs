@@ -15,6 +15,8 @@ pub(super) enum Came {
     Message,
     /// Something that is not the caller's: a control frame, a heartbeat, an answer.
     Other,
+    /// A part of a message, as much of it as may be read in one go: others get their turn.
+    Part,
     /// Nothing more for now.
     Nothing,
 }
@@ -45,6 +47,7 @@ impl Run<'_> {
                 }
             }
             Incoming::Nothing => Ok(Came::Nothing),
+            Incoming::Part => Ok(Came::Part),
             // Each arm by itself: to pass the frame on as a whole would put every message into memory first.
             Incoming::Ping => self.pinged(connection, now),
             Incoming::Pong(payload) => self.ponged(connection, &payload, now),

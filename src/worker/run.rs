@@ -2,10 +2,11 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::exit::Exit;
 use crate::asked::{Caller, answer_caller};
+use crate::client_state::settlement::conclude_queue;
 use crate::client_state::{ClientState, Life};
 use crate::command::{Command, CommandKind};
 use crate::connect::attempt::{Attempt, Halt};
@@ -13,7 +14,7 @@ use crate::connect::open::open;
 use crate::core::Core;
 use crate::deadline::later;
 use crate::dial::Dial;
-use crate::error::ConnectError;
+use crate::error::{ConnectError, Phase};
 use crate::event::Event;
 use crate::inbound::consumer::{Consumer, Scene, Taken};
 use crate::lifecycle::ExitReason;
@@ -24,12 +25,14 @@ use crate::outbound::line::Guard;
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
 use crate::policy::connection::Connection;
-use crate::policy::reconnect::Next;
+use crate::policy::reconnect::{Hint, Next};
 use crate::policy::requests::Whom;
 use crate::policy::restart::Fate;
 use crate::policy::terms::Action;
 use crate::response::Response;
 use crate::state::{DisconnectReason, ReadyState};
+use crate::target::Target;
+use crate::telemetry::duty::Doing;
 use crate::transport::{Broken, Outgoing, Transport, wait};
 
 /// What ended a connection.
@@ -40,6 +43,9 @@ pub(super) enum Ended {
     NotReady(Halt),
 }
 
+/// Heartbeats and answers to them that wait for a peer to take them.
+const MAX_URGENT: usize = 64;
+
 pub(super) struct Run<'a> {
     pub(super) state: &'a ClientState,
     pub(super) core: &'a Core,
@@ -48,12 +54,16 @@ pub(super) struct Run<'a> {
     pub(super) consumer: Consumer<'a>,
     /// What the connection wants done, until it is done.
     pub(super) actions: Vec<Action<Caller>>,
+    /// Where the connection goes, `prepare` having had its say.
+    pub(super) target: Option<Target>,
     /// Turns in a row that found nothing to do.
     pub(super) idle_turns: u32,
     /// Reading failed: there is nothing more to come.
     pub(super) reads_broken: bool,
     /// The client is being closed: what its handler sends now is refused.
     pub(super) closing: bool,
+    /// The connection is over, and what the kernel still has of it is read whether there is room for it or not.
+    pub(super) over: bool,
 }
 
 impl<'a> Run<'a> {
@@ -70,24 +80,37 @@ impl<'a> Run<'a> {
             link,
             consumer,
             actions: Vec::new(),
+            target: None,
             idle_turns: 0,
             reads_broken: false,
             closing: false,
+            over: false,
         }
     }
 
     pub(super) fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {
         self.life.reconnect.new_run();
+        // What an earlier run's handler did not hear.
+        self.tell_untold();
         if let Some((reason, restarts)) = restarted {
             self.emit(Event::Restarted { reason, restarts });
         }
         loop {
             if let Err(command) = self.await_turn() {
-                return self.obey(command);
+                match self.obey(command) {
+                    Some(exit) => return exit,
+                    None => continue,
+                }
+            }
+            if self.consumer.is_deserted() {
+                return ExitReason::Deserted;
             }
             let exit = match self.dial() {
                 Ok((transport, deadline)) => match self.serve(transport, deadline) {
-                    Ended::Commanded(command) => return self.obey(command),
+                    Ended::Commanded(command) => match self.obey(command) {
+                        Some(exit) => return exit,
+                        None => self.disconnected(DisconnectReason::ReconnectRequested),
+                    },
                     Ended::Lost(reason) => self.disconnected(reason),
                     Ended::NotReady(halt) => self.halted(halt),
                 },
@@ -99,14 +122,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn obey(&mut self, command: Command) -> ExitReason {
+    /// `None`: the run goes on.
+    fn obey(&mut self, command: Command) -> Option<ExitReason> {
         // What is commanded from now on is for the next run.
         self.core.commands.clear();
         match command.kind {
-            CommandKind::Close | CommandKind::Stop => ExitReason::Closed,
+            CommandKind::Close | CommandKind::Stop => Some(ExitReason::Closed),
             CommandKind::Restart => {
                 self.life.reconnect.reset();
-                ExitReason::RestartRequested
+                Some(ExitReason::RestartRequested)
+            }
+            CommandKind::Reconnect => {
+                self.life.reconnect.reset();
+                None
             }
         }
     }
@@ -123,7 +151,7 @@ impl<'a> Run<'a> {
                 core.status.set(ReadyState::Connecting);
                 return Ok(());
             };
-            core.status.set(ReadyState::Backoff);
+            core.status.wait_until(until);
             self.fire_timers(now);
             self.end_turn(Instant::now());
             let others = [self.consumer.hand_over(now, false), self.consumer.next_timer()];
@@ -136,13 +164,23 @@ impl<'a> Run<'a> {
     fn dial(&mut self) -> Result<(Transport, Instant), Halt> {
         let (state, core) = (self.state, self.core);
         let settings = &state.settings;
-        let deadline = later(Instant::now(), settings.connect_timeout);
+        let now = Instant::now();
+        // What a handler was told meanwhile is no part of what the server takes to answer.
+        self.end_turn(now);
+        let deadline = later(now, settings.connect_timeout);
+        self.life.reconnect.dials(now);
         let attempt = self.life.reconnect.failures() + 1;
-        let mut dial = Dial::new(settings.target.clone(), settings.headers.clone(), attempt, deadline);
+        let last_error = self.life.last_error.take();
+        let mut dial = Dial::new(settings.target.clone(), settings.headers.clone(), attempt, last_error, deadline);
         if let Some(prepare) = &settings.prepare {
-            core.duty.begin(Instant::now());
+            core.duty.begin(Instant::now(), Doing::Prepare);
             let prepared = prepare(&mut dial);
-            self.end_turn(Instant::now());
+            let now = Instant::now();
+            self.end_turn(now);
+            if now >= deadline && prepared.is_ok() {
+                let limit = settings.connect_timeout;
+                return Err(ConnectError::Timeout { phase: Phase::Prepare, limit }.into());
+            }
             prepared.map_err(|error| match core.commands.standing() {
                 Some(_) => Halt::Cancelled,
                 None => ConnectError::Session(Box::new(error)).into(),
@@ -151,8 +189,12 @@ impl<'a> Run<'a> {
         let cancelled = || core.commands.pending();
         let register = |tcp: &Arc<TcpStream>| state.register_socket(Some(tcp.clone()));
         log::debug!("client `{}`: connecting to {}", core.tag.name, dial.target);
-        let transport = open(&Attempt::new(settings, &dial, &core.mailbox.wake, &cancelled, &register))?;
-        Ok((transport, deadline))
+        self.target = Some(dial.target.clone());
+        let attempt = Attempt::new(settings, &dial, self.life.avoid, &core.mailbox.wake, &cancelled, &register);
+        let opened = open(&attempt);
+        // One that takes the connection and does not serve: the next attempt begins with another, if there is one.
+        self.life.avoid = attempt.address().filter(|_| opened.is_err());
+        Ok((opened?, deadline))
     }
 
     fn halted(&mut self, halt: Halt) -> Option<ExitReason> {
@@ -166,43 +208,67 @@ impl<'a> Run<'a> {
     fn failed(&mut self, error: ConnectError) -> Option<ExitReason> {
         self.state.register_socket(None);
         self.core.counters.failed_attempts.add(1);
-        let next = self.life.reconnect.failed(Instant::now(), error.retry_after(), fastrand::f64());
+        let hint = Hint { retry_after: error.retry_after(), overloaded: error.is_overload() };
+        let next = self.life.reconnect.failed(Instant::now(), hint, fastrand::f64());
+        let is_permanent = self.is_permanent(&error, next);
         let retry_in = match next {
             // Whoever waits in `Client::connect` is told of the first failure; no attempt follows that they don't know of.
-            Next::RetryIn(wait) if error.is_retryable() && (self.state.supervised || self.life.epoch > 0) => Some(wait),
+            Next::RetryIn(wait) if !is_permanent && (self.state.supervised || self.life.epoch > 0) => Some(wait),
             _ => None,
         };
         let name = &self.core.tag.name;
         match retry_in {
+            Some(Duration::ZERO) => log::warn!("client `{name}`: {error}; next attempt at once"),
             Some(wait) => log::warn!("client `{name}`: {error}; next attempt in {wait:.1?}"),
             None => log::warn!("client `{name}`: {error}; no further attempt in this run"),
         }
         self.emit(Event::ConnectFailed { attempt: self.life.reconnect.failures(), error: error.clone(), retry_in });
         self.core.status.fail(error.clone());
-        if error.is_retryable() {
+        self.life.last_error = Some(error.clone());
+        if !is_permanent {
             return retry_in.is_none().then(|| ExitReason::RetriesExhausted { last: error.to_string().into() });
         }
         Some(ExitReason::Refused(error))
     }
 
+    /// Whether no attempt of ours can mend it: someone has to change something first.
+    fn is_permanent(&self, error: &ConnectError, next: Next) -> bool {
+        let settings = &self.state.settings;
+        match error {
+            ConnectError::Refused(refusal) => {
+                let parks = settings.park_on.contains(&refusal.status) && refusal.retry_after.is_none();
+                // `prepare` may bring other credentials each time.
+                let renews = matches!(refusal.status, 401 | 403) && settings.prepare.is_some();
+                parks && (!renews || next == Next::Exhausted)
+            }
+            error => !error.is_retryable(),
+        }
+    }
+
     fn disconnected(&mut self, reason: DisconnectReason) -> Option<ExitReason> {
-        let unsent = self.settle(Pass::Queue);
+        let epoch = self.life.epoch;
+        let why = reason.clone();
+        let disconnected = |unsent, uncertain| Event::Disconnected { epoch, reason: why, unsent, uncertain };
+        let handed_back = self.state.settle_for(self.life, &mut self.link, Pass::Queue, disconnected);
         let next = match reason {
             // Meant to be: no failure, and nothing to wait for.
-            DisconnectReason::MaxAge => self.life.reconnect.rotated(Instant::now()),
-            _ => self.life.reconnect.failed(Instant::now(), None, fastrand::f64()),
+            DisconnectReason::MaxAge | DisconnectReason::ReconnectRequested => {
+                self.life.reconnect.rotated(Instant::now())
+            }
+            _ => self.life.reconnect.failed(Instant::now(), Hint::default(), fastrand::f64()),
         };
         self.core.status.set(ReadyState::Connecting);
-        let (name, epoch) = (&self.core.tag.name, self.life.epoch);
-        log::warn!("client `{name}`: connection {epoch} ended: {reason}; {} messages handed back", unsent.len());
+        let name = &self.core.tag.name;
+        log::warn!("client `{name}`: connection {epoch} ended: {reason}; {handed_back} messages handed back");
         let exit = match (&reason, next) {
             (DisconnectReason::HeartbeatLost { missed }, _) if self.state.supervised => {
                 Some(ExitReason::HeartbeatLost { missed: *missed })
             }
+            (DisconnectReason::Deserted, _) => Some(ExitReason::Deserted),
             (_, Next::Exhausted) => Some(ExitReason::RetriesExhausted { last: reason.to_string().into() }),
             _ => None,
         };
-        self.emit(Event::Disconnected { epoch, reason, unsent });
+        self.tell_untold();
         exit
     }
 
@@ -212,39 +278,35 @@ impl<'a> Run<'a> {
         match &exit.fate {
             Fate::Restart => {
                 if self.life.open {
-                    let unsent = self.settle(Pass::Queue);
                     let (epoch, reason) = (self.life.epoch, DisconnectReason::RestartRequested);
-                    self.emit(Event::Disconnected { epoch, reason, unsent });
+                    let disconnected = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
+                    self.state.settle_for(self.life, &mut self.link, Pass::Queue, disconnected);
+                    self.tell_untold();
                 }
                 self.core.status.set(ReadyState::Connecting);
             }
-            // This thread had been left behind and everyone told that the client is closed; nothing more is said.
-            Fate::End(end) if !self.consumer.is_handler() && self.state.has_concluded(end) => {}
             Fate::End(end) => {
-                let unsent = self.settle(Pass::Shut);
-                // A handler hears it while the client is not closed yet; a reader, when it is.
-                let handler_first = self.consumer.is_handler();
-                if !handler_first {
-                    self.state.announce(end);
-                }
-                let (epoch, now) = (self.open_epoch(), Instant::now());
-                let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
-                self.consumer.conclude(scene, end, unsent);
-                if handler_first {
-                    self.state.announce(end);
+                let last = |unsent, uncertain| end.event(unsent, uncertain);
+                let has_concluded = self.state.has_concluded(end);
+                self.state.settle_for(self.life, &mut self.link, end.pass(), last);
+                match self.consumer.as_queue() {
+                    // This thread had been left behind and everyone told that the client is closed: what it had in its
+                    // hands is for the supervisor to tell.
+                    Some(_) if has_concluded => {}
+                    // A reader hears it when the client is closed.
+                    Some(queue) => {
+                        self.state.announce(end);
+                        conclude_queue(queue, end, self.life);
+                    }
+                    // A handler hears it while it is not closed yet.
+                    None => {
+                        self.tell_untold();
+                        self.state.announce(end);
+                    }
                 }
             }
         }
         exit
-    }
-
-    /// The connection is over: hands back what was accepted, and tells the handler of its requests.
-    fn settle(&mut self, pass: Pass) -> Vec<Message> {
-        let collected = self.state.settle(self.life, &mut self.link, pass);
-        for response in collected.responses {
-            self.emit(Event::Response(Box::new(response)));
-        }
-        collected.unsent
     }
 
     // ---- what the phases have in common ----
@@ -261,10 +323,19 @@ impl<'a> Run<'a> {
         self.consumer.event(scene, event);
     }
 
+    /// Tells the consumer what it must still hear. One at a time is taken from there: should a handler panic, the next one
+    /// is told the rest.
+    fn tell_untold(&mut self) {
+        while let Some(event) = self.life.untold.pop_front() {
+            self.emit(event);
+        }
+    }
+
     /// To the consumer, by the overflow policy.
     #[inline(always)]
     pub(super) fn deliver(&mut self, message: Message, now: Instant, stage: Stage) -> Result<(), Broken> {
         let epoch = (stage == Stage::Open).then_some(self.life.epoch);
+        let stage = if self.over { Stage::Over } else { stage };
         let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
         match self.consumer.message(scene, message, stage) {
             // What a handler sent leaves when it returns.
@@ -289,14 +360,14 @@ impl<'a> Run<'a> {
 
     /// Writes what waits, as far as the kernel takes it; true when all is out.
     pub(super) fn write_out(&mut self) -> Result<bool, Broken> {
-        self.link.write_out(&self.core.mailbox.source.sent)
+        self.link.write_out(&self.core.mailbox.source.books)
     }
 
     /// A turn of the loop is over.
     pub(super) fn end_turn(&self, now: Instant) {
-        if let Some(took) = self.core.duty.end(now) {
+        if let Some((took, doing)) = self.core.duty.end(now) {
             let (name, threshold) = (&self.core.tag.name, self.core.duty.threshold());
-            log::warn!("client `{name}`: a turn of its loop took {took:.1?}, longer than {threshold:?}");
+            log::warn!("client `{name}`: a turn of its loop, in {doing}, took {took:.1?}, longer than {threshold:?}");
         }
     }
 
@@ -323,17 +394,23 @@ impl<'a> Run<'a> {
         match action {
             Action::Alive => self.alive(connection),
             Action::Ping(payload) => self.link.outbox.push_urgent(Outgoing::Ping(payload)),
-            Action::SendFirst(message) => self.link.outbox.push_urgent(Outgoing::Message(message)),
+            // A peer that takes nothing gets no heap of answers.
+            Action::Beat(_) if self.link.outbox.urgent() >= MAX_URGENT => {}
+            Action::Beat(message) | Action::SendFirst(message) => {
+                self.link.outbox.push_urgent(Outgoing::Message(message))
+            }
             Action::Send { message, receipt } => {
                 // On a connection that is not open yet only what is urgent is written.
                 if self.life.open {
-                    self.link.outbox.push(Accepted::paid(message, Some(self.life.epoch), Some(receipt)));
+                    self.link.outbox.push(Accepted::own(message, self.life.epoch, receipt));
                 } else {
                     receipt.begin();
                     self.link.outbox.push_urgent(Outgoing::Message(message));
                 }
             }
             Action::Tell((response, Whom::Caller(caller))) => {
+                // What came before the answer is in the queue when the caller has it.
+                self.consumer.flush();
                 // Nobody waits, and it is an answer: it may be an order's.
                 if let Some(answer) = answer_caller(response, &caller).filter(Response::is_answer) {
                     self.emit(Event::LateResponse(Box::new(answer)));

@@ -3,10 +3,11 @@
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
+use super::pause::Pause;
 use super::reading::Came;
 use super::run::{Ended, Run};
 use crate::command::Command;
@@ -21,13 +22,18 @@ use crate::policy::connection::Connection;
 use crate::policy::idle::Rest;
 use crate::policy::terms::Turn;
 use crate::state::{DisconnectReason, ReadyState};
-use crate::transport::{Broken, Outgoing, Transport};
+use crate::telemetry::duty::Doing;
+use crate::transport::{Broken, HANG_UP, Outgoing, Transport};
 
 /// Messages read before commands and deadlines get their turn.
 const READ_BATCH: usize = 256;
 
-/// Batches read from a connection that can no longer be written to.
+/// Batches read from a connection that is over, at most: a server that goes on for ever is not heard for ever.
 const LAST_BATCHES: usize = 1024;
+
+/// A handler's batch is over after this much time, looked at once in so many messages.
+const BATCH_TIME: Duration = Duration::from_millis(1);
+const MESSAGES_A_CLOCK: usize = 16;
 
 /// While a worker spins, the clock is read, and deadlines looked at, once in so many turns that find nothing.
 const TURNS_A_CLOCK: u32 = 16;
@@ -43,19 +49,39 @@ enum Read {
     Paused,
 }
 
+/// How a sleep ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slept {
+    /// There is nothing to read: look at everything.
+    Else,
+    /// The socket alone ended it: the next turn may go straight to reading.
+    SocketOnly,
+    /// While reading is held up: the peer has ended the connection.
+    HungUp,
+}
+
 impl Run<'_> {
     /// From a connection to its end. Whatever the way out, what the kernel has is counted before it is let go of.
     pub(super) fn serve(&mut self, transport: Transport, deadline: Instant) -> Ended {
         let tcp = transport.tcp().clone();
         self.link.open(transport);
         let ended = self.serve_on(&tcp, deadline);
+        // What came before the end is told of before it, though there be no room.
+        self.over = true;
+        self.deliver_held();
+        self.consumer.flush();
+        // Before the socket is shut, which the kernel would count as one more byte that the peer lacks.
+        self.link.let_go(&self.core.mailbox.source.books);
         let _ = tcp.shutdown(Shutdown::Both);
-        self.link.let_go(&self.core.mailbox.source.sent);
+        self.core.pauses.end(Instant::now());
         ended
     }
 
     fn serve_on(&mut self, tcp: &Arc<TcpStream>, deadline: Instant) -> Ended {
-        (self.reads_broken, self.closing) = (false, false);
+        (self.reads_broken, self.closing, self.over) = (false, false, false);
+        if !self.consumer.is_handler() {
+            self.link.transport.iter_mut().for_each(Transport::is_for_readers);
+        }
         let rules = self.state.rules.clone();
         self.forget_session();
         let (now, actions) = (Instant::now(), &mut self.actions);
@@ -83,7 +109,7 @@ impl Run<'_> {
     fn forget_session(&mut self) {
         self.link.outbox.clear_urgent();
         self.actions.clear();
-        self.consumer.release();
+        self.consumer.forget_held();
         self.core.wanted.look(|table| table.disconnected());
         // Only the worker's own can be among them: nobody else is let in before the session is open.
         let _ = self.core.asked.look(|table| table.disconnected());
@@ -101,7 +127,7 @@ impl Run<'_> {
         let core = self.core;
         self.opened(Instant::now(), connection).map_err(|broken| self.last_words(connection, broken))?;
         core.health.publish(connection.monitor());
-        let mut was_paused = false;
+        let mut pause = Pause::new(self.consumer.is_behind());
         let mut skips_writing = false;
         loop {
             let written = if std::mem::take(&mut skips_writing) {
@@ -116,7 +142,10 @@ impl Run<'_> {
                 self.write_out()
             };
             let read = written.and_then(|_| self.read_batch(connection));
-            let read = read.map_err(|broken| self.last_words(connection, broken))?;
+            let mut read = read.map_err(|broken| self.last_words(connection, broken))?;
+            if self.consumer.is_deserted() {
+                return Err(Broken::because(DisconnectReason::Deserted));
+            }
             let spins = read != Read::More && self.spins();
             if spins {
                 self.idle_turns = self.idle_turns.saturating_add(1);
@@ -127,43 +156,62 @@ impl Run<'_> {
             }
             let now = Instant::now();
             self.end_turn(now);
-            if was_paused && read != Read::Paused {
-                connection.reads_again(now);
-            }
-            was_paused = read == Read::Paused;
-            if self.look_after(connection, now, read == Read::CaughtUp)? {
-                continue;
+            self.pause(&mut pause, read == Read::Paused, connection, now);
+            if self.is_due(connection, now) {
+                if read == Read::CaughtUp {
+                    // The last look may be old: a handler, or whoever stopped the process, took its time. What came until now
+                    // counts, before anyone is told that something did not come.
+                    self.refresh();
+                    read = self.read_batch(connection).map_err(|broken| self.last_words(connection, broken))?;
+                }
+                if self.look_after(connection, now, read == Read::CaughtUp)? {
+                    self.refresh();
+                    continue;
+                }
             }
             if self.consumer.next_timer().is_some_and(|at| now >= at) {
                 self.fire_timers(now);
+                // A timer that is due again at once must not keep the socket from being read.
+                self.refresh();
                 continue;
             }
             if self.life.reconnect.stable_at().is_some_and(|at| now >= at) {
                 self.life.reconnect.forget_if_stable(now);
             }
             let hand_over = self.consumer.hand_over(now, read == Read::Paused);
-            if spins {
-                core.duty.begin(now);
-            }
             if spins || read == Read::More {
                 continue;
             }
-            let own = [self.life.reconnect.stable_at(), self.consumer.next_timer(), hand_over];
+            let own = [self.life.reconnect.stable_at(), self.consumer.next_timer(), hand_over, pause.tells_at()];
             let deadlines = [connection.due(core), self.link.outbox.limited_until()];
             let deadline = own.into_iter().chain(deadlines).flatten().min();
-            skips_writing = self.sleep(tcp, connection, read, deadline)?;
+            let slept = self.sleep(tcp, connection, read, &pause, deadline)?;
+            if slept == Slept::HungUp {
+                if self.consumer.is_behind() && pause.behind_an_earlier_line {
+                    // A second connection's worth would have no bound: the kernel keeps it until the reader has caught up.
+                    pause.hung_up = true;
+                } else {
+                    let lost = Broken::because(DisconnectReason::Transport("ended by the server".into()));
+                    return Err(self.last_words(connection, lost));
+                }
+            }
+            skips_writing = slept == Slept::SocketOnly;
         }
+    }
+
+    /// Whether the connection wants to be asked.
+    fn is_due(&self, connection: &Connection, now: Instant) -> bool {
+        (!connection.asks_later() && self.core.wanted.has_changed())
+            || connection.due(self.core).is_some_and(|due| now >= due)
     }
 
     /// Lets the connection say what is due, and does it. True when something was done.
     fn look_after(&mut self, connection: &mut Connection, now: Instant, caught_up: bool) -> Result<bool, Broken> {
         let core = self.core;
         let wants_changed = !connection.asks_later() && core.wanted.take_changed();
-        if !wants_changed && connection.due(core).is_none_or(|due| now < due) {
-            return Ok(false);
-        }
-        let turn = Turn { now, caught_up, clogged: self.link.outbox.has_urgent(), wants_changed };
-        connection.tick(turn, core, &mut self.actions);
+        core.duty.begin(now, Doing::Upkeep);
+        connection.tick(self.turn(now, caught_up, wants_changed), core, &mut self.actions);
+        self.end_turn(Instant::now());
         let done = !self.actions.is_empty();
         self.carry_out(connection)?;
         Ok(done)
@@ -186,8 +234,7 @@ impl Run<'_> {
         self.life.open = true;
         self.life.reconnect.opened(now);
         let epoch = self.life.epoch;
-        let kept = self.consumer.release();
-        let came_before = kept.as_ref().map_or(0, |kept| kept.messages() as u64);
+        let came_before = self.consumer.open() as u64;
         core.counters.received_before.set(core.counters.received.get() - came_before);
         core.counters.epoch.set(epoch);
         // What was decided while the session was being opened is asked for now.
@@ -196,27 +243,39 @@ impl Run<'_> {
         self.link.release();
         // What waited for this connection goes first.
         self.link.take(&core.mailbox.source.queue);
-        let mut result = self.write_out().map(drop);
+        let result = self.write_out().map(drop);
         core.mailbox.gate.set(Pass::Open { epoch });
         core.status.set(ReadyState::Open);
         let name = &core.tag.name;
-        log::info!("client `{name}`: open ({}), connection {epoch}", self.state.settings.target);
+        let target = self.target.as_ref().unwrap_or(&self.state.settings.target);
+        log::info!("client `{name}`: open ({target}), connection {epoch}");
+        self.life.last_error = None;
         for RefusedChannel { channel, error, .. } in &subscriptions.refused {
             log::warn!("client `{name}`: the server refused channel {channel}: {error}");
         }
-        self.emit(Event::Open { epoch, restored: subscriptions.active, refused: subscriptions.refused });
-        let mut kept = kept.into_iter().flat_map(|mut kept| std::iter::from_fn(move || kept.pop()));
-        for event in &mut kept {
-            match event {
-                Event::Message(message) => {
-                    let at = message.received_at().unwrap_or(now);
-                    // Each of them, also when the line is found broken in between.
-                    result = result.and(self.deliver(message, at, Stage::Open));
-                }
-                lagged => self.emit(lagged),
-            }
-        }
+        let pending = core.wanted.look(|table| table.pending());
+        let (restored, refused) = (subscriptions.active, subscriptions.refused);
+        self.emit(Event::Open { epoch, restored, refused, pending });
+        // What came before it is delivered by the turns that follow, before anything is read.
         result
+    }
+
+    /// Delivers one of the messages that came while the session was being opened. False when there are none.
+    fn deliver_one_held(&mut self) -> Result<bool, Broken> {
+        match self.consumer.next_held() {
+            None => return Ok(false),
+            Some(Event::Message(message)) => {
+                let at = message.received_at().unwrap_or_else(Instant::now);
+                self.deliver(message, at, Stage::Open)?;
+            }
+            Some(lagged) => self.emit(lagged),
+        }
+        Ok(true)
+    }
+
+    /// All of them, though the line is broken.
+    fn deliver_held(&mut self) {
+        while self.deliver_one_held().unwrap_or(true) {}
     }
 
     fn read_batch(&mut self, connection: &mut Connection) -> Result<Read, Broken> {
@@ -232,13 +291,32 @@ impl Run<'_> {
     }
 
     fn read_some(&mut self, connection: &mut Connection) -> Result<Read, Broken> {
-        for _ in 0..READ_BATCH {
-            if !self.consumer.has_room_to_read() {
+        let is_handler = self.consumer.is_handler();
+        let mut ends = None;
+        for count in 0..READ_BATCH {
+            if !self.over && !self.consumer.has_room_to_read() {
                 return Ok(Read::Paused);
             }
+            if self.deliver_one_held()? {
+                continue;
+            }
             let next = self.read_next(connection, |run, message, now| run.deliver(message, now, Stage::Open))?;
-            if next == Came::Nothing {
-                return Ok(Read::CaughtUp);
+            match next {
+                Came::Nothing => return Ok(Read::CaughtUp),
+                Came::Part => return Ok(Read::More),
+                Came::Message | Came::Other => {}
+            }
+            if is_handler {
+                // Whoever wants something sent or done does not wait for a whole batch of a slow handler.
+                if !self.core.mailbox.source.queue.is_empty() || self.core.commands.pending() {
+                    return Ok(Read::More);
+                }
+                if count % MESSAGES_A_CLOCK == 0 {
+                    let now = Instant::now();
+                    if *ends.get_or_insert(now + BATCH_TIME) <= now {
+                        return Ok(Read::More);
+                    }
+                }
             }
         }
         Ok(Read::More)
@@ -247,6 +325,8 @@ impl Run<'_> {
     /// The connection is broken, most likely found by a write. What the server said before that may still be in the
     /// kernel, fills of orders among it: it is read first, and a close frame in it is the better reason.
     fn last_words(&mut self, connection: &mut Connection, broken: Broken) -> Broken {
+        self.over = true;
+        self.deliver_held();
         if self.reads_broken || !matches!(broken.reason, DisconnectReason::Transport(_)) {
             return broken;
         }
@@ -269,21 +349,35 @@ impl Run<'_> {
         }
     }
 
-    /// Sleeps. True when the socket alone ended the sleep: the next turn may go straight to reading.
+    /// What the connection is told of this turn.
+    pub(super) fn turn(&self, now: Instant, caught_up: bool, wants_changed: bool) -> Turn {
+        let transport = self.link.transport.as_ref();
+        Turn {
+            now,
+            caught_up,
+            heard_at: transport.map_or(now, Transport::read_at),
+            mid_frame: transport.is_some_and(Transport::is_mid_frame),
+            clogged: self.link.outbox.has_urgent(),
+            wants_changed,
+        }
+    }
+
     fn sleep(
         &mut self,
         tcp: &TcpStream,
         connection: &Connection,
         read: Read,
+        pause: &Pause,
         deadline: Option<Instant>,
-    ) -> Result<bool, Broken> {
+    ) -> Result<Slept, Broken> {
         let core = self.core;
         let mailbox = &core.mailbox;
-        let Some(transport) = &self.link.transport else { return Ok(false) };
-        // A paused socket is not polled for reading: it would be readable all the time.
+        let Some(transport) = &self.link.transport else { return Ok(Slept::Else) };
+        // A paused socket is not polled for reading, since it would be readable all the time, but for its end.
         let interest = match read {
-            Read::Paused if transport.is_full() => Some(PollFlags::OUT),
-            Read::Paused => None,
+            Read::Paused if pause.hung_up => None,
+            Read::Paused if transport.is_full() => Some(PollFlags::OUT | HANG_UP),
+            Read::Paused => Some(HANG_UP),
             _ => Some(transport.interest()),
         };
         let takes_more = self.link.outbox.is_empty();
@@ -298,11 +392,13 @@ impl Run<'_> {
         let socket = interest.map(|interest| (tcp.as_fd(), interest));
         match link::sleep(&mailbox.line, &mut self.link, socket, deadline, look) {
             // A worker that callers keep busy never gets to poll: it must still find out what came.
+            Ok(waited) if read == Read::Paused && waited.hung_up => Ok(Slept::HungUp),
             Ok(waited) if waited.socket || waited.skipped => {
                 self.refresh();
-                Ok(waited.socket && !waited.rung && takes_more)
+                let only = waited.socket && !waited.rung && takes_more;
+                Ok(if only { Slept::SocketOnly } else { Slept::Else })
             }
-            Ok(_) => Ok(false),
+            Ok(_) => Ok(Slept::Else),
             Err(error) => Err(Broken::because(DisconnectReason::Transport(error.to_string().into()))),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::exit::Exit;
 use super::run::Run;
-use crate::client_state::{ClientState, Kept};
+use crate::client_state::{ClientState, Kept, Life};
 use crate::event::Event;
 use crate::inbound::consumer::Consumer;
 use crate::inbound::delivery::Way;
@@ -17,6 +17,7 @@ use crate::lifecycle::ExitReason;
 use crate::outbound::gate::Pass;
 use crate::policy::restart::Fate;
 use crate::state::{DisconnectReason, ReadyState};
+use crate::transport::wait;
 
 /// Starts a worker's thread, on its core and with its priority if it has one. `last` is dropped as the last thing the
 /// thread does.
@@ -95,6 +96,9 @@ fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut kept = state.kept.lock();
         let Kept { queue, life } = &mut *kept;
+        if queue.is_none() {
+            pause_after_crashes(state, life);
+        }
         let overflow = state.settings.overflow;
         let consumer = match (&state.settings.delivery.0, queue) {
             (Way::Inline(factory), _) => Consumer::handler(factory(), overflow),
@@ -114,6 +118,18 @@ fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -
     })
 }
 
+/// A handler is made when its run may dial: one that panics as it is made must not do so as fast as it can.
+fn pause_after_crashes(state: &ClientState, life: &Life) {
+    let core = &state.core;
+    while let Some(until) = life.reconnect.crash_pause_ends().filter(|until| Instant::now() < *until) {
+        if core.commands.pending() {
+            return;
+        }
+        core.status.wait_until(until);
+        let _ = wait(None, &core.mailbox.wake, Some(until), || core.commands.pending());
+    }
+}
+
 pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> Box<str> {
     if let Some(text) = payload.downcast_ref::<&str>() {
         return (*text).into();
@@ -126,20 +142,25 @@ fn post_mortem(state: &ClientState, message: Box<str>) -> Exit {
     let core = &*state.core;
     let mut kept = state.kept.lock();
     let link = &mut *core.mailbox.line.lock();
-    let _ = core.duty.end(Instant::now());
+    let now = Instant::now();
+    let _ = core.duty.end(now);
+    core.pauses.end(now);
     log::error!("client `{}`: its worker panicked: {message}", core.tag.name);
     if kept.life.open {
-        let unsent = state.settle(&mut kept.life, link, Pass::Queue).unsent;
         let (epoch, reason) = (kept.life.epoch, DisconnectReason::Panicked(message.clone()));
-        if let Some(queue) = &mut kept.queue {
-            queue.push_event(Event::Disconnected { epoch, reason, unsent });
-        }
+        let disconnected = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
+        state.settle_for(&mut kept.life, link, Pass::Queue, disconnected);
     } else {
         // In the middle of an attempt, or of opening a session.
-        link.let_go(&core.mailbox.source.sent);
+        link.let_go(&core.mailbox.source.books);
         state.register_socket(None);
     }
-    kept.life.reconnect.panicked(Instant::now());
+    let Kept { queue, life } = &mut *kept;
+    if let Some(queue) = queue {
+        life.untold.drain(..).for_each(|event| queue.push_event(event));
+    }
+    // Without a queue the next handler is told, or whoever watches the supervisor.
+    kept.life.reconnect.panicked(now);
     let exit = Exit::new(state, ExitReason::Panicked(message));
     match &exit.fate {
         Fate::Restart => core.status.set(ReadyState::Connecting),
