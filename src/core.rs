@@ -1,9 +1,11 @@
 //! What every thread of one client may touch: who it is, its mailbox, what it asked for and wants, its state, its commands,
 //! its figures. It knows neither the configuration nor the worker.
 
+use std::any::Any;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
 use crate::asked::{Asked, Caller};
@@ -32,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) asked: Asked,
     pub(crate) wanted: Wanted,
     pub(crate) status: Status,
+    /// What its handler is to be told; `None` without one.
+    pub(crate) told: Option<Told>,
     pub(crate) commands: Commands,
     pub(crate) counters: Counters,
     pub(crate) health: Health,
@@ -43,7 +47,46 @@ pub(crate) struct Core {
     pub(crate) thread: Mutex<Option<ThreadId>>,
 }
 
+/// Values that callers have for a handler.
+pub(crate) struct Told {
+    enter: Sender<Box<dyn Any + Send>>,
+    queue: Receiver<Box<dyn Any + Send>>,
+}
+
+/// So many wait for a handler at most.
+pub(crate) const MAX_TOLD: usize = 1_024;
+
+impl Default for Told {
+    fn default() -> Self {
+        let (enter, queue) = crossbeam_channel::unbounded();
+        Self { enter, queue }
+    }
+}
+
+impl Told {
+    /// False: too many wait.
+    pub(crate) fn has_room(&self) -> bool {
+        self.enter.len() < MAX_TOLD
+    }
+
+    pub(crate) fn tell(&self, value: Box<dyn Any + Send>) {
+        // The receiver is ours.
+        let _ = self.enter.send(value);
+    }
+}
+
 impl Core {
+    /// The next value for the handler.
+    pub(crate) fn next_told(&self) -> Option<Box<dyn Any + Send>> {
+        self.told.as_ref()?.queue.try_recv().ok()
+    }
+
+    /// Whether there is one.
+    #[inline]
+    pub(crate) fn has_told(&self) -> bool {
+        self.told.as_ref().is_some_and(|told| !told.queue.is_empty())
+    }
+
     /// Tells the worker, whatever it is doing.
     pub(crate) fn command(&self, kind: CommandKind, grace: Duration) -> Command {
         let command = Command { kind, deadline: later(Instant::now(), grace) };

@@ -162,6 +162,11 @@ impl Message {
         Self { body, ..self.clone() }
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn at(self, at: Instant) -> Self {
+        Self { received_at: Some(at), ..self }
+    }
+
     /// As one that waits for its reader: small ones keep nothing else in memory.
     pub(crate) fn kept(self) -> Self {
         if self.len() <= SMALL { self.detached() } else { self }

@@ -1,6 +1,7 @@
 //! The [`Session`]: a connection that is not open to callers yet, in the hands of code that makes it ready. Straight
 //! lines, blocking, on the worker's thread.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -180,5 +181,11 @@ impl<'a> Session<'a> {
     /// The client's name.
     pub fn name(&self) -> &str {
         &self.opening.tag().name
+    }
+}
+
+impl fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("name", &self.name()).field("epoch", &self.epoch()).finish_non_exhaustive()
     }
 }

@@ -42,13 +42,14 @@ impl Wanted {
     }
 
     /// Notes what the caller wants. The worker has to hear of it.
-    pub(crate) fn want(&self, channels: &[Arc<str>], wanted: bool) -> Result<(), SubscribeError> {
+    pub(crate) fn want(&self, channels: &[Arc<str>], wish: Wish) -> Result<(), SubscribeError> {
         if !self.has_dialect {
             return Err(SubscribeError::NoVenue);
         }
-        self.look(|table| match wanted {
-            true => table.want(channels),
-            false => table.unwant(channels),
+        self.look(|table| match wish {
+            Wish::There => table.want(channels),
+            Wish::Gone => table.unwant(channels),
+            Wish::Anew => table.want_anew(channels),
         });
         self.set_changed();
         Ok(())
@@ -82,46 +83,70 @@ impl Wanted {
     pub(crate) fn want_and_wait(
         &self,
         channels: &[Arc<str>],
-        wanted: bool,
+        wish: Wish,
         deadline: Instant,
         wake: impl FnOnce(),
         state: impl Fn() -> ReadyState,
     ) -> Result<(), SubscribeError> {
         // First, so that none of them can be refused and forgotten before we look.
         let _waits = Waits::new(self, channels);
-        self.want(channels, wanted)?;
+        self.want(channels, wish)?;
+        let wanted = wish != Wish::Gone;
         wake();
         let mut table = self.table.lock();
         let mut last_look = false;
+        // Channels before this one were settled when they were looked at: each wake-up looks on from there, not at all of
+        // them, and at the end once more at all.
+        let mut settled = 0;
         loop {
-            let (mut pending, mut refused) = (vec![], vec![]);
-            for channel in channels {
-                match table.standing(channel, wanted) {
-                    Standing::Settled => {}
-                    Standing::UnderWay => pending.push(channel.clone()),
-                    Standing::Refused(error) => refused.push(RefusedChannel { channel: channel.clone(), error }),
+            while settled < channels.len() && table.standing(&channels[settled], wanted) != Standing::UnderWay {
+                settled += 1;
+            }
+            if settled == channels.len() || last_look {
+                let (pending, refused) = look_at_all(&table, channels, wanted);
+                if pending.is_empty() && refused.is_empty() {
+                    return Ok(());
                 }
-            }
-            if pending.is_empty() && refused.is_empty() {
-                return Ok(());
-            }
-            if (pending.is_empty() || last_look) && wanted {
-                let names: Vec<_> = refused.iter().map(|refusal| refusal.channel.clone()).collect();
-                table.unwant(&names);
-            }
-            if pending.is_empty() {
-                return Err(SubscribeError::Refused(refused));
+                if (pending.is_empty() || last_look) && wanted {
+                    let names: Vec<_> = refused.iter().map(|refusal| refusal.channel.clone()).collect();
+                    table.unwant(&names);
+                }
+                if pending.is_empty() {
+                    return Err(SubscribeError::Refused(refused));
+                }
+                if last_look {
+                    return Err(SubscribeError::Timeout { pending, refused, state: state() });
+                }
+                settled = 0;
             }
             let state = state();
             if matches!(state, ReadyState::Closed | ReadyState::Parked) {
                 return Err(SubscribeError::NotRunning(state));
             }
-            if last_look {
-                return Err(SubscribeError::Timeout { pending, refused, state });
-            }
             last_look = self.changed_standing.wait_until(&mut table, deadline).timed_out();
         }
     }
+}
+
+/// What the caller wants of some channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    There,
+    Gone,
+    /// There, from the beginning: what the server sends at first of it is wanted again.
+    Anew,
+}
+
+fn look_at_all(table: &Subscriptions, channels: &[Arc<str>], wanted: bool) -> (Vec<Arc<str>>, Vec<RefusedChannel>) {
+    let (mut pending, mut refused) = (vec![], vec![]);
+    for channel in channels {
+        match table.standing(channel, wanted) {
+            Standing::Settled => {}
+            Standing::UnderWay => pending.push(channel.clone()),
+            Standing::Refused(error) => refused.push(RefusedChannel { channel: channel.clone(), error }),
+        }
+    }
+    (pending, refused)
 }
 
 /// Somebody who waits for channels; while they do, what becomes of each is remembered.

@@ -3,6 +3,7 @@
 pub(crate) mod pending;
 mod requests;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -272,6 +273,46 @@ impl Client {
     /// ```
     pub fn epoch(&self) -> u64 {
         self.core.counters.epoch.get()
+    }
+
+    /// Tells the client's inline handler a value, on the client's thread, between two messages:
+    /// [`Handler::on_command`](crate::Handler::on_command). Returns at once; also while there is no connection. A handler that
+    /// panics takes what it was told with it, the rest waits for the next.
+    ///
+    /// # Errors
+    /// With the value, when the client has no inline handler, is closed, or has 1,024 values waiting.
+    ///
+    /// ```
+    /// use std::any::Any;
+    /// use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Message, testing::Server};
+    ///
+    /// enum Order {
+    ///     CancelAll,
+    /// }
+    /// struct Desk;
+    /// impl Handler for Desk {
+    ///     fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+    ///     fn on_command(&mut self, context: &mut Context<'_>, command: Box<dyn Any + Send>) {
+    ///         match command.downcast_ref() {
+    ///             Some(Order::CancelAll) => context.send("cancel all").expect("open"),
+    ///             None => eprintln!("not an order"),
+    ///         }
+    ///     }
+    /// }
+    /// let server = Server::echo()?;
+    /// let client = Client::connect(ClientConfig::new(server.url())?.delivery(Delivery::inline(|| Desk)))?;
+    /// client.tell(Order::CancelAll).map_err(|_| "refused")?;
+    /// server.wait_for_message(|message| message.as_text() == Some("cancel all"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn tell<T: Any + Send>(&self, value: T) -> Result<(), T> {
+        let core = &self.core;
+        match &core.told {
+            Some(told) if told.has_room() && core.status.get() != ReadyState::Closed => told.tell(Box::new(value)),
+            _ => return Err(value),
+        }
+        core.mailbox.wake.wake();
+        Ok(())
     }
 
     /// Ends the connection in good order and makes the next at once, on the same thread, with the same handler. Returns at

@@ -21,6 +21,7 @@ use crate::policy::subscriptions::{SubscriptionStatus, names};
 use crate::receipt::Receipt;
 use crate::request::{Request, RequestId};
 use crate::state::ReadyState;
+use crate::wanted::Wish;
 
 impl Client {
     /// Sends a request and waits for its answer: JSON-RPC 2.0, unless [`correlation`](crate::ClientConfig::correlation)
@@ -225,7 +226,26 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn subscribe<C: AsRef<str>>(&self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
-        self.want(&names(channels), true)
+        self.want(&names(channels), Wish::There)
+    }
+
+    /// Asks for these channels anew, and waits until the server has acknowledged each of them: what is there of them is let
+    /// go and asked for again, so that a book comes as a whole, as after a gap in its numbers. Other channels are not
+    /// touched. As [`subscribe`](Client::subscribe) otherwise.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Client::subscribe).
+    ///
+    /// ```
+    /// # use ws_supervisor::{*, testing::DeribitServer, venue::deribit::Deribit};
+    /// # let server = DeribitServer::start()?;
+    /// # let client = Client::connect(ClientConfig::new(server.url())?.venue(Deribit::new()))?;
+    /// client.subscribe(["book.BTC-PERPETUAL.100ms"])?;
+    /// client.resubscribe(["book.BTC-PERPETUAL.100ms"])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resubscribe<C: AsRef<str>>(&self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
+        self.want(&names(channels), Wish::Anew)
     }
 
     /// Does not want these channels any more, and waits until the server has acknowledged that. Without a connection
@@ -235,7 +255,7 @@ impl Client {
     /// As [`subscribe`](Client::subscribe). A channel that the server refuses to let go goes on for as long as the
     /// connection, and is not asked for on the next.
     pub fn unsubscribe<C: AsRef<str>>(&self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
-        self.want(&names(channels), false)
+        self.want(&names(channels), Wish::Gone)
     }
 
     /// What is wanted, and what the server has acknowledged.
@@ -243,13 +263,13 @@ impl Client {
         self.core.wanted.status()
     }
 
-    fn want(&self, channels: &[Arc<str>], wanted: bool) -> Result<(), SubscribeError> {
+    fn want(&self, channels: &[Arc<str>], wish: Wish) -> Result<(), SubscribeError> {
         let core = &self.core;
         if core.is_own_thread() {
             return Err(SubscribeError::OwnThread);
         }
         let deadline = later(Instant::now(), core.request_timeout);
-        core.wanted.want_and_wait(channels, wanted, deadline, || core.mailbox.wake.wake(), || core.status.get())
+        core.wanted.want_and_wait(channels, wish, deadline, || core.mailbox.wake.wake(), || core.status.get())
     }
 }
 

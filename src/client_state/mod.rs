@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 
 use crate::asked::Asked;
 use crate::command::Commands;
-use crate::config::settings::Settings;
-use crate::core::Core;
+use crate::config::settings::{Hooks, Settings};
+use crate::core::{Core, Told};
 use crate::error::ConnectError;
 use crate::event::Event;
 use crate::handed_back::HandedBack;
@@ -28,7 +28,7 @@ use crate::policy::admission::Admission;
 use crate::policy::rate_limit::Limits;
 use crate::policy::reconnect::Reconnect;
 use crate::policy::terms::{Dialect, Rules};
-use crate::state::{ClientId, Tag};
+use crate::state::{ClientId, ReadyState, Tag};
 use crate::status::Status;
 use crate::telemetry::duty::{Duty, Pauses};
 use crate::telemetry::health::Health;
@@ -42,12 +42,21 @@ pub(crate) struct ClientState {
     pub(crate) settings: Settings,
     /// Without a supervisor a lost heartbeat reconnects, and there are no restarts.
     pub(crate) supervised: bool,
-    pub(crate) rules: Arc<Rules>,
+    /// Code of the caller's, and what follows from it; `None` once the client has ended, so that nothing it holds is held
+    /// for ever.
+    work: Mutex<Option<Arc<Work>>>,
+    pub(crate) reconciles: bool,
     /// Locked by the worker for the whole of its run, before the line; by others only when there is no worker.
     pub(crate) kept: Mutex<Kept>,
     pub(crate) events: Receiver<Event>,
     exit: Exit,
     socket: Mutex<Option<Arc<TcpStream>>>,
+}
+
+/// What a run of the worker works with.
+pub(crate) struct Work {
+    pub(crate) hooks: Hooks,
+    pub(crate) rules: Arc<Rules>,
 }
 
 /// What must survive a run of the worker.
@@ -75,13 +84,14 @@ pub(crate) struct Life {
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl ClientState {
-    pub(crate) fn new(settings: Settings, supervised: bool) -> io::Result<Self> {
+    pub(crate) fn new(mut settings: Settings, supervised: bool) -> io::Result<Self> {
+        let hooks = std::mem::take(&mut settings.hooks);
         let now = Instant::now();
         let id = ClientId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let name = settings.name.clone().unwrap_or_else(|| format!("{}:{}", id.0, settings.target.host));
         let tag = Tag { id, name: name.into() };
         let (own, events) = crossbeam_channel::unbounded();
-        let outlet = match &settings.delivery.0 {
+        let outlet = match &hooks.delivery.0 {
             Way::Channel => Some(Outlet::Own { sender: own, given: 0 }),
             Way::Shared(sender, given) => {
                 Some(Outlet::Shared { sender: sender.clone(), given: given.clone(), tag: tag.clone() })
@@ -89,6 +99,7 @@ impl ClientState {
             Way::Inline(_) => None,
         };
         let has_queue = outlet.is_some();
+        let is_inline = !has_queue;
         let exit: Exit = Arc::new(Mutex::new(outlet));
         let queue = has_queue.then(|| {
             let capacity = Capacity { events: settings.event_capacity, bytes: settings.event_bytes };
@@ -100,8 +111,9 @@ impl ClientState {
         let core = Core {
             mailbox: Mailbox::new(admission, waiting, settings.queue_while_disconnected)?,
             asked: Asked::new(now),
-            wanted: Wanted::new(&settings.channels, settings.venue.is_some()),
+            wanted: Wanted::new(&settings.channels, hooks.venue.is_some()),
             status: Status::default(),
+            told: is_inline.then(Told::default),
             commands: Commands::default(),
             counters: Counters::default(),
             health: Health::new(now),
@@ -113,7 +125,7 @@ impl ClientState {
             thread: Mutex::new(None),
             tag,
         };
-        let dialect = settings.venue.clone().map(|venue| Box::new(Spoken(venue)) as Box<dyn Dialect>);
+        let dialect = hooks.venue.clone().map(|venue| Box::new(Spoken(venue)) as Box<dyn Dialect>);
         let rules = Rules {
             heartbeat: settings.heartbeat.clone(),
             correlation: settings.correlation.clone(),
@@ -133,13 +145,29 @@ impl ClientState {
         Ok(Self {
             core: Arc::new(core),
             supervised,
-            rules: Arc::new(rules),
+            reconciles: hooks.reconcile.is_some(),
+            work: Mutex::new(Some(Arc::new(Work { hooks, rules: Arc::new(rules) }))),
             kept: Mutex::new(Kept { queue, life }),
             events,
             exit,
             socket: Mutex::new(None),
             settings,
         })
+    }
+
+    /// What a run of the worker needs; `None` when the client has ended.
+    pub(crate) fn work(&self) -> Option<Arc<Work>> {
+        self.work.lock().clone()
+    }
+
+    /// The client has ended: lets go of what it held for its work. Called where no lock of ours is held, since what is
+    /// dropped is the caller's.
+    pub(crate) fn let_go(&self) {
+        if self.core.status.get() == ReadyState::Closed {
+            let work = self.work.lock().take();
+            self.core.mailbox.wake.silence_for_good();
+            drop(work);
+        }
     }
 
     pub(crate) fn register_socket(&self, tcp: Option<Arc<TcpStream>>) {

@@ -48,7 +48,7 @@ impl ClientState {
         }
         link.outbox.requeue(kept);
         let unknown = self.abandon_requests(&mut collected);
-        if self.settings.reconcile.is_some() {
+        if self.reconciles {
             life.unsettled.unsent.extend(collected.unsent.iter().cloned());
             life.unsettled.uncertain.extend(collected.uncertain.iter().cloned());
             life.unsettled.unknown.extend(unknown);

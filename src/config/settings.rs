@@ -33,7 +33,8 @@ pub(crate) struct Settings {
     pub(crate) park_on: Vec<u16>,
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
-    pub(crate) delivery: Delivery,
+    /// Moved out when the client is made: code of the caller's is let go of at the end.
+    pub(crate) hooks: Hooks,
     pub(crate) overflow: Overflow,
     pub(crate) event_capacity: usize,
     pub(crate) event_bytes: usize,
@@ -49,16 +50,22 @@ pub(crate) struct Settings {
     pub(crate) kernel_timestamps: bool,
     pub(crate) stack_size: Option<usize>,
     pub(crate) stall_threshold: Duration,
-    pub(crate) resolver: Option<Arc<ResolveFn>>,
-    pub(crate) prepare: Option<Arc<PrepareFn>>,
-    pub(crate) on_open: Option<Arc<OnOpenFn>>,
-    pub(crate) reconcile: Option<Arc<ReconcileFn>>,
-    pub(crate) venue: Option<Arc<dyn Venue>>,
     pub(crate) channels: Vec<Arc<str>>,
     pub(crate) correlation: Correlation,
     pub(crate) request_timeout: Duration,
     pub(crate) limits: Vec<RateLimit>,
     pub(crate) max_age: Option<Duration>,
+}
+
+/// Code of the caller's, which may hold anything, a handle of this very client too.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    pub(crate) delivery: Delivery,
+    pub(crate) resolver: Option<Arc<ResolveFn>>,
+    pub(crate) prepare: Option<Arc<PrepareFn>>,
+    pub(crate) on_open: Option<Arc<OnOpenFn>>,
+    pub(crate) reconcile: Option<Arc<ReconcileFn>>,
+    pub(crate) venue: Option<Arc<dyn Venue>>,
 }
 
 /// CA certificates that are trusted besides the system's: as they were given, by which clients can be told to share them,
@@ -127,7 +134,6 @@ impl ClientConfig {
             park_on: config.park_on,
             connect_timeout: config.connect_timeout,
             close_timeout: config.close_timeout,
-            delivery: config.delivery,
             overflow: config.overflow,
             event_capacity: config.event_capacity.or(small(256)).unwrap_or(4096),
             send_capacity: config.send_capacity.or(small(64)).unwrap_or(1024),
@@ -143,12 +149,15 @@ impl ClientConfig {
             kernel_timestamps: config.kernel_timestamps,
             stack_size: config.stack_size,
             stall_threshold: config.stall_threshold,
-            resolver: config.resolver,
-            prepare: config.prepare,
-            on_open: config.on_open,
-            reconcile: config.reconcile,
             max_age: config.max_age.or_else(|| venue.as_ref().and_then(|venue| venue.max_age())),
-            venue,
+            hooks: Hooks {
+                delivery: config.delivery,
+                resolver: config.resolver,
+                prepare: config.prepare,
+                on_open: config.on_open,
+                reconcile: config.reconcile,
+                venue,
+            },
             channels: config.channels,
             correlation: correlation.unwrap_or_else(Correlation::json_rpc),
             request_timeout: config.request_timeout,
@@ -166,7 +175,7 @@ impl Settings {
         faults.rule(!self.close_timeout.is_zero(), "close_timeout", positive);
         faults.rule(!self.request_timeout.is_zero(), "request_timeout", positive);
         faults.rule(self.max_age != Some(Duration::ZERO), "max_age", positive);
-        let knows_how = self.channels.is_empty() || self.venue.is_some();
+        let knows_how = self.channels.is_empty() || self.hooks.venue.is_some();
         faults.rule(knows_how, "subscribe", "needs a `venue`, which knows how to subscribe");
         faults.keep(self.reconnect.validate());
         faults.keep(self.heartbeat.validate());

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use rustix::event::PollFlags;
 
+use crate::config::ResolveFn;
 use crate::config::settings::Settings;
 use crate::dial::Dial;
 use crate::error::{ConnectError, Phase};
@@ -32,6 +33,7 @@ impl From<ConnectError> for Halt {
 /// One attempt to connect.
 pub(crate) struct Attempt<'a> {
     pub(crate) settings: &'a Settings,
+    pub(super) resolver: Option<&'a Arc<ResolveFn>>,
     pub(crate) dial: &'a Dial,
     pub(crate) deadline: Instant,
     pub(crate) wake: &'a Arc<Wake>,
@@ -49,6 +51,7 @@ pub(crate) struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     pub(crate) fn new(
         settings: &'a Settings,
+        resolver: Option<&'a Arc<ResolveFn>>,
         dial: &'a Dial,
         avoid: Option<SocketAddr>,
         wake: &'a Arc<Wake>,
@@ -58,6 +61,7 @@ impl<'a> Attempt<'a> {
         let deadline = dial.deadline();
         Self {
             settings,
+            resolver,
             dial,
             deadline,
             wake,

@@ -28,7 +28,7 @@ static UNDER_WAY: Mutex<Option<HashMap<Key, Vec<Waiting>>>> = Mutex::new(None);
 pub(super) fn resolve(attempt: &Attempt<'_>) -> Result<Vec<SocketAddr>, Halt> {
     let target = &attempt.dial.target;
     let failed = |message: Box<str>| Halt::Failed(ConnectError::Resolve { host: target.host.as_str().into(), message });
-    if let (Ok(ip), None) = (target.host.parse::<IpAddr>(), &attempt.settings.resolver) {
+    if let (Ok(ip), None) = (target.host.parse::<IpAddr>(), attempt.resolver) {
         return Ok(vec![SocketAddr::new(ip, target.port)]);
     }
     let (answer, answered) = crossbeam_channel::bounded(1);
@@ -44,7 +44,7 @@ pub(super) fn resolve(attempt: &Attempt<'_>) -> Result<Vec<SocketAddr>, Halt> {
 
 fn ask(attempt: &Attempt<'_>, answer: Sender<Addresses>) -> io::Result<()> {
     let target = &attempt.dial.target;
-    let resolver = attempt.settings.resolver.clone();
+    let resolver = attempt.resolver.cloned();
     let whose = resolver.as_ref().map_or(0, |resolver| Arc::as_ptr(resolver).cast::<()>() as usize);
     let key: Key = (whose, target.host.clone(), target.port);
     let waiting = Waiting { answer, wake: attempt.wake.clone() };

@@ -42,6 +42,11 @@ impl Backlog {
         self.bytes
     }
 
+    /// Whether one more would be too many.
+    pub(crate) fn is_full(&self) -> bool {
+        self.messages >= self.limit || self.bytes >= self.byte_limit
+    }
+
     /// Events that are no messages.
     pub(crate) fn others(&self) -> usize {
         self.events.len() - self.messages
@@ -49,7 +54,7 @@ impl Backlog {
 
     /// Takes a message in; returns how many were dropped for it. `Event::Lagged` stands exactly where they are missing.
     pub(crate) fn push_message(&mut self, message: Message, at_limit: AtLimit) -> Result<u64, Overrun> {
-        let fits = |backlog: &Self| backlog.messages < backlog.limit && backlog.bytes < backlog.byte_limit;
+        let fits = |backlog: &Self| !backlog.is_full();
         match at_limit {
             AtLimit::Overrun if !fits(self) => return Err(Overrun),
             AtLimit::DropNewest if !fits(self) => {

@@ -2,6 +2,7 @@
 //!
 //! Until the session is open it holds what comes, under the same overflow policy.
 
+use std::any::Any;
 use std::time::Instant;
 
 use super::backlog::{Backlog, Overrun};
@@ -99,6 +100,14 @@ impl<'a> Consumer<'a> {
         }
     }
 
+    /// A value of a caller's, for the handler.
+    pub(crate) fn command(&mut self, scene: Scene<'_>, value: Box<dyn Any + Send>) {
+        let To::Handler { handler, timers } = &mut self.to else { return };
+        let Scene { core, outbox, epoch, now } = scene;
+        core.duty.begin(now, Doing::Handler);
+        handler.on_command(&mut Context { core, outbox, timers, epoch, now }, value);
+    }
+
     /// When a timer of the handler's is due.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         match &self.to {
@@ -175,6 +184,12 @@ impl<'a> Consumer<'a> {
     pub(crate) fn keep(&mut self, message: Message) -> Result<u64, Overrun> {
         let at_limit = self.overflow.at_limit(Stage::Opening);
         self.held.as_mut().map_or(Ok(0), |held| held.push_message(message, at_limit))
+    }
+
+    /// Whether no more can be kept, where none may be dropped.
+    pub(crate) fn holds_enough(&self) -> bool {
+        let keeps_all = !matches!(self.overflow, Overflow::DropOldest | Overflow::DropNewest);
+        keeps_all && self.held.as_ref().is_some_and(Backlog::is_full)
     }
 
     /// Takes the first of the kept messages that is wanted.

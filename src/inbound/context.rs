@@ -1,5 +1,6 @@
 //! What a [`Handler`](crate::Handler) may do with its client: the [`Context`].
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ use crate::policy::timers::Timers;
 use crate::receipt::Receipt;
 use crate::request::{Request, RequestId};
 use crate::state::{ClientId, ReadyState};
+use crate::wanted::Wish;
 
 /// A handler's access to its own client, on the worker's thread.
 ///
@@ -138,7 +140,16 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn subscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
-        self.core.wanted.want(&names(channels), true)
+        self.core.wanted.want(&names(channels), Wish::There)
+    }
+
+    /// Asks for these channels anew, as [`Client::resubscribe`](crate::Client::resubscribe) does, and does not wait: after a
+    /// gap in a book, for example.
+    ///
+    /// # Errors
+    /// [`SubscribeError::NoVenue`].
+    pub fn resubscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
+        self.core.wanted.want(&names(channels), Wish::Anew)
     }
 
     /// Does not want these channels any more.
@@ -146,7 +157,7 @@ impl Context<'_> {
     /// # Errors
     /// [`SubscribeError::NoVenue`].
     pub fn unsubscribe<C: AsRef<str>>(&mut self, channels: impl IntoIterator<Item = C>) -> Result<(), SubscribeError> {
-        self.core.wanted.want(&names(channels), false)
+        self.core.wanted.want(&names(channels), Wish::Gone)
     }
 
     /// What is wanted and what the server has acknowledged.
@@ -254,5 +265,11 @@ impl Context<'_> {
     /// Messages that wait for the next connection.
     pub fn queued(&self) -> usize {
         self.core.mailbox.queued()
+    }
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("name", &self.name()).field("epoch", &self.epoch).finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! Where events go: the three [`Delivery`] ways, and the [`Handler`] of the inline way.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -84,6 +85,12 @@ impl Delivery {
     }
 }
 
+impl Default for Delivery {
+    fn default() -> Self {
+        Self::channel()
+    }
+}
+
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
@@ -112,8 +119,14 @@ pub trait Handler {
         let _ = (context, token);
     }
 
-    /// Anything else that happened. Events of a run that has ended (`Parked` after too many restarts) are not seen
-    /// here, since the handler is gone: read them from [`Supervisor::events`](crate::Supervisor::events).
+    /// A value came by [`Client::tell`](crate::Client::tell): downcast it to what you tell.
+    fn on_command(&mut self, context: &mut Context<'_>, command: Box<dyn Any + Send>) {
+        let _ = (context, command);
+    }
+
+    /// Anything else that happened. A run that panicked is followed by another, whose handler is told first what the last
+    /// one could not be: `Disconnected`, with what was handed back, and the responses. When there is no other (`Parked`
+    /// after too many restarts) it is in [`Supervisor::events`](crate::Supervisor::events).
     fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
         let _ = (context, event);
     }

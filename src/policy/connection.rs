@@ -2,6 +2,7 @@
 //! it may grow. Given `now` and what happened, it says what to do; [`due`](Connection::due) says when it wants to be
 //! asked again. The worker carries it out; the tests drive it without a worker.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,14 @@ use super::admission::Unwritten;
 use super::monitor::{Beat, Monitor};
 use super::rate_limit::Over;
 use super::requests::{Barred, Claim, Pending, Purpose, Told, Whom};
-use super::subscriptions::{Batch, Operation, Subscriptions};
+use super::subscriptions::{Batch, Operation};
 use super::terms::{Action, Rules, Tables, Turn};
 use super::upkeep::{Renewal, Upkeep};
 use crate::deadline::later;
-use crate::error::{RefusedChannel, RequestError};
+use crate::error::RequestError;
 use crate::message::{CloseFrame, Message};
 use crate::receipt::Receipt;
-use crate::request::{Json, Request, RpcError};
+use crate::request::{Json, Request, RequestId, RpcError};
 use crate::response::Response;
 use crate::state::DisconnectReason;
 
@@ -26,7 +27,20 @@ pub(crate) struct Connection {
     rules: Arc<Rules>,
     monitor: Monitor,
     upkeep: Upkeep,
+    opening: bool,
+    /// Channels planned in one go: few while a rate limit lets few out.
+    plans: usize,
+    /// How long the venue is left alone after it refused for the moment, next time.
+    patience: Duration,
+    /// When the rest of an answer in parts is no longer waited for.
+    parts_due: Option<Instant>,
 }
+
+/// Channels planned in one go, at least and at most: other work gets its turn in between.
+const PLANS: (usize, usize) = (16, 1_000);
+
+/// How long a venue that refused for the moment is left alone, at first and at most.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 impl Connection {
     /// For a connection that is there now.
@@ -38,7 +52,8 @@ impl Connection {
         out: &mut Vec<Action<T::Caller>>,
     ) -> Self {
         let (monitor, first) = Monitor::open(rules.heartbeat.clone(), nonce, now);
-        let connection = Self { rules, monitor, upkeep: Upkeep::default() };
+        let (upkeep, opening, plans, patience) = (Upkeep::default(), false, PLANS.1, PATIENCE.0);
+        let connection = Self { rules, monitor, upkeep, opening, plans, patience, parts_due: None };
         if let Beat::Send(message) = first {
             connection.send_first(message, now, tables, out);
         }
@@ -47,6 +62,7 @@ impl Connection {
 
     /// Its session is open: from now on it grows old.
     pub(crate) fn opened(&mut self, now: Instant) {
+        self.opening = false;
         self.upkeep.opened(now, self.rules.max_age);
     }
 
@@ -61,7 +77,7 @@ impl Connection {
 
     /// When it wants to be asked again, if nothing else happens.
     pub(crate) fn due(&self, tables: &impl Tables) -> Option<Instant> {
-        [self.monitor.due(), tables.requests_due(), self.upkeep.due()].into_iter().flatten().min()
+        [self.monitor.due(), tables.requests_due(), self.upkeep.due(), self.parts_due].into_iter().flatten().min()
     }
 
     /// Whether it waits for its time to ask for channels, so that a change of what is wanted is no reason to ask now.
@@ -69,9 +85,15 @@ impl Connection {
         self.upkeep.asks_later()
     }
 
+    /// Its session is being opened: nothing that may end the connection is asked.
+    pub(crate) fn restores(&mut self, now: Instant) {
+        self.opening = true;
+        self.upkeep.ask_for_channels_at(now);
+    }
+
     /// Whether every channel that is wanted has been asked for and answered.
     pub(crate) fn is_restored(&self, tables: &impl Tables) -> bool {
-        !self.upkeep.asks_later() && tables.subscriptions(|table| !table.is_asking())
+        !self.upkeep.asks_later() && tables.subscriptions(|table| !table.is_asking() && !table.has_more(true))
     }
 
     /// Reading begins again after it was held up.
@@ -122,18 +144,33 @@ impl Connection {
         }
         let Some(answer) = self.rules.correlation.read(&message) else { return Some(message) };
         let outcome = answer.outcome.map_err(RequestError::Rpc);
+        let answer_id = answer.id.clone();
         match tables.requests(|table| table.claim(&answer.id)) {
             Claim::Nobody => return Some(message),
             Claim::Late { own: Some(purpose), method } => {
                 self.own_answered(purpose, Response { id: answer.id, method, outcome }, now, tables, out);
+                self.expect_more(purpose, answer_id, now, tables);
             }
             Claim::Late { method, .. } => out.push(Action::TellLate(Response { id: answer.id, method, outcome })),
+            Claim::Pending(Pending { method, whom: Whom::Worker(purpose), .. }) => {
+                self.own_answered(purpose, Response { id: answer.id, method, outcome }, now, tables, out);
+                self.expect_more(purpose, answer_id, now, tables);
+            }
             Claim::Pending(pending) => {
                 let response = Response { id: answer.id, method: pending.method, outcome };
                 self.ended((response, pending.whom), now, tables, out);
             }
         }
         None
+    }
+
+    /// The answer may have been a part, and the others come under the same id.
+    fn expect_more(&mut self, purpose: Purpose, id: RequestId, now: Instant, tables: &impl Tables) {
+        let Purpose::Subscription(batch) = purpose else { return };
+        if tables.subscriptions(|table| table.expects_more(batch)) {
+            tables.requests(|table| table.expect_more(id, purpose, now));
+        }
+        self.parts_due = tables.subscriptions(|table| table.parts_due());
     }
 
     /// Something may be due.
@@ -144,6 +181,12 @@ impl Connection {
             beat => self.beat(beat, turn.clogged, out),
         }
         self.expire(now, turn.caught_up, tables, out);
+        if self.parts_due.is_some_and(|due| now >= due) {
+            let refused = tables.subscriptions(|table| table.end_parts(now));
+            out.extend(refused.into_iter().map(Action::Refused));
+            self.parts_due = tables.subscriptions(|table| table.parts_due());
+            self.upkeep.ask_for_channels_at(now);
+        }
         if self.upkeep.take_asking(now, turn.wants_changed) {
             self.ask_for_channels(now, tables, out);
         }
@@ -221,15 +264,28 @@ impl Connection {
             Purpose::Subscription(batch) => {
                 let outcome = match response.outcome {
                     Ok(result) => Ok(result),
+                    Err(RequestError::Rpc(error)) if self.is_temporary(&error) => {
+                        out.push(Action::Warn(format!("channels are refused for the moment: {error}").into()));
+                        tables.subscriptions(|table| table.withdrawn(batch));
+                        // Whatever else is refused meanwhile changes nothing.
+                        if !self.upkeep.asks_later() {
+                            self.upkeep.ask_for_channels_at(later(now, self.patience));
+                            self.patience = (self.patience * 2).min(PATIENCE.1);
+                        }
+                        return;
+                    }
                     Err(RequestError::Rpc(error)) => Err(error),
                     Err(_) => {
                         tables.subscriptions(|table| table.unanswered(batch));
-                        return self.upkeep.ask_for_channels_at(now);
+                        return self.ask_when_free(now);
                     }
                 };
-                self.batch_answered(batch, &outcome, tables, out);
+                if outcome.is_ok() {
+                    self.patience = PATIENCE.0;
+                }
+                self.batch_answered(batch, &outcome, now, tables, out);
                 // A batch that was refused is tried again in halves, and what callers wanted meanwhile is next.
-                self.upkeep.ask_for_channels_at(now);
+                self.ask_when_free(now);
             }
         }
     }
@@ -239,52 +295,73 @@ impl Connection {
         self.rules.dialect.as_ref().map_or(Ok(None), |dialect| dialect.renewed(&result))
     }
 
+    /// Asks for channels at once, unless there is a reason to wait.
+    fn ask_when_free(&mut self, now: Instant) {
+        if !self.upkeep.asks_later() {
+            self.upkeep.ask_for_channels_at(now);
+        }
+    }
+
+    fn is_temporary(&self, error: &RpcError) -> bool {
+        self.rules.dialect.as_ref().is_some_and(|dialect| dialect.is_temporary(error))
+    }
+
     fn batch_answered<T: Tables>(
         &self,
         batch: u64,
         outcome: &Result<Json, RpcError>,
+        now: Instant,
         tables: &T,
         out: &mut Vec<Action<T::Caller>>,
     ) {
         let acknowledged = match (outcome, &self.rules.dialect) {
             (Ok(result), Some(dialect)) => {
                 let result: Value = serde_json::from_slice(result.as_bytes()).unwrap_or_default();
-                let mut channels = tables.subscriptions(|table| table.channels_of(batch));
-                channels.retain(|channel| dialect.acknowledges(channel, &result));
-                channels
+                let channels = tables.subscriptions(|table| table.channels_of(batch));
+                channels.into_iter().filter(|channel| dialect.acknowledges(channel, &result)).collect()
             }
-            _ => Vec::new(),
+            _ => BTreeSet::new(),
         };
-        let refused = tables.subscriptions(|table| {
-            let known = table.refusals();
-            match outcome {
-                Err(error) => table.refused(batch, error),
-                Ok(_) => table.answered(batch, |channel| acknowledged.iter().any(|name| **name == *channel)),
-            }
-            // In the same look: a caller who waits takes back what it wanted as soon as it hears of the refusal.
-            new_refusals(table, &known)
+        let refused = tables.subscriptions(|table| match outcome {
+            Err(error) => table.refused(batch, error),
+            Ok(_) => table.answered(batch, &acknowledged, now),
         });
         out.extend(refused.into_iter().map(Action::Refused));
     }
 
-    /// Asks the server for what the caller wants and does not have, as far as the rate limits let it.
+    /// Asks the server for what the caller wants and does not have, as far as the rate limits let it, and no more than a
+    /// part of it in one go.
     fn ask_for_channels<T: Tables>(&mut self, now: Instant, tables: &T, out: &mut Vec<Action<T::Caller>>) {
         let rules = self.rules.clone();
         let Some(dialect) = &rules.dialect else { return };
-        for (operation, mut channels) in tables.subscriptions(|table| table.plan()) {
+        let (opening, plans) = (self.opening, self.plans);
+        let mut count = 0;
+        for (operation, channels) in tables.subscriptions(|table| table.plan(plans, opening)) {
             let batches = match operation {
                 Operation::Subscribe => dialect.subscribe(&channels),
                 Operation::Unsubscribe => dialect.unsubscribe(&channels),
             };
+            let batches = match batches {
+                Ok(batches) => batches,
+                // One of them is too much for the dialect: found in halves, like one that the server refuses.
+                Err(fault) => {
+                    self.not_asked(operation, channels, &fault, now, tables, out);
+                    continue;
+                }
+            };
+            let mut forgotten: BTreeSet<_> = channels.into_iter().collect();
             for Batch { request, channels: asked } in batches {
-                channels.retain(|channel| !asked.contains(channel));
+                for channel in &asked {
+                    forgotten.remove(channel);
+                }
                 // When one is held up, the others wait with it.
                 if self.upkeep.asks_later() {
                     continue;
                 }
+                let size = asked.len();
                 let batch = tables.subscriptions(|table| table.asked(operation, asked));
                 match self.ask(request, Purpose::Subscription(batch), now, tables, out) {
-                    Ok(()) => {}
+                    Ok(()) => count += size,
                     Err(unasked) => match unasked.try_again(now) {
                         Some(at) => {
                             tables.subscriptions(|table| table.withdrawn(batch));
@@ -293,19 +370,38 @@ impl Connection {
                         // Like that it can never be sent; in smaller parts perhaps.
                         None => {
                             let error = RpcError::new(0, format!("not asked: {}", unasked.describe()));
-                            self.batch_answered(batch, &Err(error), tables, out);
+                            self.batch_answered(batch, &Err(error), now, tables, out);
                             self.upkeep.ask_for_channels_at(now);
                         }
                     },
                 }
             }
             // The dialect put these into no batch.
-            for forgotten in channels {
-                let batch = tables.subscriptions(|table| table.asked(operation, vec![forgotten]));
-                let error = RpcError::new(0, "the venue's dialect has no request for it");
-                self.batch_answered(batch, &Err(error), tables, out);
+            for channel in forgotten {
+                self.not_asked(operation, vec![channel], "the venue's dialect has no request for it", now, tables, out);
             }
         }
+        self.plans = match self.upkeep.asks_later() {
+            false => PLANS.1,
+            true if count == 0 => self.plans,
+            true => (4 * count).clamp(PLANS.0, PLANS.1),
+        };
+        if !self.upkeep.asks_later() && tables.subscriptions(|table| table.has_more(opening)) {
+            self.upkeep.ask_for_channels_at(now);
+        }
+    }
+
+    fn not_asked<T: Tables>(
+        &mut self,
+        operation: Operation,
+        channels: Vec<Arc<str>>,
+        fault: &str,
+        now: Instant,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) {
+        let batch = tables.subscriptions(|table| table.asked(operation, channels));
+        self.batch_answered(batch, &Err(RpcError::new(0, fault)), now, tables, out);
     }
 
     /// Sends a request of the connection's own. A renewal waits neither for the rate limits nor behind messages that they
@@ -353,10 +449,6 @@ impl Connection {
 
 fn not_renewed<C>(message: Box<str>) -> Action<C> {
     Action::End { reason: DisconnectReason::RenewalFailed(message), code: None }
-}
-
-fn new_refusals(table: &Subscriptions, known: &[RefusedChannel]) -> Vec<RefusedChannel> {
-    table.refusals().into_iter().filter(|refusal| !known.contains(refusal)).collect()
 }
 
 /// Why a request of the connection's own was not sent.

@@ -18,6 +18,7 @@ use crate::policy::admission::{Admission, Charge, Door};
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::{Limits, Price, RateLimit};
 use crate::policy::requests::Requests;
+use crate::policy::subscriptions::Subscriptions;
 use crate::policy::terms::Dialect;
 use crate::request::RequestId;
 
@@ -28,11 +29,14 @@ const MS: Duration = Duration::from_millis(1);
 struct Plain;
 
 impl Dialect for Plain {
-    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
-        channels.chunks(3).map(|some| Batch::new(Request::new("subscribe", some), some)).collect()
+    fn subscribe(&self, channels: &[Arc<str>]) -> Result<Vec<Batch>, Box<str>> {
+        Ok(channels.chunks(3).map(|some| Batch::new(Request::new("subscribe", some), some)).collect())
     }
-    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
-        channels.chunks(3).map(|some| Batch::new(Request::new("unsubscribe", some), some)).collect()
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Result<Vec<Batch>, Box<str>> {
+        Ok(channels.chunks(3).map(|some| Batch::new(Request::new("unsubscribe", some), some)).collect())
+    }
+    fn is_temporary(&self, error: &RpcError) -> bool {
+        error.code == 429
     }
     fn acknowledges(&self, channel: &str, result: &Value) -> bool {
         result.as_array().is_some_and(|names| names.iter().any(|name| name == channel))

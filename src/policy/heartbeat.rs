@@ -44,8 +44,14 @@ pub(crate) trait HeartbeatDialect: Send + Sync {
     /// Why this interval cannot be meant, if it cannot.
     fn refuses(&self, interval: Duration) -> Option<&'static str>;
 
-    /// What asks the venue for its heartbeats.
-    fn begin(&self, interval: Duration) -> Message;
+    /// What asks the venue for its heartbeats, if it has to be asked.
+    fn begin(&self, interval: Duration) -> Option<Message>;
+
+    /// How much longer than the interval a heartbeat may take: those that the venue sends once an interval arrive a little
+    /// after it, every time.
+    fn slack(&self, interval: Duration) -> Duration {
+        interval / 2
+    }
 
     fn read(&self, message: &Message) -> Heard;
 }
@@ -74,6 +80,8 @@ pub enum HeartbeatKind {
     ServerPing,
     /// A message of yours and its answer.
     Message,
+    /// The venue's pings in messages of its own, and your answers.
+    Answer,
 }
 
 impl Heartbeat {
@@ -102,6 +110,24 @@ impl Heartbeat {
         matcher: impl Fn(&Message) -> bool + Send + Sync + 'static,
     ) -> Self {
         Self { kind: Kind::Message { interval, payload: payload.into(), matcher: Arc::new(matcher) }, max_missed: 2 }
+    }
+
+    /// The venue pings by messages of its own (HTX: `{"ping": …}`, others `Ping`): `reply` is shown every message on the
+    /// worker's thread, and says what to answer to those that are such pings, which are counted and not delivered. None for
+    /// `max_silence` is a miss, and one is too many. Answers wait for no rate limit; they are sent from the handshake on,
+    /// also while the session is being opened.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::{Heartbeat, Message};
+    /// let htx = Heartbeat::answer(Duration::from_secs(15), |message| {
+    ///     let stamp = message.as_text()?.strip_prefix(r#"{"ping":"#)?;
+    ///     Some(Message::text(format!(r#"{{"pong":{stamp}"#)))
+    /// });
+    /// # let _ = htx;
+    /// ```
+    pub fn answer(max_silence: Duration, reply: impl Fn(&Message) -> Option<Message> + Send + Sync + 'static) -> Self {
+        Self::dialect(max_silence, Answering(reply)).max_missed(1)
     }
 
     /// How many misses in a row end the connection, at least 1.
@@ -152,6 +178,30 @@ impl Heartbeat {
             },
             _ => Ok(()),
         }
+    }
+}
+
+struct Answering<F>(F);
+
+impl<F: Fn(&Message) -> Option<Message> + Send + Sync> HeartbeatDialect for Answering<F> {
+    fn kind(&self) -> HeartbeatKind {
+        HeartbeatKind::Answer
+    }
+
+    fn refuses(&self, _: Duration) -> Option<&'static str> {
+        None
+    }
+
+    fn begin(&self, _: Duration) -> Option<Message> {
+        None
+    }
+
+    fn slack(&self, _: Duration) -> Duration {
+        Duration::ZERO
+    }
+
+    fn read(&self, message: &Message) -> Heard {
+        (self.0)(message).map_or(Heard::Other, |answer| Heard::Beat { answer: Some(answer) })
     }
 }
 

@@ -68,7 +68,7 @@ impl Monitor {
         };
         monitor.due = monitor.next_due(now, true);
         let action = match &monitor.rules.kind {
-            Kind::Dialect { interval, dialect } => Beat::Send(dialect.begin(*interval)),
+            Kind::Dialect { interval, dialect } => dialect.begin(*interval).map_or(Beat::Nothing, Beat::Send),
             _ => Beat::Nothing,
         };
         (monitor, action)
@@ -92,9 +92,8 @@ impl Monitor {
 
     fn next_due(&self, now: Instant, after_life: bool) -> Option<Instant> {
         let interval = self.rules.interval()?;
-        // Heartbeats that the venue sends once an interval arrive a little after it, every time.
-        let slack = match self.rules.kind {
-            Kind::Dialect { .. } if after_life => interval / 2,
+        let slack = match &self.rules.kind {
+            Kind::Dialect { dialect, .. } if after_life => dialect.slack(interval),
             _ => Duration::ZERO,
         };
         Some(later(later(now, interval), slack))

@@ -410,7 +410,7 @@ mod tests {
         for (limit, other_client, next_connection) in
             [(limit(), false, false), (limit().per_client(), true, false), (limit().per_connection(), true, true)]
         {
-            let (one, two) = (Limits::for_client(&[limit.clone()]), Limits::for_client(&[limit]));
+            let (one, two) = (Limits::for_client(std::slice::from_ref(&limit)), Limits::for_client(&[limit]));
             let price = one.price(&"".into());
             assert_eq!(one.take(&price, t0), Ok(()));
             assert_eq!(two.take(&price, t0).is_ok(), other_client);

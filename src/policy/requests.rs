@@ -266,6 +266,15 @@ impl<C> Requests<C> {
         self.given_up.insert(id, GivenUp { method, message, own, forget_at });
     }
 
+    /// The answer that came was a part: what else comes under this id is for the same.
+    pub(crate) fn expect_more(&mut self, id: RequestId, purpose: Purpose, now: Instant) {
+        let forget_at = now + REMEMBERED;
+        self.is_due_by(forget_at);
+        self.to_forget.push_back((forget_at, id.clone()));
+        let (method, message) = ("".into(), Message::text(""));
+        self.given_up.insert(id, GivenUp { method, message, own: Some(purpose), forget_at });
+    }
+
     fn forget_one(&mut self) {
         let Some((at, id)) = self.to_forget.pop_front() else { return };
         // The same id may have been used again, and given up on again.

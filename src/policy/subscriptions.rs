@@ -1,8 +1,10 @@
 //! What the caller wants to be subscribed to, what the server has acknowledged, and what to ask for next. The wanted
-//! set is the caller's alone: nothing that the server says or sends adds to it. Pure: no socket, thread or clock.
+//! set is the caller's alone: nothing that the server says or sends adds to it. Pure: no socket, thread or clock. Every
+//! step costs what it changes, not what there is: a client may have twenty thousand channels.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::RefusedChannel;
 use crate::request::{Request, RpcError};
@@ -58,7 +60,8 @@ pub struct SubscriptionStatus {
     pub wanted: Vec<Arc<str>>,
     /// What the server has acknowledged on the present connection.
     pub active: Vec<Arc<str>>,
-    /// What the server refused on the present connection.
+    /// What the server refused on the present connection, and what was set aside since the server closed the connection
+    /// whenever it was asked for.
     pub refused: Vec<RefusedChannel>,
 }
 
@@ -89,6 +92,8 @@ enum AtServer {
 struct Channel {
     wanted: bool,
     at_server: AtServer,
+    /// What the caller has of it is not what it wants: it is let go and asked for again.
+    anew: bool,
     /// The server would not let it go.
     kept: Option<RpcError>,
     /// How many wait for it: what becomes of it is remembered until each has seen it.
@@ -99,18 +104,28 @@ struct Channel {
     uncertain: bool,
     /// How many channels may go together with this one: a batch that was refused is halved until the culprit is found.
     together: usize,
+    /// The server ended a connection while it was asked for this one.
+    suspect: bool,
+    /// How often it did so while it was asked for this one alone.
+    strikes: u32,
 }
+
+/// So often a server may end the connection over a channel before that is set aside.
+const STRIKES: u32 = 2;
 
 impl Channel {
     fn unwanted() -> Self {
         Self {
             wanted: false,
             at_server: AtServer::Absent,
+            anew: false,
             kept: None,
             waiting: 0,
             meant: None,
             uncertain: false,
             together: usize::MAX,
+            suspect: false,
+            strikes: 0,
         }
     }
 
@@ -122,6 +137,38 @@ impl Channel {
             Operation::Unsubscribe => AtServer::Present,
         };
     }
+
+    /// What the server did.
+    fn carried_out(&mut self, operation: Operation) {
+        self.uncertain = false;
+        (self.at_server, self.anew) = match operation {
+            Operation::Subscribe => (AtServer::Present, self.anew),
+            // One that the server does not name was not subscribed to.
+            Operation::Unsubscribe => (AtServer::Absent, false),
+        };
+        (self.suspect, self.strikes) = (false, 0);
+    }
+
+    /// What the server has to be asked, if anything.
+    fn asks(&self) -> Option<Operation> {
+        match (&self.at_server, self.wanted) {
+            (AtServer::Absent | AtServer::Unknown, true) => Some(Operation::Subscribe),
+            (AtServer::Present, true) if self.anew && self.kept.is_none() => Some(Operation::Unsubscribe),
+            (AtServer::Present | AtServer::Unknown, false) if self.kept.is_none() => Some(Operation::Unsubscribe),
+            // Refused now, but an earlier request for it may have been carried out.
+            (AtServer::Refused(_), false) if self.uncertain && self.kept.is_none() => Some(Operation::Unsubscribe),
+            _ => None,
+        }
+    }
+
+    fn is_forgotten(&self) -> bool {
+        let gone = match self.at_server {
+            AtServer::Absent => true,
+            AtServer::Refused(_) => !self.uncertain,
+            _ => false,
+        };
+        gone && !self.wanted && self.waiting == 0
+    }
 }
 
 /// How a channel that somebody waits for stands.
@@ -132,83 +179,141 @@ pub(crate) enum Standing {
     UnderWay,
 }
 
+/// A request for some channels that is under way.
+#[derive(Clone, Debug)]
+struct UnderWay {
+    operation: Operation,
+    names: Vec<Arc<str>>,
+    /// Some of them were acknowledged; the rest may be, by answers that still come, until then.
+    more_until: Option<Instant>,
+}
+
+/// A server may acknowledge the channels of one request in several answers (Kraken does, one for each).
+const MORE_ANSWERS: Duration = Duration::from_millis(250);
+
+/// What is to be asked, in the order in which it is: what goes makes room for what comes, and what may end the connection
+/// comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Leave,
+    Join,
+    JoinSuspect,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     channels: BTreeMap<Arc<str>, Channel>,
-    batches: HashMap<u64, (Operation, Vec<Arc<str>>)>,
+    /// Those of them that the server has to be asked about.
+    to_ask: BTreeSet<(Turn, Arc<str>)>,
+    batches: HashMap<u64, UnderWay>,
     /// Batches whose time ran out: their answers may still come.
-    late: BTreeMap<u64, (Operation, Vec<Arc<str>>)>,
+    late: BTreeMap<u64, UnderWay>,
     last_batch: u64,
+    /// Channels that were settled, one way or the other.
+    settled: u64,
 }
 
 impl Subscriptions {
     /// The caller wants these. One that was refused is asked for again.
     pub(crate) fn want(&mut self, channels: &[Arc<str>]) {
         for name in channels {
-            let channel = self.channels.entry(name.clone()).or_insert_with(Channel::unwanted);
-            (channel.wanted, channel.kept) = (true, None);
-            if matches!(channel.at_server, AtServer::Refused(_)) {
-                (channel.at_server, channel.together) = (AtServer::Absent, usize::MAX);
-            }
+            self.change(name, true, |channel| {
+                (channel.wanted, channel.kept) = (true, None);
+                if matches!(channel.at_server, AtServer::Refused(_)) {
+                    (channel.at_server, channel.together) = (AtServer::Absent, usize::MAX);
+                    (channel.suspect, channel.strikes) = (false, 0);
+                }
+            });
         }
     }
 
-    /// The caller does not want these any more.
+    /// The caller does not want these any more. Should it change its mind before that is done, it is done all the same: it
+    /// wants to begin anew.
     pub(crate) fn unwant(&mut self, channels: &[Arc<str>]) {
         for name in channels {
-            if let Some(channel) = self.channels.get_mut(name) {
-                (channel.wanted, channel.kept) = (false, None);
-            }
+            self.change(name, false, |channel| {
+                (channel.wanted, channel.kept, channel.anew) = (false, None, true);
+            });
         }
-        self.sweep();
+    }
+
+    /// The caller wants these anew: what it has of them is let go first.
+    pub(crate) fn want_anew(&mut self, channels: &[Arc<str>]) {
+        self.unwant(channels);
+        self.want(channels);
     }
 
     /// Somebody waits for these, or does not any more.
     pub(crate) fn wait(&mut self, channels: &[Arc<str>], waits: bool) {
         for name in channels {
-            if waits {
-                self.channels.entry(name.clone()).or_insert_with(Channel::unwanted).waiting += 1;
-            } else if let Some(channel) = self.channels.get_mut(name) {
-                channel.waiting -= 1;
-            }
+            self.change(name, waits, |channel| match waits {
+                true => channel.waiting += 1,
+                false => channel.waiting -= 1,
+            });
         }
-        self.sweep();
     }
 
-    /// What the server should be asked now, in groups that may go together.
-    pub(crate) fn plan(&self) -> Vec<(Operation, Vec<Arc<str>>)> {
-        let mut groups: BTreeMap<(bool, usize), Vec<Arc<str>>> = BTreeMap::new();
-        for (name, channel) in &self.channels {
-            let asks = match (&channel.at_server, channel.wanted) {
-                (AtServer::Absent | AtServer::Unknown, true) => true,
-                (AtServer::Present | AtServer::Unknown, false) if channel.kept.is_none() => false,
-                // Refused now, but an earlier request for it may have been carried out.
-                (AtServer::Refused(_), false) if channel.uncertain && channel.kept.is_none() => false,
-                _ => continue,
-            };
-            groups.entry((asks, channel.together)).or_default().push(name.clone());
+    /// Every change of a channel goes through here: what is to be asked, and what is forgotten, follows from it.
+    fn change(&mut self, name: &Arc<str>, create: bool, change: impl FnOnce(&mut Channel)) {
+        if create && !self.channels.contains_key(name) {
+            self.channels.insert(name.clone(), Channel::unwanted());
         }
-        let group = |((asks, together), names): ((bool, usize), Vec<Arc<str>>)| {
-            let operation = if asks { Operation::Subscribe } else { Operation::Unsubscribe };
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        let before = turn(channel);
+        change(channel);
+        if matches!(channel.at_server, AtServer::Absent | AtServer::Refused(_)) {
+            channel.anew = false;
+        }
+        let after = turn(channel);
+        let forgotten = channel.is_forgotten();
+        if before != after {
+            before.map(|turn| self.to_ask.remove(&(turn, name.clone())));
+            after.map(|turn| self.to_ask.insert((turn, name.clone())));
+        }
+        if forgotten {
+            self.channels.remove(name);
+        }
+    }
+
+    /// What the server should be asked now, in groups that may go together: at most so many channels. While the session
+    /// is being opened nothing that may end the connection is asked.
+    pub(crate) fn plan(&self, at_most: usize, opening: bool) -> Vec<(Operation, Vec<Arc<str>>)> {
+        let mut groups: BTreeMap<(Turn, usize), Vec<Arc<str>>> = BTreeMap::new();
+        for (turn, name) in self.to_ask.iter().take(at_most) {
+            let Some(channel) = self.channels.get(name) else { continue };
+            if !(opening && *turn == Turn::JoinSuspect) {
+                groups.entry((*turn, channel.together)).or_default().push(name.clone());
+            }
+        }
+        let group = |((turn, together), names): ((Turn, usize), Vec<Arc<str>>)| {
+            let operation = if turn == Turn::Leave { Operation::Unsubscribe } else { Operation::Subscribe };
             names.chunks(together).map(move |chunk| (operation, chunk.to_vec())).collect::<Vec<_>>()
         };
-        // What is to go first makes room for what is to come.
         groups.into_iter().flat_map(group).collect()
     }
 
-    /// A batch is about to be sent; returns its number.
-    pub(crate) fn asked(&mut self, operation: Operation, channels: Vec<Arc<str>>) -> u64 {
-        self.last_batch += 1;
-        for name in &channels {
-            if let Some(channel) = self.channels.get_mut(name) {
-                channel.at_server = AtServer::Asked(self.last_batch);
-                if channel.meant.is_none_or(|(meant, _)| meant != operation) {
-                    channel.meant = Some((operation, self.last_batch));
-                }
-            }
+    /// Whether there is more to ask. While the session is being opened suspects don't count.
+    pub(crate) fn has_more(&self, opening: bool) -> bool {
+        match opening {
+            true => self.to_ask.first().is_some_and(|(turn, _)| *turn != Turn::JoinSuspect),
+            false => !self.to_ask.is_empty(),
         }
-        self.batches.insert(self.last_batch, (operation, channels));
-        self.last_batch
+    }
+
+    /// A batch is about to be sent; returns its number.
+    pub(crate) fn asked(&mut self, operation: Operation, names: Vec<Arc<str>>) -> u64 {
+        self.last_batch += 1;
+        let batch = self.last_batch;
+        for name in &names {
+            self.change(name, false, |channel| {
+                channel.at_server = AtServer::Asked(batch);
+                if channel.meant.is_none_or(|(meant, _)| meant != operation) {
+                    channel.meant = Some((operation, batch));
+                }
+            });
+        }
+        self.batches.insert(batch, UnderWay { operation, names, more_until: None });
+        batch
     }
 
     /// Whether batches wait for their answers.
@@ -216,65 +321,100 @@ impl Subscriptions {
         !self.batches.is_empty()
     }
 
+    /// Whether more answers to a batch may come, though there was one.
+    pub(crate) fn expects_more(&self, batch: u64) -> bool {
+        self.batches.get(&batch).is_some_and(|under_way| under_way.more_until.is_some())
+    }
+
+    /// How many channels were settled so far: while this rises, there is progress.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled
+    }
+
     /// The channels of a batch that may still be answered.
     pub(crate) fn channels_of(&self, batch: u64) -> Vec<Arc<str>> {
         let known = self.batches.get(&batch).or_else(|| self.late.get(&batch));
-        known.map_or_else(Vec::new, |(_, channels)| channels.clone())
+        known.map_or_else(Vec::new, |under_way| under_way.names.clone())
     }
 
-    /// The server carried out a batch; `acknowledged` says for which channels.
-    pub(crate) fn answered(&mut self, batch: u64, acknowledged: impl Fn(&str) -> bool) {
-        if let Some((operation, names)) = self.late.remove(&batch) {
-            return self.answered_late(batch, operation, &names, acknowledged);
+    /// The server carried out a batch, for the acknowledged channels of it. Of a part the rest may follow: when to look,
+    /// [`parts_due`](Subscriptions::parts_due) says. Returns what is refused by it.
+    pub(crate) fn answered(
+        &mut self,
+        batch: u64,
+        acknowledged: &BTreeSet<Arc<str>>,
+        now: Instant,
+    ) -> Vec<RefusedChannel> {
+        if let Some(under_way) = self.late.remove(&batch) {
+            self.answered_late(batch, &under_way, acknowledged);
+            return Vec::new();
         }
-        self.end_batch(batch, |operation, name, channel, _| {
-            channel.uncertain = false;
-            channel.at_server = match operation {
-                Operation::Subscribe if acknowledged(name) => AtServer::Present,
-                Operation::Subscribe => AtServer::Refused(RpcError::new(0, "not acknowledged by the server")),
-                // One that the server does not name was not subscribed to.
-                Operation::Unsubscribe => AtServer::Absent,
-            };
-        });
+        let Some(under_way) = self.batches.get_mut(&batch) else { return Vec::new() };
+        if under_way.operation == Operation::Subscribe {
+            let (done, rest): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut under_way.names).into_iter().partition(|name| acknowledged.contains(name));
+            if !done.is_empty() && !rest.is_empty() {
+                (under_way.names, under_way.more_until) = (rest, Some(now + MORE_ANSWERS));
+                for name in &done {
+                    self.settle_one(batch, name, |channel| channel.carried_out(Operation::Subscribe));
+                }
+                return Vec::new();
+            }
+            under_way.names = [done, rest].concat();
+        }
+        self.end_batch(batch, |operation, name, channel, _| match operation {
+            Operation::Subscribe if !acknowledged.contains(name) => {
+                channel.uncertain = false;
+                channel.at_server = AtServer::Refused(RpcError::new(0, "not acknowledged by the server"));
+            }
+            operation => channel.carried_out(operation),
+        })
+    }
+
+    /// When the rest of a batch that was answered in part is no longer waited for.
+    pub(crate) fn parts_due(&self) -> Option<Instant> {
+        self.batches.values().filter_map(|under_way| under_way.more_until).min()
+    }
+
+    /// Gives up on parts that did not come; returns what is refused by it.
+    pub(crate) fn end_parts(&mut self, now: Instant) -> Vec<RefusedChannel> {
+        let over = |under_way: &UnderWay| under_way.more_until.is_some_and(|until| until <= now);
+        let ended: Vec<_> = self.batches.iter().filter(|(_, batch)| over(batch)).map(|(batch, _)| *batch).collect();
+        let nothing_more = BTreeSet::new();
+        ended.into_iter().flat_map(|batch| self.answered(batch, &nothing_more, now)).collect()
     }
 
     /// A batch that was given up on was carried out after all. What was asked since, and meant the same, need not be
     /// waited for.
-    fn answered_late(
-        &mut self,
-        batch: u64,
-        operation: Operation,
-        names: &[Arc<str>],
-        acknowledged: impl Fn(&str) -> bool,
-    ) {
-        for name in names.iter().filter(|name| operation == Operation::Unsubscribe || acknowledged(name)) {
-            let Some(channel) = self.channels.get_mut(name) else { continue };
-            let still = channel.meant.is_some_and(|(meant, since)| meant == operation && since <= batch);
-            if still && matches!(channel.at_server, AtServer::Unknown | AtServer::Asked(_) | AtServer::Refused(_)) {
-                let subscribed = operation == Operation::Subscribe;
-                channel.at_server = if subscribed { AtServer::Present } else { AtServer::Absent };
-                channel.uncertain = false;
-            }
+    fn answered_late(&mut self, batch: u64, under_way: &UnderWay, acknowledged: &BTreeSet<Arc<str>>) {
+        let UnderWay { operation, names, .. } = under_way;
+        for name in names.iter().filter(|name| *operation == Operation::Unsubscribe || acknowledged.contains(*name)) {
+            self.change(name, false, |channel| {
+                let still = channel.meant.is_some_and(|(meant, since)| meant == *operation && since <= batch);
+                if still && matches!(channel.at_server, AtServer::Unknown | AtServer::Asked(_) | AtServer::Refused(_)) {
+                    channel.carried_out(*operation);
+                }
+            });
         }
-        self.sweep();
     }
 
-    /// The server refused a batch. Of several channels one may be to blame: they are tried in halves.
-    pub(crate) fn refused(&mut self, batch: u64, error: &RpcError) {
+    /// The server refused a batch. Of several channels one may be to blame: they are tried in halves. Returns what is
+    /// refused by it.
+    pub(crate) fn refused(&mut self, batch: u64, error: &RpcError) -> Vec<RefusedChannel> {
         self.end_batch(batch, |operation, _, channel, size| match (operation, size) {
             (Operation::Subscribe, 1) => channel.at_server = AtServer::Refused(error.clone()),
             (Operation::Unsubscribe, 1) => {
                 channel.undo(operation);
-                channel.kept = Some(error.clone());
+                (channel.kept, channel.anew) = (Some(error.clone()), false);
             }
             (operation, size) => {
                 channel.together = size / 2;
                 channel.undo(operation);
             }
-        });
+        })
     }
 
-    /// A batch was not sent after all.
+    /// A batch was not sent after all, or not now.
     pub(crate) fn withdrawn(&mut self, batch: u64) {
         self.end_batch(batch, |operation, _, channel, _| channel.undo(operation));
     }
@@ -290,37 +430,69 @@ impl Subscriptions {
         self.end_batch(batch, |_, _, channel, _| (channel.at_server, channel.uncertain) = (AtServer::Unknown, true));
     }
 
-    fn end_batch(&mut self, batch: u64, mut verdict: impl FnMut(Operation, &str, &mut Channel, usize)) {
-        let Some((operation, names)) = self.batches.remove(&batch) else { return };
+    fn end_batch(
+        &mut self,
+        batch: u64,
+        mut verdict: impl FnMut(Operation, &Arc<str>, &mut Channel, usize),
+    ) -> Vec<RefusedChannel> {
+        let Some(UnderWay { operation, names, .. }) = self.batches.remove(&batch) else { return Vec::new() };
+        let size = names.len();
+        let mut refused = Vec::new();
         for name in &names {
-            let channel = self.channels.get_mut(name).filter(|channel| channel.at_server == AtServer::Asked(batch));
-            if let Some(channel) = channel {
-                verdict(operation, name, channel, names.len());
+            self.settle_one(batch, name, |channel| verdict(operation, name, channel, size));
+            if let Some(Channel { at_server: AtServer::Refused(error), wanted: true, .. }) = self.channels.get(name) {
+                refused.push(RefusedChannel { channel: name.clone(), error: error.clone() });
             }
         }
-        self.sweep();
+        refused
     }
 
-    /// The connection is over: the next one knows nothing.
+    fn settle_one(&mut self, batch: u64, name: &Arc<str>, verdict: impl FnOnce(&mut Channel)) {
+        let mut settled = 0;
+        self.change(name, false, |channel| {
+            if channel.at_server == AtServer::Asked(batch) {
+                verdict(channel);
+                settled = u64::from(matches!(channel.at_server, AtServer::Present | AtServer::Refused(_)));
+            }
+        });
+        self.settled += settled;
+    }
+
+    /// The server has ended the connection, and not for a reason of its own: what it was being asked for may be why. That
+    /// is narrowed down on the connections that follow.
+    pub(crate) fn suspect(&mut self) {
+        let asked: Vec<_> =
+            self.batches.values().filter(|batch| batch.operation == Operation::Subscribe).cloned().collect();
+        for UnderWay { names, .. } in asked {
+            let (alone, half) = (names.len() == 1, (names.len() / 2).max(1));
+            for name in &names {
+                self.change(name, false, |channel| {
+                    (channel.suspect, channel.together) = (true, channel.together.min(half));
+                    channel.strikes += u32::from(alone);
+                });
+            }
+        }
+    }
+
+    /// The connection is over: the next one knows nothing, but for what ended the last ones.
     pub(crate) fn disconnected(&mut self) {
         self.batches.clear();
         self.late.clear();
-        for channel in self.channels.values_mut() {
-            (channel.kept, channel.meant) = (None, None);
-            (channel.at_server, channel.uncertain, channel.together) = (AtServer::Absent, false, usize::MAX);
+        let names: Vec<_> = self.channels.keys().cloned().collect();
+        for name in &names {
+            self.change(name, false, |channel| {
+                (channel.kept, channel.meant, channel.uncertain) = (None, None, false);
+                if !channel.suspect {
+                    channel.together = usize::MAX;
+                }
+                channel.at_server = match channel.strikes {
+                    STRIKES.. => {
+                        AtServer::Refused(RpcError::new(0, "set aside: the server closes the connection over it"))
+                    }
+                    _ => AtServer::Absent,
+                };
+            });
         }
-        self.sweep();
-    }
-
-    fn sweep(&mut self) {
-        self.channels.retain(|_, channel| {
-            let gone = match channel.at_server {
-                AtServer::Absent => true,
-                AtServer::Refused(_) => !channel.uncertain,
-                _ => false,
-            };
-            channel.wanted || channel.waiting > 0 || !gone
-        });
     }
 
     /// How a channel stands for someone who wants it, or wants it gone.
@@ -331,7 +503,7 @@ impl Subscriptions {
             Some(Channel { kept: Some(error), .. }) if !wanted => Standing::Refused(error.clone()),
             // Somebody else has decided otherwise since.
             Some(channel) if channel.wanted != wanted => Standing::Settled,
-            Some(Channel { at_server: AtServer::Present, .. }) if wanted => Standing::Settled,
+            Some(Channel { at_server: AtServer::Present, anew: false, .. }) if wanted => Standing::Settled,
             Some(Channel { at_server: AtServer::Absent, .. }) if !wanted => Standing::Settled,
             Some(Channel { at_server: AtServer::Refused(_), uncertain: false, .. }) if !wanted => Standing::Settled,
             Some(_) => Standing::UnderWay,
@@ -372,6 +544,15 @@ impl Subscriptions {
     fn select(&self, which: impl Fn(&Channel) -> bool) -> Vec<Arc<str>> {
         self.channels.iter().filter(|(_, channel)| which(channel)).map(|(name, _)| name.clone()).collect()
     }
+}
+
+/// When a channel is to be asked about, if it is.
+fn turn(channel: &Channel) -> Option<Turn> {
+    Some(match channel.asks()? {
+        Operation::Unsubscribe => Turn::Leave,
+        Operation::Subscribe if channel.suspect => Turn::JoinSuspect,
+        Operation::Subscribe => Turn::Join,
+    })
 }
 
 #[cfg(test)]

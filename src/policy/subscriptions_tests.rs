@@ -9,6 +9,19 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn plan(subscriptions: &Subscriptions) -> Vec<(Operation, Vec<Arc<str>>)> {
+    subscriptions.plan(usize::MAX, false)
+}
+
+/// Acknowledges what the server has, and has no more to say.
+fn answer(subscriptions: &mut Subscriptions, batch: u64, has: impl Fn(&str) -> bool) -> Vec<RefusedChannel> {
+    let acknowledged = subscriptions.channels_of(batch).into_iter().filter(|name| has(name)).collect();
+    let now = Instant::now();
+    let mut refused = subscriptions.answered(batch, &acknowledged, now);
+    refused.extend(subscriptions.end_parts(now + MORE_ANSWERS));
+    refused
+}
+
 fn names(names: &[&str]) -> Vec<Arc<str>> {
     names.iter().map(|name| Arc::from(*name)).collect()
 }
@@ -19,7 +32,7 @@ fn a_refused_batch_is_halved_until_the_culprit_is_found() {
     subscriptions.want(&names(&["a", "b", "bad", "c", "d", "e", "f"]));
     let mut requests = 0;
     loop {
-        let plan = subscriptions.plan();
+        let plan = plan(&subscriptions);
         if plan.is_empty() {
             break;
         }
@@ -29,8 +42,8 @@ fn a_refused_batch_is_halved_until_the_culprit_is_found() {
             let batch = subscriptions.asked(operation, channels);
             match bad {
                 true => subscriptions.refused(batch, &RpcError::new(-32602, "Invalid params")),
-                false => subscriptions.answered(batch, |_| true),
-            }
+                false => answer(&mut subscriptions, batch, |_| true),
+            };
         }
     }
     assert_eq!(subscriptions.active(), names(&["a", "b", "c", "d", "e", "f"]));
@@ -38,7 +51,7 @@ fn a_refused_batch_is_halved_until_the_culprit_is_found() {
     assert!(requests <= 8, "{requests}");
     assert_eq!(subscriptions.wanted().len(), 7, "a refusal does not change what the caller wants");
     subscriptions.disconnected();
-    assert_eq!(subscriptions.plan(), [(Operation::Subscribe, subscriptions.wanted())], "asked for anew");
+    assert_eq!(plan(&subscriptions), [(Operation::Subscribe, subscriptions.wanted())], "asked for anew");
 }
 
 #[test]
@@ -47,11 +60,92 @@ fn what_is_not_acknowledged_is_refused() {
     subscriptions.want(&names(&["a", "b"]));
     let batch = subscriptions.asked(Operation::Subscribe, names(&["a", "b"]));
     assert_eq!(subscriptions.standing("a", true), Standing::UnderWay);
-    subscriptions.answered(batch, |name| name == "a");
+    answer(&mut subscriptions, batch, |name| name == "a");
     assert_eq!(subscriptions.standing("a", true), Standing::Settled);
     assert!(matches!(subscriptions.standing("b", true), Standing::Refused(_)));
     subscriptions.unwant(&names(&["b"]));
-    assert!(subscriptions.plan().is_empty() && subscriptions.wanted() == names(&["a"]));
+    assert!(plan(&subscriptions).is_empty() && subscriptions.wanted() == names(&["a"]));
+}
+
+#[test]
+fn an_answer_in_parts_is_waited_for_and_what_never_came_is_refused() {
+    let now = Instant::now();
+    let mut subscriptions = Subscriptions::default();
+    let all = names(&["a", "b", "c"]);
+    subscriptions.want(&all);
+    let batch = subscriptions.asked(Operation::Subscribe, all.clone());
+    let part = |name: &str| BTreeSet::from([Arc::from(name)]);
+    assert_eq!(subscriptions.answered(batch, &part("b"), now), []);
+    assert!(subscriptions.expects_more(batch) && subscriptions.standing("a", true) == Standing::UnderWay);
+    assert_eq!(subscriptions.answered(batch, &part("a"), now), []);
+    assert_eq!(subscriptions.active(), names(&["a", "b"]));
+    assert_eq!(subscriptions.end_parts(now), []);
+    let refused = subscriptions.end_parts(subscriptions.parts_due().unwrap());
+    assert_eq!((refused.len(), &*refused[0].channel), (1, "c"));
+    assert!(!subscriptions.is_asking() && subscriptions.parts_due().is_none());
+}
+
+#[test]
+fn what_is_let_go_and_wanted_again_is_asked_for_anew() {
+    let mut subscriptions = Subscriptions::default();
+    let one = names(&["book"]);
+    subscriptions.want(&one);
+    let first = subscriptions.asked(Operation::Subscribe, one.clone());
+    answer(&mut subscriptions, first, |_| true);
+    subscriptions.unwant(&one);
+    subscriptions.want(&one);
+    assert_eq!(subscriptions.standing("book", true), Standing::UnderWay);
+    for operation in [Operation::Unsubscribe, Operation::Subscribe] {
+        assert_eq!(plan(&subscriptions), [(operation, one.clone())]);
+        let batch = subscriptions.asked(operation, one.clone());
+        answer(&mut subscriptions, batch, |_| true);
+    }
+    assert!(plan(&subscriptions).is_empty() && subscriptions.standing("book", true) == Standing::Settled);
+}
+
+#[test]
+fn a_channel_that_ends_the_connection_is_found_and_set_aside_and_costs_no_other() {
+    let mut subscriptions = Subscriptions::default();
+    subscriptions.want(&names(&["a", "b", "bad", "c", "d", "e", "f"]));
+    let (mut connections, mut opening) = (0, true);
+    while subscriptions.has_more(false) {
+        assert!(connections < 10);
+        let Some((operation, channels)) = subscriptions.plan(usize::MAX, opening).into_iter().next() else {
+            opening = false;
+            continue;
+        };
+        let bad = channels.iter().any(|name| &**name == "bad");
+        let batch = subscriptions.asked(operation, channels);
+        if bad {
+            subscriptions.suspect();
+            subscriptions.disconnected();
+            (connections, opening) = (connections + 1, true);
+        } else {
+            answer(&mut subscriptions, batch, |_| true);
+        }
+    }
+    assert_eq!(subscriptions.active(), names(&["a", "b", "c", "d", "e", "f"]));
+    let [refused] = &subscriptions.refusals()[..] else { panic!() };
+    assert!(&*refused.channel == "bad" && refused.error.to_string().contains("set aside"));
+    subscriptions.want(&names(&["bad"]));
+    assert_eq!(plan(&subscriptions), [(Operation::Subscribe, names(&["bad"]))], "asked for again when wanted anew");
+}
+
+#[test]
+fn twenty_thousand_channels_are_planned_a_part_at_a_time() {
+    let all: Vec<Arc<str>> = (0..20_000).map(|n| n.to_string().into()).collect();
+    let mut subscriptions = Subscriptions::default();
+    subscriptions.want(&all);
+    let (mut planned, mut rounds) = (0, 0);
+    while subscriptions.has_more(true) {
+        rounds += 1;
+        for (operation, channels) in subscriptions.plan(500, true) {
+            planned += channels.len();
+            let batch = subscriptions.asked(operation, channels);
+            answer(&mut subscriptions, batch, |_| true);
+        }
+    }
+    assert_eq!((planned, rounds, subscriptions.active().len()), (20_000, 40, 20_000));
 }
 
 #[test]
@@ -78,16 +172,16 @@ fn a_channel_that_the_server_does_not_let_go_is_still_there_and_is_not_asked_abo
     let one = names(&["a"]);
     subscriptions.want(&one);
     let batch = subscriptions.asked(Operation::Subscribe, one.clone());
-    subscriptions.answered(batch, |_| true);
+    answer(&mut subscriptions, batch, |_| true);
     subscriptions.unwant(&one);
     let batch = subscriptions.asked(Operation::Unsubscribe, one.clone());
     subscriptions.refused(batch, &RpcError::new(10_028, "too_many_requests"));
     assert!(matches!(subscriptions.standing("a", false), Standing::Refused(_)));
-    assert!(subscriptions.plan().is_empty() && subscriptions.active() == one);
+    assert!(plan(&subscriptions).is_empty() && subscriptions.active() == one);
     subscriptions.want(&one);
     assert_eq!(subscriptions.standing("a", true), Standing::Settled, "it never went");
     subscriptions.unwant(&one);
-    assert_eq!(subscriptions.plan(), [(Operation::Unsubscribe, one)], "asked again when asked again");
+    assert_eq!(plan(&subscriptions), [(Operation::Unsubscribe, one)], "asked again when asked again");
 }
 
 #[test]
@@ -100,11 +194,11 @@ fn what_may_be_there_after_all_is_let_go_however_it_was_refused() {
     let second = subscriptions.asked(Operation::Subscribe, one.clone());
     subscriptions.refused(second, &RpcError::new(10_028, ""));
     subscriptions.unwant(&one);
-    assert_eq!(subscriptions.plan(), [(Operation::Unsubscribe, one.clone())]);
+    assert_eq!(plan(&subscriptions), [(Operation::Unsubscribe, one.clone())]);
     subscriptions.want(&one);
     let third = subscriptions.asked(Operation::Subscribe, one.clone());
     subscriptions.refused(third, &RpcError::new(10_028, ""));
-    subscriptions.answered(first, |_| true);
+    answer(&mut subscriptions, first, |_| true);
     assert_eq!(subscriptions.active(), one, "the first was carried out");
 }
 
@@ -116,14 +210,14 @@ fn a_late_acknowledgement_counts() {
     let first = subscriptions.asked(Operation::Subscribe, one.clone());
     subscriptions.unanswered(first);
     let second = subscriptions.asked(Operation::Subscribe, one.clone());
-    subscriptions.answered(first, |_| true);
+    answer(&mut subscriptions, first, |_| true);
     assert_eq!(subscriptions.standing("a", true), Standing::Settled);
-    subscriptions.answered(second, |_| true);
+    answer(&mut subscriptions, second, |_| true);
     subscriptions.unwant(&one);
     let third = subscriptions.asked(Operation::Unsubscribe, one.clone());
-    subscriptions.answered(first, |_| true);
+    answer(&mut subscriptions, first, |_| true);
     assert_eq!(subscriptions.active(), [], "it meant something else");
-    subscriptions.answered(third, |_| true);
+    answer(&mut subscriptions, third, |_| true);
     assert!(subscriptions.channels.is_empty());
 }
 
@@ -147,14 +241,14 @@ proptest! {
                 }
             }
             if lost { subscriptions.unanswered(batch) }
-            else if bad { subscriptions.refused(batch, &RpcError::new(1, "")) }
-            else { subscriptions.answered(batch, |_| true) }
+            else if bad { drop(subscriptions.refused(batch, &RpcError::new(1, ""))) }
+            else { drop(answer(subscriptions, batch, |_| true)) }
         };
         for (step, n, flag) in steps {
             match step {
                 0..=2 => { subscriptions.want(&all[n..=n]); wanted.insert(all[n].clone()); }
                 3..=4 => { subscriptions.unwant(&all[n..=n]); wanted.remove(&all[n]); }
-                5..=6 => for (operation, channels) in subscriptions.plan() {
+                5..=6 => for (operation, channels) in plan(&subscriptions) {
                     under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
                 },
                 7..=8 if !under_way.is_empty() => {
@@ -163,7 +257,7 @@ proptest! {
                     if flag && !bad { late.push(batch.0); }
                     act(&mut server, &mut subscriptions, batch, flag);
                 }
-                10..=11 if !late.is_empty() => subscriptions.answered(late.remove(n % late.len()), |_| true),
+                10..=11 if !late.is_empty() => drop(answer(&mut subscriptions, late.remove(n % late.len()), |_| true)),
                 9 if n == 0 => { server.clear(); under_way.clear(); late.clear(); subscriptions.disconnected(); }
                 _ => {}
             }
@@ -171,7 +265,7 @@ proptest! {
         }
         for _ in 0..20 {
             for batch in std::mem::take(&mut under_way) { act(&mut server, &mut subscriptions, batch, false); }
-            for (operation, channels) in subscriptions.plan() {
+            for (operation, channels) in plan(&subscriptions) {
                 under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
             }
         }

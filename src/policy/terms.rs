@@ -16,14 +16,17 @@ use crate::correlation::Correlation;
 use crate::error::{RefusedChannel, SendError};
 use crate::message::Message;
 use crate::receipt::Receipt;
-use crate::request::RequestId;
+use crate::request::{RequestId, RpcError};
 use crate::response::Response;
 use crate::state::DisconnectReason;
 
 /// What a connection needs to know of a venue.
 pub(crate) trait Dialect: Send + Sync {
-    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
-    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
+    /// An error says what is wrong with one of them.
+    fn subscribe(&self, channels: &[Arc<str>]) -> Result<Vec<Batch>, Box<str>>;
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Result<Vec<Batch>, Box<str>>;
+    /// Whether a refusal is for the moment only.
+    fn is_temporary(&self, error: &RpcError) -> bool;
     fn acknowledges(&self, channel: &str, result: &Value) -> bool;
     fn renewed(&self, result: &Value) -> Result<Option<Renewal>, Box<str>>;
 }

@@ -1,6 +1,8 @@
 //! What an open connection has to see to by itself: a token that expires, an age at which it is replaced, channels that a
 //! rate limit holds up.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::deadline::later;
@@ -9,22 +11,52 @@ use crate::request::Request;
 /// What must be asked before something expires, for example a new token.
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::time::{Duration, SystemTime};
 /// use ws_supervisor::{Request, venue::Renewal};
+///
 /// let token = Request::new("public/auth", [("grant_type", "refresh_token"), ("refresh_token", "…")]);
 /// let renewal = Renewal::new(Duration::from_secs(720), token);
-/// # let _ = renewal;
+/// // One that says when it was sent, or is signed, is made then.
+/// let signed = Renewal::new(Duration::from_secs(720), || Request::new("logon", [("at", SystemTime::now())]));
+/// # let _ = (renewal, signed);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Renewal {
     pub(crate) after: Duration,
-    pub(crate) request: Request,
+    pub(crate) request: Arc<MakeRequest>,
+}
+
+type MakeRequest = dyn Fn() -> Request + Send + Sync;
+
+/// A [`Request`], or a function that makes one when it is needed.
+pub trait IntoRenewal {
+    /// The function.
+    fn into_renewal(self) -> Box<dyn Fn() -> Request + Send + Sync>;
+}
+
+impl IntoRenewal for Request {
+    fn into_renewal(self) -> Box<dyn Fn() -> Request + Send + Sync> {
+        Box::new(move || self.clone())
+    }
+}
+
+impl<F: Fn() -> Request + Send + Sync + 'static> IntoRenewal for F {
+    fn into_renewal(self) -> Box<dyn Fn() -> Request + Send + Sync> {
+        Box::new(self)
+    }
 }
 
 impl Renewal {
-    /// Sends `request` once this much time has passed. Like a heartbeat it does not wait for a rate limit.
-    pub fn new(after: Duration, request: Request) -> Self {
-        Self { after, request }
+    /// Sends `request` once this much time has passed: one that is made now, or by a function on the client's thread when
+    /// it is sent. Like a heartbeat it does not wait for a rate limit.
+    pub fn new(after: Duration, request: impl IntoRenewal) -> Self {
+        Self { after, request: Arc::from(request.into_renewal()) }
+    }
+}
+
+impl fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewal").field("after", &self.after).finish_non_exhaustive()
     }
 }
 
@@ -36,7 +68,7 @@ const ROTATION_LOOKS: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
-    renewal: Option<(Instant, Request)>,
+    renewal: Option<(Instant, Renewal)>,
     /// When the connection is to be replaced: once nothing is pending, or at the latest.
     rotation: Option<(Instant, Instant)>,
     /// When to ask again for channels that are wanted.
@@ -51,7 +83,7 @@ impl Upkeep {
     }
 
     pub(crate) fn renew(&mut self, now: Instant, renewal: Option<Renewal>) {
-        self.renewal = renewal.map(|Renewal { after, request }| (later(now, after), request));
+        self.renewal = renewal.map(|renewal| (later(now, renewal.after), renewal));
     }
 
     pub(crate) fn ask_for_channels_at(&mut self, at: Instant) {
@@ -82,7 +114,7 @@ impl Upkeep {
     }
 
     pub(crate) fn take_renewal(&mut self, now: Instant) -> Option<Request> {
-        self.renewal.take_if(|(at, _)| now >= *at).map(|(_, request)| request)
+        self.renewal.take_if(|(at, _)| now >= *at).map(|(_, renewal)| (renewal.request)())
     }
 
     /// Whether the connection has to be replaced now, with so many requests pending.

@@ -11,6 +11,7 @@ use super::child::{Child, Waits};
 use super::event::{SupervisorEvent, SupervisorExit};
 use super::settings::IntensityScope;
 use super::table::{Notice, Progress, Rows, Table};
+use crate::client_state::ClientState;
 use crate::lifecycle::{End, ExitReason, ParkReason};
 use crate::policy::restart::Fate;
 use crate::state::ClientId;
@@ -160,6 +161,8 @@ impl Table {
                 let handed_back = state.take_handed_back();
                 self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
                 self.changed.notify_all();
+                drop(rows);
+                state.let_go();
             }
         }
     }
@@ -182,7 +185,7 @@ impl Table {
                     let (name_, reason, handed_back) = (name.clone(), exit.clone(), state.take_handed_back());
                     self.tell(SupervisorEvent::Closed { client, name: name_, reason, handed_back });
                     let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
-                    self.begin_shut_down(rows, exit, self.settings.grace);
+                    drop(self.begin_shut_down(rows, exit, self.settings.grace));
                 }
             };
         }
@@ -248,19 +251,28 @@ impl Table {
         self.tell(SupervisorEvent::LeftBehind { client, name });
     }
 
-    pub(super) fn begin_shut_down(&self, rows: &mut Rows, exit: SupervisorExit, grace: Duration) {
+    /// Returns the clients that had no thread, and so have ended: what they held is to be let go of outside the lock.
+    pub(super) fn begin_shut_down(
+        &self,
+        rows: &mut Rows,
+        exit: SupervisorExit,
+        grace: Duration,
+    ) -> Vec<Arc<ClientState>> {
         if !matches!(rows.progress, Progress::Running) {
-            return;
+            return Vec::new();
         }
+        let mut ended = Vec::new();
         rows.progress = Progress::ShuttingDown { exit, deadline: crate::deadline::later(Instant::now(), grace) };
         for child in rows.children.values_mut() {
             child.stopping = true;
             child.state.core.command(crate::command::CommandKind::Stop, grace);
             if child.is_without_thread() {
                 child.state.conclude_idle(&End::Closed(ExitReason::Closed));
+                ended.push(child.state.clone());
             }
         }
         rows.children.retain(|_, child| !child.is_without_thread());
         self.notify(Notice::ShutDown);
+        ended
     }
 }

@@ -99,6 +99,8 @@ impl Supervises for Table {
             let (name, reason) = (core.tag.name.clone(), ExitReason::Closed);
             let handed_back = state.take_handed_back();
             self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
+            drop(rows);
+            state.let_go();
             return Ok(());
         }
         if core.is_own_thread() {
@@ -286,7 +288,8 @@ impl Table {
 
     pub(super) fn shut_down(&self, exit: SupervisorExit, grace: Duration) -> ShutdownReport {
         let mut rows = self.rows.lock();
-        self.begin_shut_down(&mut rows, exit, grace);
+        let ended: Vec<_> = self.begin_shut_down(&mut rows, exit, grace);
+        MutexGuard::unlocked(&mut rows, || ended.iter().for_each(|state| state.let_go()));
         let own = rows.children.values().find(|child| child.state.core.is_own_thread());
         if let Some(own) = own.map(|child| child.state.core.tag.name.clone()) {
             return ShutdownReport { left_behind: vec![own] };

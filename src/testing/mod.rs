@@ -26,8 +26,11 @@ mod certificates;
 mod connection;
 #[cfg(feature = "deribit")]
 mod deribit;
+mod make;
+mod rehearsal;
 mod script;
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -41,6 +44,11 @@ use rustix::event::PollFlags;
 
 use self::certificates::Certificates;
 use self::connection::Line;
+pub use self::make::{
+    client_event, closed, connect_failed, disconnected, lagged, opened, parked, received, response, restarted,
+    subscription_refused,
+};
+pub use self::rehearsal::Rehearsal;
 pub use self::script::{Peer, Script};
 use crate::message::{CloseFrame, Message};
 use crate::supervisor::Supervisor;
@@ -429,3 +437,9 @@ impl Drop for EndOf<'_> {
 }
 
 type Acceptor = Option<TlsAcceptor>;
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("url", &self.url()).field("accepts", &self.accepts()).finish_non_exhaustive()
+    }
+}

@@ -80,6 +80,9 @@ pub(crate) struct Transport {
 /// buffer, which is never cleared, is what makes the system calls few.
 const CHUNK: usize = 8 << 10;
 
+/// The end that is no close.
+pub(crate) const ENDED: &str = "ended by the server without a close frame";
+
 const WRITE_BUFFER: usize = 64 << 10;
 
 impl Transport {
@@ -312,9 +315,7 @@ fn broken(error: tungstenite::Error) -> Broken {
     let text = || error.to_string().into_boxed_str();
     let (reason, code) = match &error {
         E::Io(io) => (DisconnectReason::Transport(io.to_string().into()), None),
-        E::Protocol(P::ResetWithoutClosingHandshake) => {
-            (DisconnectReason::Transport("ended by the server without a close frame".into()), None)
-        }
+        E::Protocol(P::ResetWithoutClosingHandshake) => (DisconnectReason::Transport(ENDED.into()), None),
         E::Capacity(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::TOO_LARGE)),
         E::Utf8(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::INVALID_PAYLOAD)),
         E::Protocol(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::PROTOCOL_ERROR)),

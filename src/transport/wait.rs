@@ -49,7 +49,8 @@ pub(crate) fn poll_until(
     deadline: Option<Instant>,
 ) -> io::Result<Waited> {
     let timeout = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
-    let bell = wake.as_fd();
+    let Some(bell) = wake.hear() else { return Ok(Waited::default()) };
+    let bell = bell.as_fd();
     let result = match socket {
         Some((socket, interest)) => {
             let mut fds = [PollFd::new(&bell, PollFlags::IN), PollFd::new(&socket, interest)];

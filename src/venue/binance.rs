@@ -106,7 +106,8 @@ impl Venue for Binance {
 
     /// For the one connection, pings and pongs included in the venue's count: one a second is left to those.
     fn rate_limits(&self) -> Vec<RateLimit> {
-        RateLimit::window(self.messages_a_second - 1, Duration::from_secs(1)).into_iter().collect()
+        let limit = RateLimit::window(self.messages_a_second - 1, Duration::from_secs(1));
+        limit.into_iter().map(RateLimit::per_connection).collect()
     }
 
     /// The venue ends a connection at 24 hours; it is replaced ten minutes before.

@@ -41,7 +41,7 @@ use crate::error::SessionError;
 use crate::message::Message;
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::RateLimit;
-use crate::request::Request;
+use crate::request::{Request, RpcError};
 use crate::session::Session;
 
 /// Channels asked for in one request.
@@ -82,14 +82,16 @@ impl Deribit {
     /// Not signed in, heartbeats every 30 s, and the limits of an account without trading volume: 50,000 credits refilled
     /// by 10,000 a second, 500 for each request that does not reach the matching engine (heartbeats among them, for which
     /// some of it is set aside); 20 at once and 5 a second of those that do; 10 subscriptions at once and 10 in 3 s; 50
-    /// lists of instruments at once and one a second.
+    /// lists of instruments at once and one a second. Of each a little is left unused, since what leaves here at even
+    /// intervals does not arrive so, and the venue ends the session of whoever exceeds it. Of the matching engine's a part
+    /// is for requests that cancel: orders can't use it up.
     pub fn new() -> Self {
         let second = Duration::from_secs(1);
         let mut limits = Vec::new();
-        limits.extend(RateLimit::bucket(20, 5, second).map(|limit| limit.cost(cost(Pool::MatchingEngine, 1))));
-        limits.extend(RateLimit::bucket(48_000, 9_500, second).map(|limit| limit.cost(cost(Pool::Common, 500))));
-        limits.extend(RateLimit::bucket(10, 10, 3 * second).map(|limit| limit.cost(cost(Pool::Subscribe, 1))));
-        limits.extend(RateLimit::bucket(50, 1, second).map(|limit| limit.cost(cost(Pool::Instruments, 1))));
+        limits.extend(matching_engine(20, 5));
+        limits.extend(RateLimit::bucket(47_000, 9_500, second).map(|limit| limit.cost(cost(Pool::Common, 500))));
+        limits.extend(RateLimit::bucket(9, 19, 6 * second).map(|limit| limit.cost(cost(Pool::Subscribe, 1))));
+        limits.extend(RateLimit::bucket(48, 19, 20 * second).map(|limit| limit.cost(cost(Pool::Instruments, 1))));
         Self {
             credentials: None,
             heartbeat: Duration::from_secs(30),
@@ -149,8 +151,7 @@ impl Deribit {
     /// # Errors
     /// When one of them is zero.
     pub fn matching_engine_limit(mut self, burst: u32, a_second: u32) -> Result<Self, crate::error::ConfigError> {
-        let limit = RateLimit::bucket(burst, a_second, Duration::from_secs(1))?;
-        self.limits[0] = limit.cost(cost(Pool::MatchingEngine, 1));
+        self.limits[0] = matching_engine(burst, a_second)?;
         Ok(self)
     }
 
@@ -194,11 +195,20 @@ struct Token {
 }
 
 impl Token {
-    /// Four fifths of its time, at most a day: a renewal that fails leaves time to sign in afresh.
-    fn renewal(&self) -> Renewal {
+    /// Four fifths of its time, at most a day: a renewal that fails leaves time to sign in afresh. A sign-in to a named
+    /// session voids the refresh token of the last one there, which may be another client's: those sign in anew.
+    fn renewal(&self, venue: &Deribit) -> Renewal {
         let after = Duration::from_secs(self.expires_in).mul_f64(0.8).min(Duration::from_secs(86_400));
-        let params = json!({"grant_type": "refresh_token", "refresh_token": self.refresh_token});
-        Renewal::new(after, Request::new("public/auth", params))
+        match (&venue.session, venue.credentials.clone()) {
+            (Some(_), Some(credentials)) => {
+                let venue = venue.clone();
+                Renewal::new(after, move || Request::new("public/auth", venue.auth(&credentials)))
+            }
+            _ => {
+                let params = json!({"grant_type": "refresh_token", "refresh_token": self.refresh_token});
+                Renewal::new(after, Request::new("public/auth", params))
+            }
+        }
     }
 }
 
@@ -221,12 +231,18 @@ impl Venue for Deribit {
             let scope = json!({"scope": "connection"});
             let _: Value = session.request("private/enable_cancel_on_disconnect", scope)?;
         }
-        Ok(Some(token.renewal()))
+        Ok(Some(token.renewal(self)))
     }
 
     fn renewed(&self, result: &Value) -> Result<Option<Renewal>, SessionError> {
         let token = Token::deserialize(result).map_err(SessionError::retryable)?;
-        Ok(Some(token.renewal()))
+        Ok(Some(token.renewal(self)))
+    }
+
+    /// The documentation's errors that say "later": too_many_requests, retry, settlement_in_progress,
+    /// matching_engine_queue_full, system_maintenance, temporarily_unavailable.
+    fn is_temporary(&self, error: &RpcError) -> bool {
+        [10_028, 10_040, 10_041, 10_047, 11_051, 13_028].contains(&error.code)
     }
 
     fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
@@ -258,6 +274,15 @@ pub(crate) enum Pool {
     Instruments,
     Common,
     None,
+}
+
+/// The venue's limit with a margin: one fewer at once, a twentieth less a second, and a tenth of it, at least one, for
+/// what cancels.
+fn matching_engine(burst: u32, a_second: u32) -> Result<RateLimit, crate::error::ConfigError> {
+    let (most, a_minute) = (burst.saturating_sub(1).max(burst.min(1)), a_second.saturating_mul(57));
+    let limit = RateLimit::bucket(most, a_minute, Duration::from_secs(60))?.cost(cost(Pool::MatchingEngine, 1));
+    let cancels = |message: &Message| method(message).is_some_and(|method| method.starts_with("private/cancel"));
+    Ok(if most < 3 { limit } else { limit.reserve((burst / 10).max(1), cancels) })
 }
 
 /// What a message costs of one of them.

@@ -30,8 +30,8 @@ impl HeartbeatDialect for Deribit {
             .then_some("Deribit's interval must be whole seconds (and the venue refuses less than 10)")
     }
 
-    fn begin(&self, interval: Duration) -> Message {
-        request("set_heartbeat", &format!(r#"{{"interval":{}}}"#, interval.as_secs()))
+    fn begin(&self, interval: Duration) -> Option<Message> {
+        Some(request("set_heartbeat", &format!(r#"{{"interval":{}}}"#, interval.as_secs())))
     }
 
     fn read(&self, message: &Message) -> Heard {

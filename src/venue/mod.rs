@@ -6,6 +6,7 @@ pub mod binance;
 pub mod deribit;
 mod deribit_heartbeat;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::RateLimit;
 pub use crate::policy::subscriptions::Batch;
 use crate::policy::terms::Dialect;
-pub use crate::policy::upkeep::Renewal;
+pub use crate::policy::upkeep::{IntoRenewal, Renewal};
+use crate::request::RpcError;
 use crate::session::Session;
 
 /// A venue's dialect: how it tells that a line is alive, how to sign in, how to subscribe. Set with
@@ -90,6 +92,15 @@ pub trait Venue: Send + Sync + 'static {
     /// Requests that unsubscribe from these channels.
     fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch>;
 
+    /// Whether a refusal is for the moment only, so that the channels are asked for again, all together, after a while. By
+    /// default whatever says of itself that it is: too many requests, a rate limit, a server that is busy or not available.
+    fn is_temporary(&self, error: &RpcError) -> bool {
+        const SAYS_SO: [&str; 7] =
+            ["too many requests", "too_many_requests", "rate limit", "temporar", "try again", "busy", "overload"];
+        let message = error.message.to_lowercase();
+        error.code == 429 || SAYS_SO.iter().any(|words| message.contains(words))
+    }
+
     /// Whether the result of a batch says that this channel is subscribed to. By default the result is a list, and the
     /// channel must be in it.
     fn acknowledges(&self, channel: &str, result: &Value) -> bool {
@@ -97,23 +108,40 @@ pub trait Venue: Send + Sync + 'static {
     }
 }
 
-/// A venue, as a connection sees it.
+/// A venue, as a connection sees it: one that panics at a channel is at fault at that channel, and nowhere else.
 pub(crate) struct Spoken(pub(crate) Arc<dyn Venue>);
 
+impl Spoken {
+    fn say<T>(&self, say: impl FnOnce(&dyn Venue) -> T) -> Result<T, Box<str>> {
+        let said = catch_unwind(AssertUnwindSafe(|| say(&*self.0)));
+        said.map_err(|payload| {
+            let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+            // What was thrown is the venue's, and may throw again when it is dropped.
+            catch_unwind(AssertUnwindSafe(|| drop(payload))).unwrap_or_else(std::mem::forget);
+            format!("the venue's dialect panicked: {text}").into()
+        })
+    }
+}
+
 impl Dialect for Spoken {
-    fn subscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
-        self.0.subscribe(channels)
+    fn subscribe(&self, channels: &[Arc<str>]) -> Result<Vec<Batch>, Box<str>> {
+        self.say(|venue| venue.subscribe(channels))
     }
 
-    fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
-        self.0.unsubscribe(channels)
+    fn unsubscribe(&self, channels: &[Arc<str>]) -> Result<Vec<Batch>, Box<str>> {
+        self.say(|venue| venue.unsubscribe(channels))
+    }
+
+    fn is_temporary(&self, error: &RpcError) -> bool {
+        self.say(|venue| venue.is_temporary(error)).unwrap_or(false)
     }
 
     fn acknowledges(&self, channel: &str, result: &Value) -> bool {
-        self.0.acknowledges(channel, result)
+        self.say(|venue| venue.acknowledges(channel, result)).unwrap_or(false)
     }
 
     fn renewed(&self, result: &Value) -> Result<Option<Renewal>, Box<str>> {
-        self.0.renewed(result).map_err(|error| error.to_string().into())
+        self.say(|venue| venue.renewed(result))?.map_err(|error| error.to_string().into())
     }
 }

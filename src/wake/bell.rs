@@ -15,35 +15,44 @@ pub(crate) use self::pair_bell::PairBell as Bell;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod event_bell {
     use crate::wake::bell::Rings;
+    use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
     use rustix::event::{EventfdFlags, eventfd};
     use std::io;
     use std::os::fd::OwnedFd;
-    use std::os::fd::{AsFd, BorrowedFd};
 
-    /// One descriptor, one counter.
+    /// One descriptor, one counter. Handles of a client that has ended may live on, its descriptor does not.
     #[derive(Debug)]
-    pub(crate) struct EventBell(OwnedFd);
+    pub(crate) struct EventBell(RwLock<Option<OwnedFd>>);
 
     impl EventBell {
         pub(crate) fn new() -> io::Result<Self> {
-            Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+            Ok(Self(RwLock::new(Some(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))))
+        }
+
+        pub(crate) fn hear(&self) -> Option<MappedRwLockReadGuard<'_, OwnedFd>> {
+            RwLockReadGuard::try_map(self.0.read(), Option::as_ref).ok()
+        }
+
+        pub(crate) fn silence_for_good(&self) {
+            // One who still sleeps on it keeps it; that is a thread that was left behind.
+            if let Some(mut fd) = self.0.try_write() {
+                *fd = None;
+            }
         }
     }
 
     impl Rings for EventBell {
         fn ring(&self) {
             // A full counter is as loud as a bell can be.
-            let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+            if let Some(fd) = &*self.0.read() {
+                let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+            }
         }
 
         fn silence(&self) {
-            let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
-        }
-    }
-
-    impl AsFd for EventBell {
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            self.0.as_fd()
+            if let Some(fd) = &*self.0.read() {
+                let _ = rustix::io::read(fd, &mut [0u8; 8]);
+            }
         }
     }
 }
@@ -54,7 +63,6 @@ mod pair_bell {
     use crate::wake::bell::Rings;
     use std::io;
     use std::io::{Read, Write};
-    use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::net::UnixStream;
 
     /// For Unixes without eventfd.
@@ -71,6 +79,13 @@ mod pair_bell {
             hears.set_nonblocking(true)?;
             Ok(Self { rings, hears })
         }
+
+        pub(crate) fn hear(&self) -> Option<&UnixStream> {
+            Some(&self.hears)
+        }
+
+        #[cfg_attr(test, allow(dead_code))]
+        pub(crate) fn silence_for_good(&self) {}
     }
 
     impl Rings for PairBell {
@@ -83,18 +98,13 @@ mod pair_bell {
             while matches!((&self.hears).read(&mut scratch), Ok(n) if n == scratch.len()) {}
         }
     }
-
-    impl AsFd for PairBell {
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            self.hears.as_fd()
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::ops::Deref;
     use std::os::fd::{AsFd, BorrowedFd};
 
     fn readable(fd: BorrowedFd<'_>) -> bool {
@@ -102,19 +112,25 @@ mod tests {
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
     }
 
-    fn rings_and_falls_silent(bell: &(impl Rings + AsFd)) {
-        assert!(!readable(bell.as_fd()));
+    fn rings_and_falls_silent<F: Deref<Target: AsFd>>(bell: &impl Rings, hear: impl Fn() -> Option<F>) {
+        let readable = || readable(hear().unwrap().as_fd());
+        assert!(!readable());
         for _ in 0..200 {
             bell.ring();
         }
-        assert!(readable(bell.as_fd()));
+        assert!(readable());
         bell.silence();
-        assert!(!readable(bell.as_fd()));
+        assert!(!readable());
     }
 
     #[test]
     fn either_bell_rings_and_falls_silent() {
-        rings_and_falls_silent(&Bell::new().unwrap());
-        rings_and_falls_silent(&pair_bell::PairBell::new().unwrap());
+        let bell = Bell::new().unwrap();
+        rings_and_falls_silent(&bell, || bell.hear());
+        bell.silence_for_good();
+        bell.ring();
+        assert!(bell.hear().is_none(), "its descriptor is gone");
+        let bell = pair_bell::PairBell::new().unwrap();
+        rings_and_falls_silent(&bell, || bell.hear());
     }
 }

@@ -4,7 +4,8 @@
 mod bell;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::ops::Deref;
+use std::os::fd::AsFd;
 
 use self::bell::Bell;
 pub(crate) use self::bell::Rings;
@@ -83,9 +84,15 @@ impl<B: Rings> Wake<B> {
     }
 }
 
-impl AsFd for Wake {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+impl Wake {
+    /// What becomes readable when the bell rings; held for as long as somebody sleeps on it.
+    pub(crate) fn hear(&self) -> Option<impl Deref<Target: AsFd> + '_> {
+        self.bell.hear()
+    }
+
+    /// Nobody will sleep on it again.
+    pub(crate) fn silence_for_good(&self) {
+        self.bell.silence_for_good();
     }
 }
 

@@ -9,6 +9,7 @@ use super::reading::Came;
 use super::run::Run;
 use crate::connect::attempt::Halt;
 use crate::correlation::Correlation;
+use crate::deadline::later;
 use crate::error::{ConnectError, SessionError};
 use crate::inbound::backlog::Overrun;
 use crate::inbound::queue::Capacity;
@@ -37,8 +38,8 @@ impl Run<'_> {
         deadline: Instant,
     ) -> Result<(), Halt> {
         self.carry_out(connection).map_err(|broken| not_opened(disconnected(broken)))?;
-        let settings = &self.state.settings;
-        if settings.on_open.is_none() && settings.venue.is_none() && settings.reconcile.is_none() {
+        let (settings, hooks) = (&self.state.settings, &self.work.hooks);
+        if hooks.on_open.is_none() && hooks.venue.is_none() && hooks.reconcile.is_none() {
             return Ok(());
         }
         self.consumer.hold(Capacity { events: settings.event_capacity, bytes: settings.event_bytes });
@@ -73,16 +74,17 @@ struct Steps<'t, 'r> {
 
 impl Steps<'_, '_> {
     fn all(mut self) -> Result<(), SessionError> {
-        let settings = &self.run.state.settings;
-        if let Some(venue) = &settings.venue {
+        let work = self.run.work.clone();
+        let hooks = &work.hooks;
+        if let Some(venue) = &hooks.venue {
             let renewal = self.by(Doing::SignIn, |steps| venue.authenticate(&mut Session::new(steps)))?;
             self.connection.renew(Instant::now(), renewal);
         }
-        if let Some(on_open) = &settings.on_open {
+        if let Some(on_open) = &hooks.on_open {
             self.by(Doing::OnOpen, |steps| on_open(&mut Session::new(steps)))?;
         }
         self.restore()?;
-        if let Some(reconcile) = settings.reconcile.as_ref().filter(|_| self.run.life.epoch > 0) {
+        if let Some(reconcile) = hooks.reconcile.as_ref().filter(|_| self.run.life.epoch > 0) {
             // Kept until it is settled: should this fail or panic, the next attempt has to settle the same.
             let unsettled = self.run.life.unsettled.clone();
             self.by(Doing::Reconcile, |steps| reconcile(&mut Session::new(steps), &unsettled))?;
@@ -108,23 +110,41 @@ impl Steps<'_, '_> {
         Ok(result)
     }
 
-    /// Asks for all that is wanted, and waits until each channel is acknowledged or refused.
+    /// Asks for all that is wanted, and waits until each channel is acknowledged or refused; for as long as that makes
+    /// progress, however long it takes. When nothing came of it for `connect_timeout`, or more came than can be kept, the
+    /// session is opened without the rest, which is asked for all the same.
     fn restore(&mut self) -> Result<(), SessionError> {
-        self.restoring = true;
-        self.doing = Doing::Upkeep;
-        self.run.core.wanted.set_changed();
+        let core = self.run.core;
+        let patience = self.run.state.settings.connect_timeout;
+        let began = Instant::now();
+        (self.restoring, self.doing) = (true, Doing::Upkeep);
+        self.connection.restores(began);
+        let (mut settled, mut until) = (0, later(began, patience));
         loop {
-            self.look_after(Instant::now(), false)?;
-            if self.connection.is_restored(self.run.core) {
-                self.restoring = false;
-                return Ok(());
+            let now = Instant::now();
+            self.look_after(now, false)?;
+            let so_far = core.wanted.look(|table| table.settled());
+            if so_far != settled {
+                (settled, until) = (so_far, later(now, patience));
             }
-            let until = self.connection.due(self.run.core).map_or(self.deadline, |due| due.min(self.deadline));
-            if let Some(message) = self.next_by(until)? {
+            if self.connection.is_restored(core) || now >= until || self.run.consumer.holds_enough() {
+                break;
+            }
+            self.check(later(until, patience), "acknowledgement of subscriptions", None)?;
+            let next = self.connection.due(core).map_or(until, |due| due.min(until));
+            if let Some(message) = self.next_by(next)? {
                 self.keep(message)?;
             }
-            self.check(self.deadline, "acknowledgement of subscriptions", None)?;
         }
+        self.restoring = false;
+        let pending = core.wanted.look(|table| table.pending());
+        if !pending.is_empty() {
+            let (name, count) = (&core.tag.name, pending.len());
+            log::warn!("client `{name}`: {count} channels are not acknowledged yet, and it opens without them");
+        }
+        // What follows has the time that was left.
+        self.deadline += began.elapsed();
+        Ok(())
     }
 
     /// Lets the connection say what is due, and does it. `caught_up` only where a read has just found nothing more.

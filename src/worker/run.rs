@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::exit::Exit;
 use crate::asked::{Caller, answer_caller};
 use crate::client_state::settlement::conclude_queue;
-use crate::client_state::{ClientState, Life};
+use crate::client_state::{ClientState, Life, Work};
 use crate::command::{Command, CommandKind};
 use crate::connect::attempt::{Attempt, Halt};
 use crate::connect::open::open;
@@ -48,6 +48,7 @@ const MAX_URGENT: usize = 64;
 
 pub(super) struct Run<'a> {
     pub(super) state: &'a ClientState,
+    pub(super) work: Arc<Work>,
     pub(super) core: &'a Core,
     pub(super) life: &'a mut Life,
     pub(super) link: Guard<'a, Link>,
@@ -69,12 +70,14 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(super) fn new(
         state: &'a ClientState,
+        work: Arc<Work>,
         life: &'a mut Life,
         link: Guard<'a, Link>,
         consumer: Consumer<'a>,
     ) -> Self {
         Self {
             state,
+            work,
             core: &state.core,
             life,
             link,
@@ -153,10 +156,11 @@ impl<'a> Run<'a> {
             };
             core.status.wait_until(until);
             self.fire_timers(now);
+            self.tell_handler();
             self.end_turn(Instant::now());
             let others = [self.consumer.hand_over(now, false), self.consumer.next_timer()];
             let until = others.into_iter().flatten().fold(until, Instant::min);
-            let _ = wait(None, &core.mailbox.wake, Some(until), || core.commands.pending());
+            let _ = wait(None, &core.mailbox.wake, Some(until), || core.commands.pending() || core.has_told());
         }
     }
 
@@ -172,7 +176,7 @@ impl<'a> Run<'a> {
         let attempt = self.life.reconnect.failures() + 1;
         let last_error = self.life.last_error.take();
         let mut dial = Dial::new(settings.target.clone(), settings.headers.clone(), attempt, last_error, deadline);
-        if let Some(prepare) = &settings.prepare {
+        if let Some(prepare) = self.work.hooks.prepare.clone() {
             core.duty.begin(Instant::now(), Doing::Prepare);
             let prepared = prepare(&mut dial);
             let now = Instant::now();
@@ -190,7 +194,9 @@ impl<'a> Run<'a> {
         let register = |tcp: &Arc<TcpStream>| state.register_socket(Some(tcp.clone()));
         log::debug!("client `{}`: connecting to {}", core.tag.name, dial.target);
         self.target = Some(dial.target.clone());
-        let attempt = Attempt::new(settings, &dial, self.life.avoid, &core.mailbox.wake, &cancelled, &register);
+        let resolver = self.work.hooks.resolver.as_ref();
+        let attempt =
+            Attempt::new(settings, resolver, &dial, self.life.avoid, &core.mailbox.wake, &cancelled, &register);
         let opened = open(&attempt);
         // One that takes the connection and does not serve: the next attempt begins with another, if there is one.
         self.life.avoid = attempt.address().filter(|_| opened.is_err());
@@ -238,7 +244,7 @@ impl<'a> Run<'a> {
             ConnectError::Refused(refusal) => {
                 let parks = settings.park_on.contains(&refusal.status) && refusal.retry_after.is_none();
                 // `prepare` may bring other credentials each time.
-                let renews = matches!(refusal.status, 401 | 403) && settings.prepare.is_some();
+                let renews = matches!(refusal.status, 401 | 403) && self.work.hooks.prepare.is_some();
                 parks && (!renews || next == Next::Exhausted)
             }
             error => !error.is_retryable(),
@@ -356,6 +362,18 @@ impl<'a> Run<'a> {
         let epoch = self.open_epoch();
         let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
         self.consumer.fire_timers(scene);
+    }
+
+    /// Tells the handler what callers have for it. True when there was something.
+    pub(super) fn tell_handler(&mut self) -> bool {
+        let mut told = false;
+        while let Some(value) = self.core.next_told() {
+            told = true;
+            let (epoch, now) = (self.open_epoch(), Instant::now());
+            let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
+            self.consumer.command(scene, value);
+        }
+        told
     }
 
     /// Writes what waits, as far as the kernel takes it; true when all is out.

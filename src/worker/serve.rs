@@ -11,7 +11,8 @@ use super::pause::Pause;
 use super::reading::Came;
 use super::run::{Ended, Run};
 use crate::command::Command;
-use crate::error::RefusedChannel;
+use crate::connect::attempt::Halt;
+use crate::error::{ConnectError, RefusedChannel, SessionError};
 use crate::event::Event;
 use crate::message::CloseFrame;
 use crate::outbound::gate::Pass;
@@ -23,7 +24,7 @@ use crate::policy::idle::Rest;
 use crate::policy::terms::Turn;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::telemetry::duty::Doing;
-use crate::transport::{Broken, HANG_UP, Outgoing, Transport};
+use crate::transport::{Broken, ENDED, HANG_UP, Outgoing, Transport};
 
 /// Messages read before commands and deadlines get their turn.
 const READ_BATCH: usize = 256;
@@ -82,11 +83,16 @@ impl Run<'_> {
         if !self.consumer.is_handler() {
             self.link.transport.iter_mut().for_each(Transport::is_for_readers);
         }
-        let rules = self.state.rules.clone();
+        let rules = self.work.rules.clone();
         self.forget_session();
         let (now, actions) = (Instant::now(), &mut self.actions);
         let mut connection = Connection::open(rules, fastrand::u64(..), now, self.core, actions);
         if let Err(halt) = self.establish(tcp, &mut connection, deadline) {
+            if let Halt::Failed(ConnectError::Session(error)) = &halt {
+                if let SessionError::Disconnected(reason) = &**error {
+                    self.suspect_channels(reason);
+                }
+            }
             self.say_goodbye(CloseFrame::GOING_AWAY);
             self.forget_session();
             return Ended::NotReady(halt);
@@ -100,8 +106,22 @@ impl Run<'_> {
                 if let Some(code) = broken.code {
                     self.say_goodbye(code);
                 }
+                self.suspect_channels(&broken.reason);
                 Ended::Lost(broken.reason)
             }
+        }
+    }
+
+    /// The server has closed the connection: if not for a reason of its own, then perhaps over what it was being asked for.
+    /// An end without a close frame says nothing: networks do that.
+    fn suspect_channels(&self, reason: &DisconnectReason) {
+        const ITS_OWN: [u16; 3] = [CloseFrame::GOING_AWAY, 1012, 1013];
+        let suspicious = match reason {
+            DisconnectReason::ClosedByServer(Some(frame)) => !ITS_OWN.contains(&frame.code),
+            _ => false,
+        };
+        if suspicious {
+            self.core.wanted.look(|table| table.suspect());
         }
     }
 
@@ -136,7 +156,7 @@ impl Run<'_> {
                 if let Some(command) = core.commands.standing() {
                     return Ok(command);
                 }
-                if self.link.take(&core.mailbox.source.queue) {
+                if self.tell_handler() | self.link.take(&core.mailbox.source.queue) {
                     self.idle_turns = 0;
                 }
                 self.write_out()
@@ -191,7 +211,7 @@ impl Run<'_> {
                     // A second connection's worth would have no bound: the kernel keeps it until the reader has caught up.
                     pause.hung_up = true;
                 } else {
-                    let lost = Broken::because(DisconnectReason::Transport("ended by the server".into()));
+                    let lost = Broken::because(DisconnectReason::Transport(ENDED.into()));
                     return Err(self.last_words(connection, lost));
                 }
             }
@@ -308,7 +328,7 @@ impl Run<'_> {
             }
             if is_handler {
                 // Whoever wants something sent or done does not wait for a whole batch of a slow handler.
-                if !self.core.mailbox.source.queue.is_empty() || self.core.commands.pending() {
+                if !self.core.mailbox.source.queue.is_empty() || self.core.commands.pending() || self.core.has_told() {
                     return Ok(Read::More);
                 }
                 if count % MESSAGES_A_CLOCK == 0 {
@@ -385,6 +405,7 @@ impl Run<'_> {
         let may_ask = !connection.asks_later();
         let look = |link: &Link| {
             core.commands.pending()
+                || core.has_told()
                 || (link.outbox.is_empty() && !mailbox.source.queue.is_empty())
                 || (may_ask && core.wanted.has_changed())
                 || core.asked.due_before(deadline)

@@ -94,28 +94,33 @@ fn cores() -> Vec<usize> {
 fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -> Exit {
     state.core.set_thread();
     let result = catch_unwind(AssertUnwindSafe(|| {
+        let Some(work) = state.work() else { return Exit::new(state, ExitReason::Closed) };
         let mut kept = state.kept.lock();
         let Kept { queue, life } = &mut *kept;
         if queue.is_none() {
             pause_after_crashes(state, life);
         }
         let overflow = state.settings.overflow;
-        let consumer = match (&state.settings.delivery.0, queue) {
+        let consumer = match (&work.hooks.delivery.0, queue) {
             (Way::Inline(factory), _) => Consumer::handler(factory(), overflow),
             (_, Some(queue)) => Consumer::queue(queue, overflow),
             (_, None) => return Exit::new(state, ExitReason::Closed),
         };
-        let mut run = Run::new(state, life, state.core.mailbox.line.lock(), consumer);
+        let mut run = Run::new(state, work.clone(), life, state.core.mailbox.line.lock(), consumer);
         let reason = run.run(restarted);
         run.finish(reason)
     }));
-    result.unwrap_or_else(|payload| {
+    let exit = result.unwrap_or_else(|payload| {
         let message = panic_message(payload.as_ref());
         // What was thrown is the handler's, and may throw again when it is dropped.
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
         dropped.unwrap_or_else(std::mem::forget);
         post_mortem(state, message)
-    })
+    });
+    // Its drops are the caller's code.
+    let let_go = catch_unwind(AssertUnwindSafe(|| state.let_go()));
+    let_go.unwrap_or_else(std::mem::forget);
+    exit
 }
 
 /// A handler is made when its run may dial: one that panics as it is made must not do so as fast as it can.

@@ -157,10 +157,16 @@ fn public(exchange: &mut Exchange, peer: usize, name: &str, params: &Value, now:
 fn auth(exchange: &mut Exchange, peer: usize, params: &Value, now: Instant) -> Outcome {
     const WRONG: (i64, &str) = (13_004, "invalid_credentials");
     let text = |name: &str| params[name].as_str().unwrap_or_default();
+    let mut session =
+        params["scope"].as_str().and_then(|scope| scope.split(' ').find_map(|one| one.strip_prefix("session:")));
+    let renewed;
     let account = match text("grant_type") {
         "refresh_token" => {
             let token = exchange.tokens.remove(text("refresh_token"));
-            token.filter(|token| token.refresh && token.expires > now).ok_or(WRONG)?.account
+            let token = token.filter(|token| token.refresh && token.expires > now).ok_or(INVALID_PARAMS)?;
+            renewed = token.session;
+            session = renewed.as_deref();
+            token.account
         }
         grant => {
             let id = text("client_id");
@@ -183,10 +189,19 @@ fn auth(exchange: &mut Exchange, peer: usize, params: &Value, now: Instant) -> O
     };
     let scope = params["scope"].as_str().unwrap_or("connection");
     let lasts = exchange.rules.token_lifetime;
-    let bound = (!scope.contains("session:")).then_some(peer);
+    let bound = session.is_none().then_some(peer);
+    // A sign-in to a named session voids the refresh token of the one before.
+    let voids = |token: &Token| token.refresh && session.is_some() && token.session.as_deref() == session;
+    exchange.tokens.retain(|_, token| !(token.account == account && voids(token)));
     let mut issue = |refresh: bool, lasts: Duration| {
         let name = format!("{}.{:016x}", exchange.number(), exchange.dice.u64(..));
-        let token = Token { account: account.clone(), peer: bound, expires: now + lasts, refresh };
+        let token = Token {
+            account: account.clone(),
+            peer: bound,
+            expires: now + lasts,
+            refresh,
+            session: session.map(str::to_owned),
+        };
         exchange.tokens.insert(name.clone(), token);
         name
     };

@@ -59,6 +59,8 @@ pub(super) struct Token {
     pub(super) peer: Option<usize>,
     pub(super) expires: Instant,
     pub(super) refresh: bool,
+    /// The named session that it is of.
+    pub(super) session: Option<String>,
 }
 
 #[derive(Clone)]

@@ -281,3 +281,15 @@ impl Drop for Connection {
         self.shared.with(|exchange| exchange.disconnect(self.index));
     }
 }
+
+impl std::fmt::Debug for DeribitServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeribitServer").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for DeribitServerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeribitServerBuilder").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,133 @@
+//! Values that only the library makes, for unit tests of code that takes them: events, responses, messages that came.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{ConnectError, RefusedChannel, RequestError};
+use crate::event::{ClientEvent, Event};
+use crate::lifecycle::{ExitReason, ParkReason};
+use crate::message::Message;
+use crate::request::{Json, RequestId, RpcError};
+use crate::response::Response;
+use crate::state::{ClientId, DisconnectReason};
+
+/// A message as it would have been read at this time.
+///
+/// ```
+/// use std::time::Instant;
+/// use ws_supervisor::testing::received;
+/// let now = Instant::now();
+/// assert_eq!(received("tick", now).received_at(), Some(now));
+/// ```
+pub fn received(message: impl Into<Message>, at: Instant) -> Message {
+    message.into().at(at)
+}
+
+/// [`Event::Open`], with nothing restored, refused or pending.
+///
+/// ```
+/// use ws_supervisor::{Event, testing::opened};
+/// assert!(matches!(opened(7), Event::Open { epoch: 7, .. }));
+/// ```
+pub fn opened(epoch: u64) -> Event {
+    Event::Open { epoch, restored: vec![], refused: vec![], pending: vec![] }
+}
+
+/// [`Event::Disconnected`].
+///
+/// ```
+/// use ws_supervisor::{DisconnectReason, Event, testing::disconnected};
+/// let event = disconnected(1, DisconnectReason::MaxAge, vec!["never left".into()], vec!["perhaps lost".into()]);
+/// assert!(matches!(event, Event::Disconnected { uncertain, .. } if uncertain.len() == 1));
+/// ```
+pub fn disconnected(epoch: u64, reason: DisconnectReason, unsent: Vec<Message>, uncertain: Vec<Message>) -> Event {
+    Event::Disconnected { epoch, reason, unsent, uncertain }
+}
+
+/// [`Event::ConnectFailed`].
+///
+/// ```
+/// use ws_supervisor::{ConnectError, SessionError, testing::connect_failed};
+/// let error = ConnectError::Session(Box::new(SessionError::retryable("no token")));
+/// println!("{:?}", connect_failed(1, error, None));
+/// ```
+pub fn connect_failed(attempt: u32, error: ConnectError, retry_in: Option<Duration>) -> Event {
+    Event::ConnectFailed { attempt, error, retry_in }
+}
+
+/// [`Event::Restarted`].
+///
+/// ```
+/// use ws_supervisor::{ExitReason, testing::restarted};
+/// println!("{:?}", restarted(ExitReason::RestartRequested, 1));
+/// ```
+pub fn restarted(reason: ExitReason, restarts: u64) -> Event {
+    Event::Restarted { reason, restarts }
+}
+
+/// [`Event::Lagged`].
+///
+/// ```
+/// use ws_supervisor::{Event, testing::lagged};
+/// assert!(matches!(lagged(3), Event::Lagged { dropped: 3, .. }));
+/// ```
+pub fn lagged(dropped: u64) -> Event {
+    Event::Lagged { dropped }
+}
+
+/// [`Event::Parked`].
+///
+/// ```
+/// use ws_supervisor::{ParkReason, testing::parked};
+/// println!("{:?}", parked(ParkReason::Deserted, vec![], vec![]));
+/// ```
+pub fn parked(reason: ParkReason, unsent: Vec<Message>, uncertain: Vec<Message>) -> Event {
+    Event::Parked { reason, unsent, uncertain }
+}
+
+/// [`Event::Closed`].
+///
+/// ```
+/// use ws_supervisor::{ExitReason, testing::closed};
+/// println!("{:?}", closed(ExitReason::Closed, vec![], vec![]));
+/// ```
+pub fn closed(reason: ExitReason, unsent: Vec<Message>, uncertain: Vec<Message>) -> Event {
+    Event::Closed { reason, unsent, uncertain }
+}
+
+/// [`Event::SubscriptionRefused`].
+///
+/// ```
+/// use ws_supervisor::{RpcError, testing::subscription_refused};
+/// println!("{:?}", subscription_refused("book.X", RpcError::new(1, "no such channel")));
+/// ```
+pub fn subscription_refused(channel: &str, error: RpcError) -> Event {
+    Event::SubscriptionRefused(Box::new(RefusedChannel { channel: channel.into(), error }))
+}
+
+/// A [`Response`]; in an [`Event::Response`] it is boxed.
+///
+/// ```
+/// use ws_supervisor::{Event, Json, testing::response};
+/// let cancelled = response(7, "private/cancel", Ok(Json::from("true".to_owned())));
+/// let event = Event::Response(Box::new(cancelled));
+/// # let _ = event;
+/// ```
+pub fn response(
+    id: impl Into<RequestId>,
+    method: impl Into<Box<str>>,
+    outcome: Result<Json, RequestError>,
+) -> Response {
+    Response { id: id.into(), method: method.into(), outcome }
+}
+
+/// An event of one of the clients that share a channel.
+///
+/// ```
+/// use ws_supervisor::testing::{client_event, opened};
+/// let event = client_event(1, "feed", opened(1));
+/// assert_eq!(&*event.name, "feed");
+/// ```
+pub fn client_event(client: u64, name: impl Into<Arc<str>>, event: Event) -> ClientEvent {
+    ClientEvent { client: ClientId(client), name: name.into(), event }
+}

@@ -1,0 +1,109 @@
+//! A [`Context`] without a connection: for unit tests of a handler.
+
+use std::fmt;
+use std::time::Instant;
+
+use crate::client_state::ClientState;
+use crate::config::ClientConfig;
+use crate::inbound::context::Context;
+use crate::inbound::delivery::Handler;
+use crate::lifecycle::StartError;
+use crate::message::Message;
+use crate::outbound::outbox::Outbox;
+use crate::policy::rate_limit::Limits;
+use crate::policy::timers::Timers;
+use crate::state::ReadyState;
+
+/// What a handler stands on in a unit test: a [`Context`] whose time you set and whose messages you are shown, with no
+/// socket, thread or clock. Limits, capacities and the correlation are those of the configuration.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use ws_supervisor::{ClientConfig, Context, Handler, Message, testing::Rehearsal};
+///
+/// struct Quoter;
+/// impl Handler for Quoter {
+///     fn on_message(&mut self, context: &mut Context<'_>, _tick: Message) {
+///         context.schedule(context.now() + Duration::from_secs(1), 7);
+///     }
+///     fn on_timer(&mut self, context: &mut Context<'_>, _: u64) {
+///         context.send("quote").expect("open");
+///     }
+/// }
+///
+/// let start = Instant::now();
+/// let mut rehearsal = Rehearsal::new(ClientConfig::new("wss://venue.example")?)?;
+/// rehearsal.open(1);
+/// rehearsal.set_now(start);
+/// Quoter.on_message(&mut rehearsal.context(), "tick".into());
+/// assert!(rehearsal.take_sent().is_empty());
+/// rehearsal.set_now(start + Duration::from_secs(1));
+/// rehearsal.fire_timers(&mut Quoter);
+/// assert_eq!(rehearsal.take_sent(), ["quote".into()]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Rehearsal {
+    state: ClientState,
+    outbox: Outbox,
+    timers: Timers,
+    now: Instant,
+    epoch: Option<u64>,
+}
+
+impl Rehearsal {
+    /// Without a connection; its time is now.
+    ///
+    /// # Errors
+    /// When the configuration breaks a rule.
+    pub fn new(config: ClientConfig) -> Result<Self, StartError> {
+        let settings = crate::client::resolve(&config)?;
+        let state = ClientState::new(settings, false).map_err(|error| StartError::Os(error.to_string().into()))?;
+        let outbox = Outbox::new(Limits::default(), Default::default());
+        Ok(Self { state, outbox, timers: Timers::default(), now: Instant::now(), epoch: None })
+    }
+
+    /// From now on this connection is open.
+    pub fn open(&mut self, epoch: u64) {
+        self.epoch = Some(epoch);
+        self.state.core.status.set(ReadyState::Open);
+    }
+
+    /// From now on there is no connection.
+    pub fn disconnect(&mut self) {
+        self.epoch = None;
+        self.state.core.status.set(ReadyState::Backoff);
+    }
+
+    /// What [`Context::now`] says from now on.
+    pub fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// For one call of a handler's method.
+    pub fn context(&mut self) -> Context<'_> {
+        let Self { state, outbox, timers, now, epoch } = self;
+        Context { core: &state.core, outbox, timers, epoch: *epoch, now: *now }
+    }
+
+    /// Calls the handler for every timer that is due, as the worker does.
+    pub fn fire_timers(&mut self, handler: &mut impl Handler) {
+        let mark = self.timers.mark();
+        while let Some(token) = self.timers.due(self.now, mark) {
+            handler.on_timer(&mut self.context(), token);
+        }
+    }
+
+    /// What the handler has sent since this was last called, requests among it.
+    pub fn take_sent(&mut self) -> Vec<Message> {
+        let books = &self.state.core.mailbox.source.books;
+        let sent = self.outbox.take_all(books);
+        sent.iter().for_each(|item| books.leave(item));
+        sent.into_iter().map(|item| item.message).collect()
+    }
+}
+
+impl fmt::Debug for Rehearsal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rehearsal").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
