@@ -26,18 +26,18 @@
 //! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
 //! | | `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
-//! | `transport/` | `wait` `unacknowledged` `socket` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
-//! | `policy/` | `mod` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `rate_limit` `admission` `requests` `subscriptions` `upkeep` `terms` `connection` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
+//! | `transport/` | `wait` `unacknowledged` `socket` `wire` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | `policy/` | `mod` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `rate_limit` `admission` `requests` `channel` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
 //! | `outbound/` | `gate` `accepted` `outbox` `line` `link` `mailbox` `mod` | the way down: a message is accepted, waits, is written, is counted |
 //! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
 //! | | `core` | what every thread of a client may touch |
-//! | `inbound/` | `backlog` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
+//! | `inbound/` | `backlog` `outlet` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
 //! | `config/` | `mod` `session` `thread` `settings` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
 //! | `connect/` | `mod` `attempt` `resolve` `tcp` `tls` `handshake` `open` | from a URL to an open connection |
-//! | `worker/` | `mod` `exit` `run` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
+//! | `worker/` | `mod` `exit` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
 //! | `client/` | `mod` `pending` `requests` | the handle |
 //! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
 //!
@@ -89,10 +89,14 @@
 //!    the first time, then after 1 s, 2 s, … 30 s, with jitter. Failures are forgotten when a connection has stayed
 //!    open for [`stable_after`](ClientConfig::stable_after), not when it opens.
 //! 2. **Restart**, by the supervisor: when the worker panics, uses up its retries or loses its heartbeat, its thread is
-//!    joined and another starts, at most 10 times in 60 s. One restart too many and the client is *parked*: it stays in
-//!    the list, says why, and waits for [`resume_client`](Supervisor::resume_client).
+//!    joined and another starts. Weather is not a crash: restarts for the network's sake are paced by the backoff and go
+//!    on for as long as the outage. After a panic the first restart is at once, the next after a pause that grows to a
+//!    second, and at most 10 follow in 60 s; one too many and the client is *parked*: it stays in the list, says why,
+//!    and waits for [`resume_client`](Supervisor::resume_client). OTP's own counting is
+//!    [`RestartCounting::All`].
 //!
-//! What no retry can mend (a certificate that is not trusted, 401, 403, 404, a refused subprotocol) parks at once.
+//! Whoever asks for it, no client dials more than 20 times at once and 10 times a second. What no retry can mend (a
+//! certificate that is not trusted, [401, 403, 404](ClientConfig::park_on), a refused subprotocol) parks at once.
 //!
 //! Handles stay valid through all of it. Every open connection has a number, the *epoch*, that only rises.
 //!
@@ -103,6 +107,11 @@
 //! headers, the handshake is made, the [`venue`](ClientConfig::venue) signs in, [`on_open`](ClientConfig::on_open) asks
 //! and waits in straight lines, the wanted channels are [subscribed](ClientConfig::subscribe) to and acknowledged one by
 //! one, and on every connection but the first [`reconcile`](ClientConfig::reconcile) settles what the last one left open.
+//!
+//! The channels have a time of their own, which each acknowledgement extends: a venue's limit may pace them for minutes. When
+//! nothing comes of them for `connect_timeout` the client opens with the rest *pending* and says so. A refusal
+//! for the moment is asked about again; a channel over which the server closes the connection is found, set aside and
+//! named. Each of them costs itself only.
 //!
 //! ```
 //! use serde_json::json;
@@ -127,16 +136,27 @@
 //!
 //! # What is promised about a message
 //!
-//! A message that [`Client::send`] accepted ends in one of two ways: the kernel has all of it, or it comes back in the
-//! `unsent` of the event that reports the end of the connection ([`Event::Disconnected`], [`Event::Parked`] or
-//! [`Event::Closed`]). It is never written on a later connection than the one it was accepted for, unless you asked for
-//! a [queue](ClientConfig::queue_while_disconnected): a stale order must not reach the venue.
-//! [`Client::send_confirmed`] waits until the kernel has it. Three exceptions, all counted: an inline handler that panicked
-//! or was parked is not there to be told (`reconcile` is given it); a thread that had to be left behind keeps what it had
-//! taken; and a reader that never reads gets the latest in [`Event::Collapsed`], which counts the others.
+//! A message that [`Client::send`] accepted ends in one of three ways. It is *written*: the kernel has all of it, and
+//! nothing speaks against its arrival. It is *unsent*: it comes back in the event that reports the end of the connection
+//! ([`Event::Disconnected`], [`Event::Parked`] or [`Event::Closed`]). Or it is *uncertain*, in the same event: written, and
+//! never acknowledged by the peer's kernel when the line was given up, as in a partition; ask the venue before you send it
+//! again (told on Linux; an acknowledgement by the peer's *kernel* is not the venue's word). [`Stats`] counts all of them, and the sum fits. A message is never written on
+//! a later connection than the one it was accepted for, unless you asked for a
+//! [queue](ClientConfig::queue_while_disconnected): a stale order must not reach the venue.
+//! [`Client::send_confirmed`] waits until the kernel has it.
 //!
-//! A request ([`Client::request`]) is answered exactly once or fails exactly once; [`RequestError`] says whether the
-//! server may have acted on it. It is never queued for a later connection and never repeated.
+//! Whoever is there is told: your queue, or your handler. One that panicked leaves it to the next, which hears it first;
+//! when there is no next, a [`SupervisorEvent`] has it ([`HandedBack`]). A thread that was left behind keeps what it had
+//! taken until it comes back ([`SupervisorEvent::CameBack`]). A reader that never reads gets the latest in
+//! [`Event::Collapsed`], which counts the others.
+//!
+//! A request ([`Client::request`], [`Client::post`]) is answered exactly once or fails exactly once; [`RequestError`] says
+//! whether the server may have acted on it. It is never queued for a later connection and never repeated. It is written
+//! once, when the rate limits let it out.
+//!
+//! What waits is bounded in messages and in bytes, both ways: [`event_capacity`](ClientConfig::event_capacity) and
+//! [`event_bytes`](ClientConfig::event_bytes), [`send_capacity`](ClientConfig::send_capacity) and
+//! [`send_bytes`](ClientConfig::send_bytes).
 //!
 //! What the server sent arrives in order, whole, and within bounds: see [`Overflow`] for what happens when you are
 //! slower than the server.
@@ -165,14 +185,16 @@
 //!
 //! # Order
 //!
-//! Events come in the order in which they happened, messages in the order of the wire. An answer to
-//! [`Client::request`] goes straight to who asked, so a thread that waits for it may see it before messages that came
-//! earlier and still wait in the queue. In a handler everything comes in the order of the wire.
+//! Events come in the order in which they happened, messages in the order of the wire, and among them the answers to
+//! [`Client::post`] and [`Context::request`] as [`Event::Response`]. [`Client::request`] returns when what came before its
+//! answer is in the queue; whoever selects over two channels, the events and a [`PendingResponse`], still sees them in
+//! the order of its own choice. What the kernel has of a connection when that ends is delivered before the end is told.
 //!
 //! # Threads, signals, fork, limits
 //!
 //! - A supervisor has two threads (`ws-supervisor`, `ws-guardian`), a client one, named after it (Linux shows 15 bytes).
 //!   A name that must be resolved takes a thread (`dns …`) until the resolver answers.
+//! - Descriptors and your closures are let go of when a client has ended, though handles of it live on.
 //! - Memory: an idle client takes some 42 KiB with [`many_clients`](ClientConfig::many_clients) (5,000 over `ws` were
 //!   measured), by default up to 128 KiB more, its read buffer; TLS takes its own on top. File descriptors: two, a socket
 //!   and an eventfd. `ulimit -n` and the limit on threads (`ulimit -u`, a cgroup's `pids.max`) must allow for that.
@@ -189,8 +211,11 @@
 //! | `wait_until_open` times out | its error names the last attempt's; `Event::ConnectFailed` each of them |
 //! | a certificate is not accepted | the clock; the host's name; `ca-certificates`; [`root_certificate`](ClientConfig::root_certificate) |
 //! | `Parked` | the reason in it; then [`Supervisor::resume_client`] |
-//! | messages stop, the line is open | your own reader: [`Overflow::Backpressure`] stops reading; `stats().dropped`, the warning in the log |
-//! | `Stalled`, a large `longest_turn` | a handler or callback of yours that blocks |
+//! | messages stop, the line is open | your own reader: [`Overflow::Backpressure`] stops reading: `stats().paused_for`, [`Event::ReadingPaused`], [`SupervisorEvent::ReaderBehind`] |
+//! | messages are older than `received_at` says | the same: they waited in the kernel |
+//! | `Stalled`, a large `longest_turn` | a handler or callback of yours that blocks: its name is in `Stalled` |
+//! | a channel is `pending` | the venue's limit, or its silence; [`Client::subscriptions`] |
+//! | a test needs an event or a handler's context | the module `testing`: `opened(…)`, `response(…)`, `Rehearsal` |
 //! | a request that is never answered | a thread that waits for it and should be reading events |
 //!
 //! # Features

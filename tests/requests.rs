@@ -260,7 +260,9 @@ fn the_end_of_the_client_is_the_end_of_its_requests() {
         let begun = Instant::now();
         match way {
             0 => client.close().unwrap(),
-            1 => drop(server.push("panic")),
+            1 => {
+                server.push("panic");
+            }
             2 => supervisor.restart_client(client.id()).unwrap(),
             _ => {
                 supervisor.shutdown(LONG);

@@ -84,8 +84,12 @@ fn one_schedule(seed: u64) {
                     match dice.u8(0..32) {
                         0 => drop(server.cut()),
                         1 => drop(server.reset()),
-                        2 => drop(server.close_all(1001, "")),
-                        3..=4 => drop(server.push("panic")),
+                        2 => {
+                            server.close_all(1001, "");
+                        }
+                        3..=4 => {
+                            server.push("panic");
+                        }
                         5 => server.set_script(Script::refuse([401, 503][dice.usize(0..2)])),
                         6..=9 => server.set_script(Script::echo()),
                         10..=11 => drop(supervisor.restart_client(client.id())),

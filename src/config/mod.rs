@@ -198,7 +198,7 @@ impl ClientConfig {
     }
 
     /// Statuses of a refused upgrade that no retry can mend: they park the client, unless the server says when to retry
-    /// (`Retry-After`). 401 and 403 are tried again, up to `max_retries`, where [`prepare`](ClientConfig::prepare) is set,
+    /// (`Retry-After`, honoured up to an hour). 401 and 403 are tried again, up to `max_retries`, where [`prepare`](ClientConfig::prepare) is set,
     /// which may bring other credentials. Defaults to 401, 403 and 404.
     ///
     /// ```
@@ -289,8 +289,8 @@ impl ClientConfig {
         self
     }
 
-    /// How many accepted messages wait to be written before `send` refuses. As many of the latest written are kept, as
-    /// cheap clones, to tell which of them the peer never acknowledged. Defaults to 1,024.
+    /// How many accepted messages wait to be written before `send` refuses. About as many of the latest written are kept,
+    /// as cheap clones, until the peer's kernel has acknowledged them. Defaults to 1,024.
     pub fn send_capacity(mut self, messages: usize) -> Self {
         self.send_capacity = Some(messages);
         self

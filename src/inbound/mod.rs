@@ -4,4 +4,5 @@ pub(crate) mod backlog;
 pub(crate) mod consumer;
 pub(crate) mod context;
 pub(crate) mod delivery;
+pub(crate) mod outlet;
 pub(crate) mod queue;

@@ -1,15 +1,9 @@
 //! The event queue of one client: a crossbeam channel that the caller reads, and a backlog behind it that only the
 //! worker touches, where the overflow policy can drop, sum up and keep the order.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crossbeam_channel::Sender;
-use parking_lot::Mutex;
-
 use super::backlog::{Backlog, Overrun};
-use crate::event::{ClientEvent, Event};
+use super::outlet::{Capacity, Deserted, Exit, Unread};
+use crate::event::Event;
 use crate::lifecycle::End;
 use crate::message::Message;
 use crate::overflow::{AtLimit, Overflow, Stage};
@@ -20,86 +14,6 @@ const LIFECYCLE_LIMIT: usize = 1024;
 
 /// Messages that cross the channel in one go: as many as are taken apart in some ten microseconds.
 const BURST: usize = 64;
-
-/// Where a queue ends: the client's own channel, or one shared by many.
-#[derive(Clone, Debug)]
-pub(crate) enum Outlet {
-    Own {
-        sender: Sender<Event>,
-        given: u64,
-    },
-    /// `given` counts what all its clients have put into it.
-    Shared {
-        sender: Sender<ClientEvent>,
-        given: Arc<AtomicU64>,
-        tag: Tag,
-    },
-}
-
-/// There is nobody any more who could read.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Deserted;
-
-impl Outlet {
-    /// The channels are unbounded, the bound is ours. Returns the event's number in the channel, counted from 1.
-    pub(crate) fn push(&mut self, event: Event) -> Result<u64, Deserted> {
-        match self {
-            Self::Own { sender, given } => {
-                *given += 1;
-                sender.send(event).map_err(|_| Deserted)?;
-                Ok(*given)
-            }
-            Self::Shared { sender, given, tag } => {
-                let event = ClientEvent { client: tag.id, name: tag.name.clone(), event };
-                sender.send(event).map_err(|_| Deserted)?;
-                // Clients that push at the same instant may be told each other's number, which is as good.
-                Ok(given.fetch_add(1, Ordering::Relaxed) + 1)
-            }
-        }
-    }
-
-    /// How many events of the channel have been read.
-    fn taken(&self) -> u64 {
-        match self {
-            Self::Own { sender, given } => given - sender.len() as u64,
-            Self::Shared { sender, given, .. } => given.load(Ordering::Relaxed).saturating_sub(sender.len() as u64),
-        }
-    }
-}
-
-/// An outlet that can be closed from outside, should the worker not come back: nothing comes after the last word.
-/// `None` once the client has ended.
-pub(crate) type Exit = Arc<Mutex<Option<Outlet>>>;
-
-/// What was handed over and is not read yet, by its numbers in the channel. A flood on a channel that is shared is so
-/// counted against the client that floods, and not against a quiet one.
-#[derive(Debug, Default)]
-struct Unread {
-    events: VecDeque<(u64, u32)>,
-    bytes: usize,
-}
-
-impl Unread {
-    fn push(&mut self, number: u64, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.events.push_back((number, bytes));
-        self.bytes += bytes as usize;
-    }
-
-    fn read_up_to(&mut self, number: u64) {
-        while let Some((_, bytes)) = self.events.front().filter(|(first, _)| *first <= number) {
-            self.bytes -= *bytes as usize;
-            self.events.pop_front();
-        }
-    }
-}
-
-/// How much may wait unread before the overflow policy applies.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Capacity {
-    pub(crate) events: usize,
-    pub(crate) bytes: usize,
-}
 
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -321,10 +235,14 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::handed_back::HandedBack;
+    use crate::inbound::outlet::Outlet;
     use crate::state::ClientId;
     use crossbeam_channel::Receiver;
+    use parking_lot::Mutex;
     #[cfg(feature = "property-tests")]
     use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
 
     fn queue(overflow: Overflow, capacity: usize) -> (Queue, Receiver<Event>) {
         let (sender, receiver) = crossbeam_channel::unbounded();

@@ -63,7 +63,9 @@ pub(crate) struct Outbox {
     /// The latest that were written, for when the line breaks before the peer has acknowledged them.
     sent: VecDeque<Sent>,
     sent_bytes: usize,
+    /// So much is kept before the peer's kernel is asked what it has; and how much it is next time.
     keeps: Bound,
+    look_at: Bound,
     /// Written on the connection that was let go of, and never acknowledged.
     uncertain: Vec<Message>,
     /// The rate limits let the next message pass no sooner than this.
@@ -71,9 +73,9 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Keeps as many of the written messages as may wait.
+    /// Keeps as much of what was written as may wait before it asks whether that has arrived.
     pub(crate) fn new(limits: Limits, keeps: Bound) -> Self {
-        Self { limits, keeps, ..Self::default() }
+        Self { limits, keeps, look_at: keeps, ..Self::default() }
     }
 
     /// When to try again, while the rate limits hold up what waited for a connection.
@@ -205,21 +207,30 @@ impl Outbox {
             }
             let len = item.message.len();
             let message = (!is_request).then_some(item.message);
-            self.keep_sent(Sent { end: transport.end_on_the_wire(end), len, message });
+            self.keep_sent(Sent { end: transport.end_on_the_wire(end), len, message }, transport);
         }
     }
 
-    fn keep_sent(&mut self, sent: Sent) {
+    /// Keeps it until the peer's kernel has it, which is asked for once in a while only. So what is kept is bounded by that
+    /// while, and by the kernel's send buffer.
+    fn keep_sent(&mut self, sent: Sent, transport: &Transport) {
         self.sent_bytes += sent.len;
         self.sent.push_back(sent);
-        while self.sent.len() > self.keeps.messages || (self.sent_bytes > self.keeps.bytes && self.sent.len() > 1) {
+        if self.sent.len() <= self.look_at.messages && self.sent_bytes <= self.look_at.bytes {
+            return;
+        }
+        // Where the system does not say, it may as well be forgotten.
+        let acknowledged = transport.acknowledged().unwrap_or(u64::MAX);
+        while self.sent.front().is_some_and(|oldest| oldest.end <= acknowledged) {
             self.sent_bytes -= self.sent.pop_front().map_or(0, |oldest| oldest.len);
         }
+        let Bound { messages, bytes } = self.keeps;
+        self.look_at = Bound { messages: messages + self.sent.len(), bytes: bytes + self.sent_bytes };
     }
 
     /// The connection is let go of. Of its bytes the peer's kernel has acknowledged so many; `None`: nobody can say.
     pub(crate) fn settle_sent(&mut self, acknowledged: Option<u64>, books: &Books) {
-        self.sent_bytes = 0;
+        (self.sent_bytes, self.look_at) = (0, self.keeps);
         for Sent { end, message, .. } in self.sent.drain(..) {
             if acknowledged.is_some_and(|acknowledged| end > acknowledged) {
                 books.tally.uncertain.add(1);

@@ -14,13 +14,15 @@ use bytes::Bytes;
 use super::*;
 use crate::correlation::Correlation;
 use crate::error::SendError;
+use crate::policy::admission::Unwritten;
 use crate::policy::admission::{Admission, Charge, Door};
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::{Limits, Price, RateLimit};
 use crate::policy::requests::Requests;
-use crate::policy::subscriptions::Subscriptions;
+use crate::policy::subscriptions::{Batch, Subscriptions};
 use crate::policy::terms::Dialect;
-use crate::request::RequestId;
+use crate::receipt::Receipt;
+use crate::request::{Request, RequestId, RpcError};
 
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);

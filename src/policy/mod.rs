@@ -2,6 +2,8 @@
 //! again. No socket, thread, lock, channel, clock or log.
 
 pub(crate) mod admission;
+pub(crate) mod asking;
+pub(crate) mod channel;
 pub(crate) mod connection;
 pub(crate) mod heartbeat;
 pub(crate) mod idle;

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use super::channel::Operation;
+use super::channel::{AtServer, Channel, STRIKES, Turn};
 use crate::error::RefusedChannel;
 use crate::request::{Request, RpcError};
 
@@ -69,108 +71,6 @@ pub(crate) fn names<C: AsRef<str>>(channels: impl IntoIterator<Item = C>) -> Vec
     channels.into_iter().map(|channel| Arc::from(channel.as_ref())).collect()
 }
 
-/// What a batch asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Operation {
-    Subscribe,
-    Unsubscribe,
-}
-
-/// What is known of a channel on the present connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum AtServer {
-    Absent,
-    /// A batch is under way, by its number.
-    Asked(u64),
-    Present,
-    Refused(RpcError),
-    /// A batch had no answer.
-    Unknown,
-}
-
-#[derive(Debug)]
-struct Channel {
-    wanted: bool,
-    at_server: AtServer,
-    /// What the caller has of it is not what it wants: it is let go and asked for again.
-    anew: bool,
-    /// The server would not let it go.
-    kept: Option<RpcError>,
-    /// How many wait for it: what becomes of it is remembered until each has seen it.
-    waiting: usize,
-    /// The latest operation that was asked for, and its first batch: answers to older batches are ignored.
-    meant: Option<(Operation, u64)>,
-    /// Something had no answer on this connection, so that the server may have it or not.
-    uncertain: bool,
-    /// How many channels may go together with this one: a batch that was refused is halved until the culprit is found.
-    together: usize,
-    /// The server ended a connection while it was asked for this one.
-    suspect: bool,
-    /// How often it did so while it was asked for this one alone.
-    strikes: u32,
-}
-
-/// So often a server may end the connection over a channel before that is set aside.
-const STRIKES: u32 = 2;
-
-impl Channel {
-    fn unwanted() -> Self {
-        Self {
-            wanted: false,
-            at_server: AtServer::Absent,
-            anew: false,
-            kept: None,
-            waiting: 0,
-            meant: None,
-            uncertain: false,
-            together: usize::MAX,
-            suspect: false,
-            strikes: 0,
-        }
-    }
-
-    /// What was asked was not done.
-    fn undo(&mut self, operation: Operation) {
-        self.at_server = match operation {
-            _ if self.uncertain => AtServer::Unknown,
-            Operation::Subscribe => AtServer::Absent,
-            Operation::Unsubscribe => AtServer::Present,
-        };
-    }
-
-    /// What the server did.
-    fn carried_out(&mut self, operation: Operation) {
-        self.uncertain = false;
-        (self.at_server, self.anew) = match operation {
-            Operation::Subscribe => (AtServer::Present, self.anew),
-            // One that the server does not name was not subscribed to.
-            Operation::Unsubscribe => (AtServer::Absent, false),
-        };
-        (self.suspect, self.strikes) = (false, 0);
-    }
-
-    /// What the server has to be asked, if anything.
-    fn asks(&self) -> Option<Operation> {
-        match (&self.at_server, self.wanted) {
-            (AtServer::Absent | AtServer::Unknown, true) => Some(Operation::Subscribe),
-            (AtServer::Present, true) if self.anew && self.kept.is_none() => Some(Operation::Unsubscribe),
-            (AtServer::Present | AtServer::Unknown, false) if self.kept.is_none() => Some(Operation::Unsubscribe),
-            // Refused now, but an earlier request for it may have been carried out.
-            (AtServer::Refused(_), false) if self.uncertain && self.kept.is_none() => Some(Operation::Unsubscribe),
-            _ => None,
-        }
-    }
-
-    fn is_forgotten(&self) -> bool {
-        let gone = match self.at_server {
-            AtServer::Absent => true,
-            AtServer::Refused(_) => !self.uncertain,
-            _ => false,
-        };
-        gone && !self.wanted && self.waiting == 0
-    }
-}
-
 /// How a channel that somebody waits for stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -190,15 +90,6 @@ struct UnderWay {
 
 /// A server may acknowledge the channels of one request in several answers (Kraken does, one for each).
 const MORE_ANSWERS: Duration = Duration::from_millis(250);
-
-/// What is to be asked, in the order in which it is: what goes makes room for what comes, and what may end the connection
-/// comes last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
-    Leave,
-    Join,
-    JoinSuspect,
-}
 
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
@@ -259,12 +150,12 @@ impl Subscriptions {
             self.channels.insert(name.clone(), Channel::unwanted());
         }
         let Some(channel) = self.channels.get_mut(name) else { return };
-        let before = turn(channel);
+        let before = channel.turn();
         change(channel);
         if matches!(channel.at_server, AtServer::Absent | AtServer::Refused(_)) {
             channel.anew = false;
         }
-        let after = turn(channel);
+        let after = channel.turn();
         let forgotten = channel.is_forgotten();
         if before != after {
             before.map(|turn| self.to_ask.remove(&(turn, name.clone())));
@@ -544,15 +435,6 @@ impl Subscriptions {
     fn select(&self, which: impl Fn(&Channel) -> bool) -> Vec<Arc<str>> {
         self.channels.iter().filter(|(_, channel)| which(channel)).map(|(name, _)| name.clone()).collect()
     }
-}
-
-/// When a channel is to be asked about, if it is.
-fn turn(channel: &Channel) -> Option<Turn> {
-    Some(match channel.asks()? {
-        Operation::Unsubscribe => Turn::Leave,
-        Operation::Subscribe if channel.suspect => Turn::JoinSuspect,
-        Operation::Subscribe => Turn::Join,
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod socket;
 mod unacknowledged;
 mod wait;
+mod wire;
 
 use std::io::{Cursor, ErrorKind};
 use std::net::TcpStream;
@@ -18,8 +19,9 @@ use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
-pub(crate) use self::socket::{Socket, Wire};
+pub(crate) use self::socket::Socket;
 pub(crate) use self::wait::{HANG_UP, Waited, poll_until, wait};
+pub(crate) use self::wire::Wire;
 use crate::message::{CloseFrame, Message};
 use crate::state::DisconnectReason;
 

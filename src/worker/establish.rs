@@ -12,7 +12,7 @@ use crate::correlation::Correlation;
 use crate::deadline::later;
 use crate::error::{ConnectError, SessionError};
 use crate::inbound::backlog::Overrun;
-use crate::inbound::queue::Capacity;
+use crate::inbound::outlet::Capacity;
 use crate::message::Message;
 use crate::outbound::link;
 use crate::policy::admission::Unwritten;
@@ -150,6 +150,7 @@ impl Steps<'_, '_> {
     /// Lets the connection say what is due, and does it. `caught_up` only where a read has just found nothing more.
     fn look_after(&mut self, now: Instant, caught_up: bool) -> Result<(), SessionError> {
         let core = self.run.core;
+        core.duty.begin(now, self.doing);
         let run = &mut *self.run;
         let wants_changed = self.restoring && core.wanted.take_changed();
         self.connection.tick(run.turn(now, caught_up, wants_changed), core, &mut run.actions);
@@ -201,6 +202,7 @@ impl Steps<'_, '_> {
         let now = Instant::now();
         self.run.end_turn(now);
         self.look_after(now, true)?;
+        self.run.end_turn(Instant::now());
         let hand_over = self.run.consumer.hand_over(now, false);
         let Some(transport) = &mut self.run.link.transport else { return Err(SessionError::Cancelled) };
         transport.acknowledge();

@@ -17,6 +17,7 @@
 //! - Code of yours (a handler, `prepare`, `on_open`, a venue) runs on this thread, under `kept` and the line, which
 //!   nobody else waits for, and under neither table.
 
+mod acting;
 mod close;
 mod establish;
 pub(crate) mod exit;

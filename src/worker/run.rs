@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::exit::Exit;
-use crate::asked::{Caller, answer_caller};
+use crate::asked::Caller;
 use crate::client_state::settlement::conclude_queue;
 use crate::client_state::{ClientState, Life, Work};
 use crate::command::{Command, CommandKind};
@@ -19,21 +19,17 @@ use crate::event::Event;
 use crate::inbound::consumer::{Consumer, Scene, Taken};
 use crate::lifecycle::ExitReason;
 use crate::message::Message;
-use crate::outbound::accepted::Accepted;
 use crate::outbound::gate::Pass;
 use crate::outbound::line::Guard;
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
-use crate::policy::connection::Connection;
 use crate::policy::reconnect::{Hint, Next};
-use crate::policy::requests::Whom;
 use crate::policy::restart::Fate;
 use crate::policy::terms::Action;
-use crate::response::Response;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::target::Target;
 use crate::telemetry::duty::Doing;
-use crate::transport::{Broken, Outgoing, Transport, wait};
+use crate::transport::{Broken, Transport, wait};
 
 /// What ended a connection.
 pub(super) enum Ended {
@@ -42,9 +38,6 @@ pub(super) enum Ended {
     /// Its session could not be opened.
     NotReady(Halt),
 }
-
-/// Heartbeats and answers to them that wait for a peer to take them.
-const MAX_URGENT: usize = 64;
 
 pub(super) struct Run<'a> {
     pub(super) state: &'a ClientState,
@@ -386,78 +379,6 @@ impl<'a> Run<'a> {
         if let Some((took, doing)) = self.core.duty.end(now) {
             let (name, threshold) = (&self.core.tag.name, self.core.duty.threshold());
             log::warn!("client `{name}`: a turn of its loop, in {doing}, took {took:.1?}, longer than {threshold:?}");
-        }
-    }
-
-    /// Does what the connection wants done. Each of it, though one ends the connection.
-    pub(super) fn carry_out(&mut self, connection: &Connection) -> Result<(), Broken> {
-        if self.actions.is_empty() {
-            return Ok(());
-        }
-        self.core.health.publish(connection.monitor());
-        let mut actions = std::mem::take(&mut self.actions);
-        // Callers first: none of them is to wait for a handler that is told of its own requests.
-        actions.sort_by_key(|action| !matches!(action, Action::Tell((_, Whom::Caller(_)))));
-        let mut result = Ok(());
-        for action in actions.drain(..) {
-            result = result.and(self.act(action, connection));
-        }
-        self.actions = actions;
-        result?;
-        if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
-    }
-
-    fn act(&mut self, action: Action<Caller>, connection: &Connection) -> Result<(), Broken> {
-        let name = &self.core.tag.name;
-        match action {
-            Action::Alive => self.alive(connection),
-            Action::Ping(payload) => self.link.outbox.push_urgent(Outgoing::Ping(payload)),
-            // A peer that takes nothing gets no heap of answers.
-            Action::Beat(_) if self.link.outbox.urgent() >= MAX_URGENT => {}
-            Action::Beat(message) | Action::SendFirst(message) => {
-                self.link.outbox.push_urgent(Outgoing::Message(message))
-            }
-            Action::Send { message, receipt } => {
-                // On a connection that is not open yet only what is urgent is written.
-                if self.life.open {
-                    self.link.outbox.push(Accepted::own(message, self.life.epoch, receipt));
-                } else {
-                    receipt.begin();
-                    self.link.outbox.push_urgent(Outgoing::Message(message));
-                }
-            }
-            Action::Tell((response, Whom::Caller(caller))) => {
-                // What came before the answer is in the queue when the caller has it.
-                self.consumer.flush();
-                // Nobody waits, and it is an answer: it may be an order's.
-                if let Some(answer) = answer_caller(response, &caller).filter(Response::is_answer) {
-                    self.emit(Event::LateResponse(Box::new(answer)));
-                }
-            }
-            Action::Tell((response, _)) => self.emit(Event::Response(Box::new(response))),
-            Action::TellLate(response) => self.emit(Event::LateResponse(Box::new(response))),
-            Action::Refused(refusal) => {
-                // Before the session is open, `Event::Open` tells them all.
-                if self.life.open {
-                    log::warn!("client `{name}`: channel {} is refused: {}", refusal.channel, refusal.error);
-                    self.emit(Event::SubscriptionRefused(Box::new(refusal)));
-                }
-            }
-            Action::Warn(text) => log::warn!("client `{name}`: {text}"),
-            // It ends already, and what the server still has to say is read first.
-            Action::End { .. } if self.closing => {}
-            Action::End { reason, code } => return Err(Broken { reason, code }),
-        }
-        Ok(())
-    }
-
-    /// A sign of life came.
-    pub(super) fn alive(&mut self, connection: &Connection) {
-        let (counters, monitor) = (&self.core.counters, connection.monitor());
-        counters.heartbeats.add(1);
-        self.core.health.publish(monitor);
-        if let Some(time) = monitor.round_trip() {
-            counters.ping_round_trip.record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         }
     }
 }

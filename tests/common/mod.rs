@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs)]
 
 use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -145,4 +147,63 @@ impl Venue for Plain {
     fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
         vec![Batch::new(Request::new("unsubscribe", channels), channels)]
     }
+}
+
+/// Not a wait for a condition: somebody who takes so long.
+pub fn takes(time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        std::thread::park_timeout(ms(5));
+    }
+}
+
+/// A server of bare bytes: `serve` gets each connection, its number, and the right answer to its upgrade, to which it may
+/// add headers before the empty line.
+pub fn raw(serve: impl Fn(TcpStream, usize, String) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for (n, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let (mut head, mut byte) = (vec![], [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
+            let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+            serve(
+                stream,
+                n,
+                format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
+                ),
+            );
+        }
+    });
+    address
+}
+
+/// To a server of bare bytes.
+pub fn to(address: SocketAddr) -> ClientConfig {
+    ClientConfig::new(format!("ws://{address}/")).unwrap().backoff(ms(5), ms(20)).max_retries(u32::MAX)
+}
+
+/// A server's frame of less than 126 bytes.
+pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    [&[0x80 | opcode, payload.len() as u8][..], payload].concat()
+}
+
+pub fn closing(code: u16, reason: &str) -> Vec<u8> {
+    frame(8, &[&code.to_be_bytes()[..], reason.as_bytes()].concat())
+}
+
+/// The text of a message.
+pub fn text(message: &Message) -> String {
+    message.as_text().unwrap().to_owned()
+}
+
+/// All that a server has received, on all connections.
+pub fn received(server: &Server) -> Vec<String> {
+    server.records().iter().flat_map(|record| record.received.iter().map(text).collect::<Vec<_>>()).collect()
 }

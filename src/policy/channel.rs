@@ -1,0 +1,123 @@
+//! One channel of a client: what is wanted of it, what is known of it at the server, and what that is to be asked. Pure.
+
+use crate::request::RpcError;
+
+/// What a batch asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Operation {
+    Subscribe,
+    Unsubscribe,
+}
+
+/// What is known of a channel on the present connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AtServer {
+    Absent,
+    /// A batch is under way, by its number.
+    Asked(u64),
+    Present,
+    Refused(RpcError),
+    /// A batch had no answer.
+    Unknown,
+}
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) wanted: bool,
+    pub(super) at_server: AtServer,
+    /// What the caller has of it is not what it wants: it is let go and asked for again.
+    pub(super) anew: bool,
+    /// The server would not let it go.
+    pub(super) kept: Option<RpcError>,
+    /// How many wait for it: what becomes of it is remembered until each has seen it.
+    pub(super) waiting: usize,
+    /// The latest operation that was asked for, and its first batch: answers to older batches are ignored.
+    pub(super) meant: Option<(Operation, u64)>,
+    /// Something had no answer on this connection, so that the server may have it or not.
+    pub(super) uncertain: bool,
+    /// How many channels may go together with this one: a batch that was refused is halved until the culprit is found.
+    pub(super) together: usize,
+    /// The server ended a connection while it was asked for this one.
+    pub(super) suspect: bool,
+    /// How often it did so while it was asked for this one alone.
+    pub(super) strikes: u32,
+}
+
+/// So often a server may end the connection over a channel before that is set aside.
+pub(super) const STRIKES: u32 = 2;
+
+impl Channel {
+    pub(super) fn unwanted() -> Self {
+        Self {
+            wanted: false,
+            at_server: AtServer::Absent,
+            anew: false,
+            kept: None,
+            waiting: 0,
+            meant: None,
+            uncertain: false,
+            together: usize::MAX,
+            suspect: false,
+            strikes: 0,
+        }
+    }
+
+    /// What was asked was not done.
+    pub(super) fn undo(&mut self, operation: Operation) {
+        self.at_server = match operation {
+            _ if self.uncertain => AtServer::Unknown,
+            Operation::Subscribe => AtServer::Absent,
+            Operation::Unsubscribe => AtServer::Present,
+        };
+    }
+
+    /// What the server did.
+    pub(super) fn carried_out(&mut self, operation: Operation) {
+        self.uncertain = false;
+        (self.at_server, self.anew) = match operation {
+            Operation::Subscribe => (AtServer::Present, self.anew),
+            // One that the server does not name was not subscribed to.
+            Operation::Unsubscribe => (AtServer::Absent, false),
+        };
+        (self.suspect, self.strikes) = (false, 0);
+    }
+
+    /// What the server has to be asked, if anything.
+    pub(super) fn asks(&self) -> Option<Operation> {
+        match (&self.at_server, self.wanted) {
+            (AtServer::Absent | AtServer::Unknown, true) => Some(Operation::Subscribe),
+            (AtServer::Present, true) if self.anew && self.kept.is_none() => Some(Operation::Unsubscribe),
+            (AtServer::Present | AtServer::Unknown, false) if self.kept.is_none() => Some(Operation::Unsubscribe),
+            // Refused now, but an earlier request for it may have been carried out.
+            (AtServer::Refused(_), false) if self.uncertain && self.kept.is_none() => Some(Operation::Unsubscribe),
+            _ => None,
+        }
+    }
+
+    /// When it is to be asked about, if it is.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        Some(match self.asks()? {
+            Operation::Unsubscribe => Turn::Leave,
+            Operation::Subscribe if self.suspect => Turn::JoinSuspect,
+            Operation::Subscribe => Turn::Join,
+        })
+    }
+
+    pub(super) fn is_forgotten(&self) -> bool {
+        let gone = match self.at_server {
+            AtServer::Absent => true,
+            AtServer::Refused(_) => !self.uncertain,
+            _ => false,
+        };
+        gone && !self.wanted && self.waiting == 0
+    }
+}
+
+/// What is to be asked, in the order in which it is: what goes makes room for what comes, and what may end the connection
+/// comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Turn {
+    Leave,
+    Join,
+    JoinSuspect,
+}
