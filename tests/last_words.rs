@@ -212,7 +212,10 @@ fn a_posted_request_ends_once_when_the_line_does_before_the_end_is_told() {
             told.push(response.id);
             None
         }
-        Event::Disconnected { uncertain, .. } => Some(assert!(uncertain.is_empty(), "its response is its account")),
+        Event::Disconnected { uncertain, .. } => {
+            assert!(uncertain.is_empty(), "its response is its account");
+            Some(())
+        }
         _ => None,
     });
     told.sort_by_key(ToString::to_string);
