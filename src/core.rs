@@ -2,6 +2,7 @@
 //! its figures. It knows neither the configuration nor the worker.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,8 @@ pub(crate) struct Core {
 pub(crate) struct Told {
     enter: Sender<Box<dyn Any + Send>>,
     queue: Receiver<Box<dyn Any + Send>>,
+    /// How many wait, or are just being put there: asked after every message.
+    waiting: AtomicUsize,
 }
 
 /// So many wait for a handler at most.
@@ -59,17 +62,18 @@ pub(crate) const MAX_TOLD: usize = 1_024;
 impl Default for Told {
     fn default() -> Self {
         let (enter, queue) = crossbeam_channel::unbounded();
-        Self { enter, queue }
+        Self { enter, queue, waiting: AtomicUsize::new(0) }
     }
 }
 
 impl Told {
     /// False: too many wait.
     pub(crate) fn has_room(&self) -> bool {
-        self.enter.len() < MAX_TOLD
+        self.waiting.load(Ordering::Relaxed) < MAX_TOLD
     }
 
     pub(crate) fn tell(&self, value: Box<dyn Any + Send>) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         // The receiver is ours.
         let _ = self.enter.send(value);
     }
@@ -78,13 +82,16 @@ impl Told {
 impl Core {
     /// The next value for the handler.
     pub(crate) fn next_told(&self) -> Option<Box<dyn Any + Send>> {
-        self.told.as_ref()?.queue.try_recv().ok()
+        let told = self.told.as_ref()?;
+        let value = told.queue.try_recv().ok()?;
+        told.waiting.fetch_sub(1, Ordering::AcqRel);
+        Some(value)
     }
 
     /// Whether there is one.
     #[inline]
     pub(crate) fn has_told(&self) -> bool {
-        self.told.as_ref().is_some_and(|told| !told.queue.is_empty())
+        self.told.as_ref().is_some_and(|told| told.waiting.load(Ordering::Acquire) > 0)
     }
 
     /// Tells the worker, whatever it is doing.

@@ -148,7 +148,8 @@ impl Message {
     }
 
     /// The same message in memory of its own. One that a [`Handler`](crate::Handler) is shown is a part of what was read with
-    /// it, some kilobytes, which a clone keeps alive: detach what you keep for long.
+    /// it, up to 8 KiB, which a clone keeps alive, and so is one that reached a reader in a burst of more than 4 KiB (others
+    /// own their memory already): detach what you keep for long.
     ///
     /// ```
     /// # use ws_supervisor::Message;

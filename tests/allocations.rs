@@ -140,6 +140,33 @@ fn ours_kept(burst: usize) -> usize {
     }
 }
 
+/// What a caller who keeps small messages, one of each burst, holds of memory: bytes a message.
+fn held_by_a_kept_message(burst: usize, bursts: usize) -> usize {
+    let (ask, asked) = bounded(1);
+    let (url, _server) = server(burst, asked);
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(ClientConfig::new(url).unwrap()).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    let events = client.events();
+    let next = || {
+        ask.send(()).unwrap();
+        let messages = events.iter().filter_map(|event| match event {
+            Event::Message(message) => Some(message),
+            _ => None,
+        });
+        messages.take(burst).last().unwrap()
+    };
+    for _ in 0..WARM_UP {
+        next();
+    }
+    let mut kept = Vec::with_capacity(bursts);
+    let region = Region::new(ALLOCATOR);
+    kept.extend((0..bursts).map(|_| next()));
+    let change = region.change();
+    supervisor.shutdown(Duration::from_millis(50));
+    change.bytes_allocated.saturating_sub(change.bytes_deallocated) / kept.len()
+}
+
 /// One test, because it counts what the whole process does.
 #[test]
 fn a_received_message_costs_no_allocation_beyond_tungstenites_own() {
@@ -158,4 +185,10 @@ fn a_received_message_costs_no_allocation_beyond_tungstenites_own() {
     let (burst, ticks) = (500, COUNTED * 500);
     let kept = ours_kept(burst);
     assert!(kept < ticks / 10, "{ticks} ticks, kept by the caller: {kept} allocations");
+
+    // Of the messages that were read together one is kept; it must not keep the 8 KiB that they came in.
+    for burst in [1, 30] {
+        let held = held_by_a_kept_message(burst, 2000);
+        assert!(held < 500, "one of {burst} messages of 64 bytes, kept, holds {held}");
+    }
 }

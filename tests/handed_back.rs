@@ -140,6 +140,24 @@ fn when_no_handler_is_left_the_supervisors_event_hands_it_back() {
 }
 
 #[test]
+fn without_a_supervisor_the_handle_hands_back_what_a_panic_left() {
+    let server = Server::start(Script::silent()).unwrap();
+    let desk = fragile();
+    let client = Client::connect(config(&server).delivery(desk.delivery)).unwrap();
+    server.push("boom");
+    desk.entered.recv_timeout(LONG).unwrap();
+    client.send("of the caller").unwrap();
+    assert!(client.take_handed_back().is_empty(), "it has not ended");
+    desk.go.send(()).unwrap();
+    wait_for_state(&client, ReadyState::Closed);
+    let handed_back = client.take_handed_back();
+    assert_eq!(handed_back.unsent.iter().map(text).collect::<Vec<_>>(), ["of the handler", "of the caller"]);
+    assert_eq!(handed_back.responses.len(), 1);
+    assert!(client.take_handed_back().is_empty(), "told once");
+    adds_up(client.stats());
+}
+
+#[test]
 fn messages_that_waited_for_a_connection_come_back_when_an_inline_client_is_stopped() {
     let supervisor = Supervisor::start().unwrap();
     let desk = fragile();

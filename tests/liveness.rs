@@ -223,6 +223,11 @@ fn asking_for_many_channels_gives_way_to_reading() {
     assert!(ticks > 300 && active > 40, "{ticks} ticks, {active} channels");
 }
 
+fn slowly(time: Duration) -> Result<(), SessionError> {
+    takes(time);
+    Ok(())
+}
+
 #[test]
 fn whatever_holds_up_a_turn_is_told_by_its_name() {
     let server = Server::start(acknowledges()).unwrap();
@@ -243,8 +248,8 @@ fn whatever_holds_up_a_turn_is_told_by_its_name() {
     };
     let slow = ms(200);
     assert_eq!(stalls(config(&server).delivery(Delivery::inline(move || Slow(slow)))), Doing::Handler);
-    assert_eq!(stalls(config(&server).prepare(move |_| Ok(takes(slow)))), Doing::Prepare);
-    assert_eq!(stalls(config(&server).on_open(move |_| Ok(takes(slow)))), Doing::OnOpen);
+    assert_eq!(stalls(config(&server).prepare(move |_| slowly(slow))), Doing::Prepare);
+    assert_eq!(stalls(config(&server).on_open(move |_| slowly(slow))), Doing::OnOpen);
     assert_eq!(stalls(config(&server).venue(OneByOne(None, slow)).subscribe(["a"])), Doing::Upkeep);
 }
 
@@ -253,9 +258,9 @@ fn callbacks_that_overrun_their_time_open_nothing_and_are_named() {
     let server = Server::echo().unwrap();
     let short = || config(&server).connect_timeout(ms(100));
     let told = |config| Client::connect(config).unwrap_err().to_string();
-    let prepare = told(short().prepare(|_| Ok(takes(ms(250)))));
+    let prepare = told(short().prepare(|_| slowly(ms(250))));
     assert!(prepare.contains("timed out in `prepare`"), "{prepare}");
-    let on_open = told(short().on_open(|_| Ok(takes(ms(250)))));
+    let on_open = told(short().on_open(|_| slowly(ms(250))));
     assert!(on_open.contains("on_open"), "{on_open}");
 }
 

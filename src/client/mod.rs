@@ -19,6 +19,7 @@ use crate::config::settings::Settings;
 use crate::core::Core;
 use crate::error::{ConfigError, ConfirmError, SendError};
 use crate::event::Event;
+use crate::handed_back::HandedBack;
 use crate::lifecycle::{StartError, StopError, WaitError};
 use crate::message::Message;
 use crate::outbound::mailbox::{Enlists, Nobody};
@@ -401,6 +402,38 @@ impl Client {
     /// ```
     pub fn name(&self) -> &str {
         &self.core.tag.name
+    }
+
+    /// What of yours ended with this client when nobody was left to be told: a handler that panicked, without a
+    /// supervisor to make another. Empty for a supervised client, whose [`SupervisorEvent`](crate::SupervisorEvent) has it, for
+    /// a queue, which gets its last words, and until the client is [`Closed`](ReadyState::Closed). Each is told once.
+    /// Waits for the client's thread to drop its handler, `close_timeout` at most.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::Server};
+    /// # let server = Server::echo()?;
+    /// struct Breaks;
+    ///
+    /// impl Handler for Breaks {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+    ///         context.send("never sent").unwrap();
+    ///         panic!("a bug");
+    ///     }
+    /// }
+    ///
+    /// let config = ClientConfig::new(server.url())?.delivery(Delivery::inline(|| Breaks));
+    /// let client = Client::connect(config)?;
+    /// server.push("tick");
+    /// while client.wait_until_open(Duration::from_secs(10)).is_ok() {}
+    /// assert_eq!(client.take_handed_back().unsent, [Message::from("never sent")]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn take_handed_back(&self) -> HandedBack {
+        match (&self.keeper, self.ready_state()) {
+            (Keeper::Handles(_), ReadyState::Closed) => self.state.take_handed_back_within(self.core.close_timeout),
+            _ => HandedBack::default(),
+        }
     }
 
     /// Ends the client in good order: what was accepted is written, a close frame sent, the server's awaited; a normal

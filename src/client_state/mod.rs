@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
@@ -204,8 +204,17 @@ impl ClientState {
 
     /// What nobody could be told of any more, for the supervisor's event. Called when there is no worker.
     pub(crate) fn take_handed_back(&self) -> HandedBack {
+        Self::untold(&mut self.kept.lock())
+    }
+
+    /// The same, for a client whose thread may still be busy with its handler's end.
+    pub(crate) fn take_handed_back_within(&self, limit: Duration) -> HandedBack {
+        self.kept.try_lock_for(limit).map(|mut kept| Self::untold(&mut kept)).unwrap_or_default()
+    }
+
+    fn untold(kept: &mut Kept) -> HandedBack {
         let mut all = HandedBack::default();
-        let untold = std::mem::take(&mut self.kept.lock().life.untold);
+        let untold = std::mem::take(&mut kept.life.untold);
         untold.into_iter().for_each(|event| all.extend(event.into_handed_back()));
         all
     }

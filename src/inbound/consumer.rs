@@ -204,10 +204,15 @@ impl<'a> Consumer<'a> {
         self.held.as_ref().map_or(0, Backlog::messages)
     }
 
-    /// The next of what was kept, in order, once the session is open.
+    /// Whether something of what was kept may be delivered.
     #[inline]
+    pub(crate) fn has_held(&self) -> bool {
+        self.held.is_some() && !self.holding
+    }
+
+    /// The next of what was kept, in order, once the session is open.
     pub(crate) fn next_held(&mut self) -> Option<Event> {
-        if self.held.is_none() || self.holding {
+        if !self.has_held() {
             return None;
         }
         let next = self.held.as_mut().and_then(Backlog::pop);

@@ -23,6 +23,12 @@ pub(crate) struct Books {
 }
 
 impl Books {
+    /// Whether anything waits, or is just being put there.
+    #[inline]
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.open.messages() + self.queued.messages() > 0
+    }
+
     /// It waits no more.
     pub(crate) fn leave(&self, item: &Accepted) {
         if !item.own {

@@ -155,11 +155,8 @@ impl Table {
                     Fate::End(End::Closed(reason)) => reason,
                     _ => ExitReason::Closed,
                 };
-                // The worker did this itself, unless it was on its way to something else when the stop came.
-                state.conclude_idle(&End::Closed(reason.clone()));
                 rows.children.remove(&client);
-                let handed_back = state.take_handed_back();
-                self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
+                self.close_idle(&state, reason);
                 self.changed.notify_all();
                 drop(rows);
                 state.let_go();
@@ -167,8 +164,8 @@ impl Table {
         }
     }
 
-    fn restart_or_give_up(self: &Arc<Self>, mut rows: MutexGuard<'_, Rows>, client: ClientId, exit: ExitReason) {
-        let rows = &mut *rows;
+    fn restart_or_give_up(self: &Arc<Self>, mut guard: MutexGuard<'_, Rows>, client: ClientId, exit: ExitReason) {
+        let rows = &mut *guard;
         let Some(child) = rows.children.get_mut(&client) else { return };
         let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
         let budget = match self.settings.scope {
@@ -180,12 +177,12 @@ impl Table {
                 IntensityScope::Client => self.park(child, exit),
                 IntensityScope::Supervisor => {
                     log::error!("client `{name}`: one restart too many: the supervisor ends ({exit})");
-                    state.conclude_idle(&End::Closed(exit.clone()));
                     rows.children.remove(&client);
-                    let (name_, reason, handed_back) = (name.clone(), exit.clone(), state.take_handed_back());
-                    self.tell(SupervisorEvent::Closed { client, name: name_, reason, handed_back });
+                    self.close_idle(&state, exit.clone());
                     let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
-                    drop(self.begin_shut_down(rows, exit, self.settings.grace));
+                    let ended = self.begin_shut_down(rows, exit, self.settings.grace);
+                    drop(guard);
+                    ended.iter().chain([&state]).for_each(|state| state.let_go());
                 }
             };
         }
@@ -225,6 +222,15 @@ impl Table {
         let handed_back = child.state.take_handed_back();
         self.tell(SupervisorEvent::Parked { client, name, reason, handed_back });
         self.changed.notify_all();
+    }
+
+    /// A client without a thread is closed, and whoever watches is told. The worker said so itself, unless it was on its
+    /// way to something else when the stop came. What it held is to be let go of outside the lock.
+    pub(super) fn close_idle(&self, state: &ClientState, reason: ExitReason) {
+        state.conclude_idle(&End::Closed(reason.clone()));
+        let (client, name) = (state.core.tag.id, state.core.tag.name.clone());
+        let handed_back = state.take_handed_back();
+        self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
     }
 
     pub(super) fn end_if_due(&self) {
@@ -267,7 +273,7 @@ impl Table {
             child.stopping = true;
             child.state.core.command(crate::command::CommandKind::Stop, grace);
             if child.is_without_thread() {
-                child.state.conclude_idle(&End::Closed(ExitReason::Closed));
+                self.close_idle(&child.state, ExitReason::Closed);
                 ended.push(child.state.clone());
             }
         }

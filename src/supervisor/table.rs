@@ -17,7 +17,7 @@ use crate::client::{Supervises, resolve};
 use crate::client_state::ClientState;
 use crate::command::CommandKind;
 use crate::config::ClientConfig;
-use crate::lifecycle::{End, ExitReason, StartError, StopError};
+use crate::lifecycle::{ExitReason, StartError, StopError};
 use crate::outbound::gate::Pass;
 use crate::policy::restart_intensity::RestartIntensity;
 use crate::state::{ClientId, ReadyState};
@@ -94,11 +94,8 @@ impl Supervises for Table {
         let core = &state.core;
         let until = core.command(CommandKind::Stop, core.close_timeout).deadline;
         if child.is_without_thread() {
-            state.conclude_idle(&End::Closed(ExitReason::Closed));
             rows.children.remove(&client);
-            let (name, reason) = (core.tag.name.clone(), ExitReason::Closed);
-            let handed_back = state.take_handed_back();
-            self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
+            self.close_idle(&state, ExitReason::Closed);
             drop(rows);
             state.let_go();
             return Ok(());

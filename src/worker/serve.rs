@@ -317,7 +317,7 @@ impl Run<'_> {
             if !self.over && !self.consumer.has_room_to_read() {
                 return Ok(Read::Paused);
             }
-            if self.deliver_one_held()? {
+            if self.consumer.has_held() && self.deliver_one_held()? {
                 continue;
             }
             let next = self.read_next(connection, |run, message, now| run.deliver(message, now, Stage::Open))?;
@@ -328,7 +328,9 @@ impl Run<'_> {
             }
             if is_handler {
                 // Whoever wants something sent or done does not wait for a whole batch of a slow handler.
-                if !self.core.mailbox.source.queue.is_empty() || self.core.commands.pending() || self.core.has_told() {
+                let core = self.core;
+                let wants_out = core.mailbox.source.books.has_waiting() && self.link.outbox.is_empty();
+                if wants_out || core.commands.pending() || core.has_told() {
                     return Ok(Read::More);
                 }
                 if count % MESSAGES_A_CLOCK == 0 {
