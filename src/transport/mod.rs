@@ -170,30 +170,14 @@ impl Transport {
     /// Reads the next message or frame without blocking.
     #[inline]
     pub(crate) fn read(&mut self) -> Result<Incoming, Broken> {
-        use tungstenite::Message as Whole;
         if self.hungry && !self.ws.get_mut().socket_mut().fill() {
             return Ok(Incoming::Nothing);
         }
         self.hungry = false;
-        let result = self.ws.read();
-        if !matches!(result, Err(tungstenite::Error::Io(_))) {
-            self.ws.get_mut().has_brought_a_frame();
-        }
-        match result {
-            Ok(Whole::Ping(_)) => {
-                self.unflushed = true;
-                Ok(Incoming::Ping)
-            }
-            Ok(Whole::Pong(payload)) => Ok(Incoming::Pong(payload)),
-            Ok(Whole::Close(frame)) => {
-                self.unflushed = true;
-                Ok(Incoming::Close(frame.map(|frame| self.as_sent(CloseFrame::from_wire(frame)))))
-            }
-            Ok(message) => {
-                let (at, in_socket) = (self.read_at(), self.in_socket());
-                let message = Message::received(message, at, in_socket);
-                let message = if self.detaches() { message.map(Message::kept) } else { message };
-                Ok(message.map_or(Incoming::Nothing, Incoming::Message))
+        match self.ws.read() {
+            Ok(whole) => {
+                self.ws.get_mut().has_brought_a_frame();
+                Ok(self.brought(whole))
             }
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
                 if self.ws.get_mut().take_exhausted() {
@@ -204,6 +188,27 @@ impl Transport {
             }
             Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(Incoming::Ended),
             Err(error) => Err(broken(error)),
+        }
+    }
+
+    #[inline(always)]
+    fn brought(&mut self, whole: tungstenite::Message) -> Incoming {
+        use tungstenite::Message as Whole;
+        match whole {
+            Whole::Ping(_) => {
+                self.unflushed = true;
+                Incoming::Ping
+            }
+            Whole::Pong(payload) => Incoming::Pong(payload),
+            Whole::Close(frame) => {
+                self.unflushed = true;
+                Incoming::Close(frame.map(|frame| self.as_sent(CloseFrame::from_wire(frame))))
+            }
+            message => match Message::received(message, self.read_at(), self.in_socket()) {
+                Some(message) if self.detaches() => Incoming::Message(message.kept()),
+                Some(message) => Incoming::Message(message),
+                None => Incoming::Nothing,
+            },
         }
     }
 
