@@ -11,7 +11,7 @@ use super::admission::Unwritten;
 use super::connection::{Connection, PLANS};
 use super::rate_limit::Over;
 use super::requests::{Barred, Pending, Purpose, Whom};
-use super::subscriptions::{Batch, Operation};
+use super::subscriptions::{Batch, Only, Operation};
 use super::terms::{Action, Tables};
 use crate::deadline::later;
 use crate::message::Message;
@@ -55,12 +55,18 @@ impl Connection {
 
     /// Asks the server for what the caller wants and does not have, as far as the rate limits let it, and no more than a
     /// part of it in one go.
-    pub(super) fn ask_for_channels<T: Tables>(&mut self, now: Instant, tables: &T, out: &mut Vec<Action<T::Caller>>) {
+    pub(super) fn ask_for_channels<T: Tables>(
+        &mut self,
+        only: Only,
+        now: Instant,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) {
         let rules = self.rules.clone();
         let Some(dialect) = &rules.dialect else { return };
-        let (opening, plans) = (self.opening, self.plans);
-        let mut count = 0;
-        for (operation, channels) in tables.subscriptions(|table| table.plan(plans, opening)) {
+        let plans = self.plans;
+        let (mut count, mut held_up) = (0, false);
+        for (operation, channels) in tables.subscriptions(|table| table.plan(plans, only)) {
             let batches = match operation {
                 Operation::Subscribe => dialect.subscribe(&channels),
                 Operation::Unsubscribe => dialect.unsubscribe(&channels),
@@ -79,7 +85,7 @@ impl Connection {
                     forgotten.remove(channel);
                 }
                 // When one is held up, the others wait with it.
-                if self.upkeep.asks_later() {
+                if held_up {
                     continue;
                 }
                 let size = asked.len();
@@ -89,7 +95,8 @@ impl Connection {
                     Err(unasked) => match unasked.try_again(now) {
                         Some(at) => {
                             tables.subscriptions(|table| table.withdrawn(batch));
-                            self.upkeep.ask_for_channels_at(at);
+                            self.upkeep.hold_up_until(at);
+                            held_up = true;
                         }
                         // Like that it can never be sent; in smaller parts perhaps.
                         None => {
@@ -105,12 +112,12 @@ impl Connection {
                 self.not_asked(operation, vec![channel], "the venue's dialect has no request for it", now, tables, out);
             }
         }
-        self.plans = match self.upkeep.asks_later() {
+        self.plans = match held_up {
             false => PLANS.1,
             true if count == 0 => self.plans,
             true => (4 * count).clamp(PLANS.0, PLANS.1),
         };
-        if !self.upkeep.asks_later() && tables.subscriptions(|table| table.has_more(opening)) {
+        if !self.upkeep.asks_later() && tables.subscriptions(|table| table.has_more(only)) {
             self.upkeep.ask_for_channels_at(now);
         }
     }

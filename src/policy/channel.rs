@@ -39,8 +39,12 @@ pub(super) struct Channel {
     pub(super) together: usize,
     /// The server ended a connection while it was asked for this one.
     pub(super) suspect: bool,
-    /// How often it did so while it was asked for this one alone.
+    /// How often it did so while it was asked for this one alone, and for others it did not.
     pub(super) strikes: u32,
+    /// How many channels had been joined by then: what proves that the venue is well, and no outage to blame.
+    pub(super) struck_at: u64,
+    /// How often the server refused it for the moment, on this connection.
+    pub(super) put_off: u32,
 }
 
 /// So often a server may end the connection over a channel before that is set aside.
@@ -59,6 +63,15 @@ impl Channel {
             together: usize::MAX,
             suspect: false,
             strikes: 0,
+            struck_at: 0,
+            put_off: 0,
+        }
+    }
+
+    /// The server closed the connection while it was asked for nothing else. Nobody is to blame while it does that to all.
+    pub(super) fn strike(&mut self, joined: u64) {
+        if self.strikes == 0 || joined > self.struck_at {
+            (self.strikes, self.struck_at) = (self.strikes + 1, joined);
         }
     }
 
@@ -79,7 +92,7 @@ impl Channel {
             // One that the server does not name was not subscribed to.
             Operation::Unsubscribe => (AtServer::Absent, false),
         };
-        (self.suspect, self.strikes) = (false, 0);
+        (self.suspect, self.strikes, self.put_off) = (false, 0, 0);
     }
 
     /// What the server has to be asked, if anything.
@@ -98,7 +111,7 @@ impl Channel {
     pub(super) fn turn(&self) -> Option<Turn> {
         Some(match self.asks()? {
             Operation::Unsubscribe => Turn::Leave,
-            Operation::Subscribe if self.suspect => Turn::JoinSuspect,
+            Operation::Subscribe if self.suspect => Turn::JoinSuspect { strikes: self.strikes },
             Operation::Subscribe => Turn::Join,
         })
     }
@@ -114,10 +127,10 @@ impl Channel {
 }
 
 /// What is to be asked, in the order in which it is: what goes makes room for what comes, and what may end the connection
-/// comes last.
+/// comes last, the least suspected first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Turn {
     Leave,
     Join,
-    JoinSuspect,
+    JoinSuspect { strikes: u32 },
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::monitor::{Beat, Monitor};
 use super::requests::{Claim, Pending, Purpose, Told, Whom};
+use super::subscriptions::Only;
 use super::terms::{Action, Rules, Tables, Turn};
 use super::upkeep::{Renewal, Upkeep};
 use crate::deadline::later;
@@ -77,7 +78,7 @@ impl Connection {
 
     /// Whether it waits for its time to ask for channels, so that a change of what is wanted is no reason to ask now.
     pub(crate) fn asks_later(&self) -> bool {
-        self.upkeep.asks_later()
+        self.upkeep.is_held_up()
     }
 
     /// Its session is being opened: nothing that may end the connection is asked.
@@ -88,7 +89,8 @@ impl Connection {
 
     /// Whether every channel that is wanted has been asked for and answered.
     pub(crate) fn is_restored(&self, tables: &impl Tables) -> bool {
-        !self.upkeep.asks_later() && tables.subscriptions(|table| !table.is_asking() && !table.has_more(true))
+        !self.upkeep.asks_later()
+            && tables.subscriptions(|table| !table.is_asking() && !table.has_more(Only::Unsuspected))
     }
 
     /// Reading begins again after it was held up.
@@ -182,8 +184,11 @@ impl Connection {
             self.parts_due = tables.subscriptions(|table| table.parts_due());
             self.upkeep.ask_for_channels_at(now);
         }
+        let all = if self.opening { Only::Unsuspected } else { Only::All };
         if self.upkeep.take_asking(now, turn.wants_changed) {
-            self.ask_for_channels(now, tables, out);
+            self.ask_for_channels(all, now, tables, out);
+        } else if turn.wants_changed && !self.upkeep.is_held_up() {
+            self.ask_for_channels(Only::Awaited, now, tables, out);
         }
         if let Some(request) = self.upkeep.take_renewal(now) {
             if let Err(unasked) = self.ask(request, Purpose::Renewal, now, tables, out) {
@@ -261,7 +266,7 @@ impl Connection {
                     Ok(result) => Ok(result),
                     Err(RequestError::Rpc(error)) if self.is_temporary(&error) => {
                         out.push(Action::Warn(format!("channels are refused for the moment: {error}").into()));
-                        tables.subscriptions(|table| table.withdrawn(batch));
+                        tables.subscriptions(|table| table.put_off(batch));
                         // Whatever else is refused meanwhile changes nothing.
                         if !self.upkeep.asks_later() {
                             self.upkeep.ask_for_channels_at(later(now, self.patience));

@@ -79,6 +79,22 @@ pub(crate) enum Standing {
     UnderWay,
 }
 
+/// Which channels may be asked for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Only {
+    All,
+    /// The session is being opened: those that never ended a connection.
+    Unsuspected,
+    /// The venue wants to be left alone: what somebody waits for, and it has not put off.
+    Awaited,
+}
+
+impl Only {
+    fn admits(self, channel: &Channel) -> bool {
+        self != Self::Awaited || (channel.waiting > 0 && channel.put_off == 0)
+    }
+}
+
 /// A request for some channels that is under way.
 #[derive(Clone, Debug)]
 struct UnderWay {
@@ -86,10 +102,15 @@ struct UnderWay {
     names: Vec<Arc<str>>,
     /// Some of them were acknowledged; the rest may be, by answers that still come, until then.
     more_until: Option<Instant>,
+    /// The server closed a connection while it was asked for them.
+    on_trial: bool,
 }
 
 /// A server may acknowledge the channels of one request in several answers (Kraken does, one for each).
-const MORE_ANSWERS: Duration = Duration::from_millis(250);
+const MORE_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Refused for the moment so often, the channels of a batch are tried in parts: one of them may be the reason.
+const PUT_OFF: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
@@ -102,6 +123,8 @@ pub(crate) struct Subscriptions {
     last_batch: u64,
     /// Channels that were settled, one way or the other.
     settled: u64,
+    /// Channels that the server acknowledged, on whichever connection.
+    joined: u64,
 }
 
 impl Subscriptions {
@@ -166,14 +189,26 @@ impl Subscriptions {
         }
     }
 
-    /// What the server should be asked now, in groups that may go together: at most so many channels. While the session
-    /// is being opened nothing that may end the connection is asked.
-    pub(crate) fn plan(&self, at_most: usize, opening: bool) -> Vec<(Operation, Vec<Arc<str>>)> {
+    /// What the server should be asked now, in groups that may go together: at most so many channels. Suspects go one batch
+    /// after the other, so that it is known which one the server closes the connection over; while the session is being
+    /// opened not at all.
+    pub(crate) fn plan(&self, at_most: usize, only: Only) -> Vec<(Operation, Vec<Arc<str>>)> {
         let mut groups: BTreeMap<(Turn, usize), Vec<Arc<str>>> = BTreeMap::new();
-        for (turn, name) in self.to_ask.iter().take(at_most) {
-            let Some(channel) = self.channels.get(name) else { continue };
-            if !(opening && *turn == Turn::JoinSuspect) {
-                groups.entry((*turn, channel.together)).or_default().push(name.clone());
+        let mut suspects_left = if self.may_try_suspects(only) { usize::MAX } else { 0 };
+        let mut left = at_most;
+        for (turn, name) in &self.to_ask {
+            let Some(channel) = self.channels.get(name).filter(|channel| only.admits(channel)) else { continue };
+            if matches!(turn, Turn::JoinSuspect { .. }) {
+                suspects_left = suspects_left.min(channel.together);
+                if suspects_left == 0 {
+                    break;
+                }
+                suspects_left -= 1;
+            }
+            groups.entry((*turn, channel.together)).or_default().push(name.clone());
+            left -= 1;
+            if left == 0 {
+                break;
             }
         }
         let group = |((turn, together), names): ((Turn, usize), Vec<Arc<str>>)| {
@@ -183,12 +218,14 @@ impl Subscriptions {
         groups.into_iter().flat_map(group).collect()
     }
 
-    /// Whether there is more to ask. While the session is being opened suspects don't count.
-    pub(crate) fn has_more(&self, opening: bool) -> bool {
-        match opening {
-            true => self.to_ask.first().is_some_and(|(turn, _)| *turn != Turn::JoinSuspect),
-            false => !self.to_ask.is_empty(),
-        }
+    fn may_try_suspects(&self, only: Only) -> bool {
+        only != Only::Unsuspected && !self.batches.values().any(|batch| batch.on_trial)
+    }
+
+    /// Whether there is more to ask now.
+    pub(crate) fn has_more(&self, only: Only) -> bool {
+        let is_suspect = |turn: &Turn| matches!(turn, Turn::JoinSuspect { .. });
+        self.to_ask.first().is_some_and(|(turn, _)| !is_suspect(turn) || self.may_try_suspects(only))
     }
 
     /// A batch is about to be sent; returns its number.
@@ -203,7 +240,9 @@ impl Subscriptions {
                 }
             });
         }
-        self.batches.insert(batch, UnderWay { operation, names, more_until: None });
+        let is_suspect = |name| self.channels.get(name).is_some_and(|channel: &Channel| channel.suspect);
+        let on_trial = operation == Operation::Subscribe && names.iter().any(is_suspect);
+        self.batches.insert(batch, UnderWay { operation, names, more_until: None, on_trial });
         batch
     }
 
@@ -272,7 +311,14 @@ impl Subscriptions {
         let over = |under_way: &UnderWay| under_way.more_until.is_some_and(|until| until <= now);
         let ended: Vec<_> = self.batches.iter().filter(|(_, batch)| over(batch)).map(|(batch, _)| *batch).collect();
         let nothing_more = BTreeSet::new();
-        ended.into_iter().flat_map(|batch| self.answered(batch, &nothing_more, now)).collect()
+        let mut refused = Vec::new();
+        for batch in ended {
+            let known = self.batches.get(&batch).cloned();
+            refused.extend(self.answered(batch, &nothing_more, now));
+            // A part that is later still is believed.
+            known.map(|known| self.keep_late(batch, known));
+        }
+        refused
     }
 
     /// A batch that was given up on was carried out after all. What was asked since, and meant the same, need not be
@@ -305,6 +351,17 @@ impl Subscriptions {
         })
     }
 
+    /// The server refused a batch for the moment.
+    pub(crate) fn put_off(&mut self, batch: u64) {
+        self.end_batch(batch, |operation, _, channel, size| {
+            channel.undo(operation);
+            channel.put_off += 1;
+            if channel.put_off >= PUT_OFF {
+                channel.together = (size / 2).max(1);
+            }
+        });
+    }
+
     /// A batch was not sent after all, or not now.
     pub(crate) fn withdrawn(&mut self, batch: u64) {
         self.end_batch(batch, |operation, _, channel, _| channel.undo(operation));
@@ -312,13 +369,25 @@ impl Subscriptions {
 
     /// Nobody knows what became of a batch. To ask again does no harm.
     pub(crate) fn unanswered(&mut self, batch: u64) {
-        if let Some(known) = self.batches.get(&batch) {
-            self.late.insert(batch, known.clone());
-            if self.late.len() > 256 {
-                self.late.pop_first();
-            }
+        if let Some(known) = self.batches.get(&batch).cloned() {
+            self.keep_late(batch, known);
         }
-        self.end_batch(batch, |_, _, channel, _| (channel.at_server, channel.uncertain) = (AtServer::Unknown, true));
+        self.end_batch(batch, |operation, _, channel, size| {
+            (channel.at_server, channel.uncertain) = (AtServer::Unknown, true);
+            match operation {
+                // One of them may be why there is no answer.
+                Operation::Subscribe => channel.together = (size / 2).max(1),
+                // Whoever wanted it anew was told of the timeout.
+                Operation::Unsubscribe => channel.anew = false,
+            }
+        });
+    }
+
+    fn keep_late(&mut self, batch: u64, known: UnderWay) {
+        self.late.insert(batch, known);
+        if self.late.len() > 256 {
+            self.late.pop_first();
+        }
     }
 
     fn end_batch(
@@ -339,14 +408,16 @@ impl Subscriptions {
     }
 
     fn settle_one(&mut self, batch: u64, name: &Arc<str>, verdict: impl FnOnce(&mut Channel)) {
-        let mut settled = 0;
+        let (mut settled, mut joined) = (0, 0);
         self.change(name, false, |channel| {
             if channel.at_server == AtServer::Asked(batch) {
                 verdict(channel);
+                joined = u64::from(channel.at_server == AtServer::Present);
                 settled = u64::from(matches!(channel.at_server, AtServer::Present | AtServer::Refused(_)));
             }
         });
         self.settled += settled;
+        self.joined += joined;
     }
 
     /// The server has ended the connection, and not for a reason of its own: what it was being asked for may be why. That
@@ -354,12 +425,15 @@ impl Subscriptions {
     pub(crate) fn suspect(&mut self) {
         let asked: Vec<_> =
             self.batches.values().filter(|batch| batch.operation == Operation::Subscribe).cloned().collect();
+        let (joined, one_batch) = (self.joined, asked.len() == 1);
         for UnderWay { names, .. } in asked {
-            let (alone, half) = (names.len() == 1, (names.len() / 2).max(1));
+            let (alone, half) = (one_batch && names.len() == 1, (names.len() / 2).max(1));
             for name in &names {
                 self.change(name, false, |channel| {
                     (channel.suspect, channel.together) = (true, channel.together.min(half));
-                    channel.strikes += u32::from(alone);
+                    if alone {
+                        channel.strike(joined);
+                    }
                 });
             }
         }
@@ -372,7 +446,7 @@ impl Subscriptions {
         let names: Vec<_> = self.channels.keys().cloned().collect();
         for name in &names {
             self.change(name, false, |channel| {
-                (channel.kept, channel.meant, channel.uncertain) = (None, None, false);
+                (channel.kept, channel.meant, channel.uncertain, channel.put_off) = (None, None, false, 0);
                 if !channel.suspect {
                     channel.together = usize::MAX;
                 }
@@ -391,7 +465,7 @@ impl Subscriptions {
         match self.channels.get(channel) {
             None => Standing::Settled,
             Some(Channel { at_server: AtServer::Refused(error), .. }) if wanted => Standing::Refused(error.clone()),
-            Some(Channel { kept: Some(error), .. }) if !wanted => Standing::Refused(error.clone()),
+            Some(Channel { kept: Some(error), .. }) => Standing::Refused(error.clone()),
             // Somebody else has decided otherwise since.
             Some(channel) if channel.wanted != wanted => Standing::Settled,
             Some(Channel { at_server: AtServer::Present, anew: false, .. }) if wanted => Standing::Settled,

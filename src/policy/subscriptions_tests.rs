@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn plan(subscriptions: &Subscriptions) -> Vec<(Operation, Vec<Arc<str>>)> {
-    subscriptions.plan(usize::MAX, false)
+    subscriptions.plan(usize::MAX, Only::All)
 }
 
 /// Acknowledges what the server has, and has no more to say.
@@ -108,9 +108,11 @@ fn a_channel_that_ends_the_connection_is_found_and_set_aside_and_costs_no_other(
     let mut subscriptions = Subscriptions::default();
     subscriptions.want(&names(&["a", "b", "bad", "c", "d", "e", "f"]));
     let (mut connections, mut opening) = (0, true);
-    while subscriptions.has_more(false) {
-        assert!(connections < 10);
-        let Some((operation, channels)) = subscriptions.plan(usize::MAX, opening).into_iter().next() else {
+    while subscriptions.has_more(Only::All) {
+        assert!(connections < 20);
+        let Some((operation, channels)) =
+            subscriptions.plan(usize::MAX, if opening { Only::Unsuspected } else { Only::All }).into_iter().next()
+        else {
             opening = false;
             continue;
         };
@@ -137,9 +139,9 @@ fn twenty_thousand_channels_are_planned_a_part_at_a_time() {
     let mut subscriptions = Subscriptions::default();
     subscriptions.want(&all);
     let (mut planned, mut rounds) = (0, 0);
-    while subscriptions.has_more(true) {
+    while subscriptions.has_more(Only::Unsuspected) {
         rounds += 1;
-        for (operation, channels) in subscriptions.plan(500, true) {
+        for (operation, channels) in subscriptions.plan(500, Only::Unsuspected) {
             planned += channels.len();
             let batch = subscriptions.asked(operation, channels);
             answer(&mut subscriptions, batch, |_| true);

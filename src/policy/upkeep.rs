@@ -73,6 +73,8 @@ pub(crate) struct Upkeep {
     rotation: Option<(Instant, Instant)>,
     /// When to ask again for channels that are wanted.
     ask_at: Option<Instant>,
+    /// Until then it is a rate limit that holds them up.
+    held_up: bool,
 }
 
 impl Upkeep {
@@ -87,7 +89,17 @@ impl Upkeep {
     }
 
     pub(crate) fn ask_for_channels_at(&mut self, at: Instant) {
-        self.ask_at = Some(at);
+        (self.ask_at, self.held_up) = (Some(at), false);
+    }
+
+    /// As `ask_for_channels_at`, and nothing is asked for before.
+    pub(crate) fn hold_up_until(&mut self, at: Instant) {
+        (self.ask_at, self.held_up) = (Some(at), true);
+    }
+
+    /// Whether nothing may be asked for now, whoever waits for it.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.ask_at.is_some() && self.held_up
     }
 
     /// Whether channels wait to be asked for.
