@@ -25,6 +25,17 @@ pub(crate) enum CommandKind {
     Reconnect,
 }
 
+impl CommandKind {
+    fn weight(self) -> u8 {
+        match self {
+            Self::Reconnect => 0,
+            Self::Restart => 1,
+            Self::Close => 2,
+            Self::Stop => 3,
+        }
+    }
+}
+
 /// The place for the one command that stands.
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
@@ -33,10 +44,10 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    /// Gives a command. A stop is never overruled.
+    /// Gives a command. A stop is never overruled, nor an end by a new connection.
     pub(crate) fn give(&self, command: Command) {
         let mut slot = self.command.lock();
-        if slot.is_none_or(|standing| standing.kind != CommandKind::Stop || command.kind == CommandKind::Stop) {
+        if slot.is_none_or(|standing| command.kind.weight() >= standing.kind.weight()) {
             *slot = Some(command);
         }
         self.pending.store(true, Ordering::Release);
@@ -54,12 +65,14 @@ impl Commands {
         self.standing().is_some_and(|command| command.kind == CommandKind::Stop)
     }
 
-    /// The command is being obeyed. A stop stands.
-    pub(crate) fn clear(&self) {
+    /// The command that stands is being obeyed, if there is one. A stop stands on.
+    pub(crate) fn take(&self) -> Option<Command> {
         let mut slot = self.command.lock();
+        let standing = *slot;
         if slot.is_some_and(|standing| standing.kind != CommandKind::Stop) {
             *slot = None;
             self.pending.store(false, Ordering::Release);
         }
+        standing
     }
 }

@@ -134,7 +134,9 @@ impl Client {
             let write = || core.correlation.encode(request, &id);
             match core.mailbox.admission.write(door, false, Instant::now, &write) {
                 Ok(written) => break written,
-                Err(Unwritten::Over(Over::Wait(time), _)) if is_in_time(waits_until, time) => std::thread::sleep(time),
+                Err(Unwritten::Over(Over::Wait(time), _)) if is_in_time(waits_until, time) => {
+                    core.status.wait_until_closed(time);
+                }
                 Err(unwritten) => return Err(unwritten.refuse(request, &id)),
             }
         };
@@ -200,7 +202,7 @@ impl Client {
         loop {
             match self.send(message) {
                 Err(SendError::RateLimited { message: over, retry_after }) if is_in_time(until, retry_after) => {
-                    std::thread::sleep(retry_after);
+                    self.core.status.wait_until_closed(retry_after);
                     message = over;
                 }
                 result => return result,

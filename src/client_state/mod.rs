@@ -43,6 +43,7 @@ pub(crate) struct ClientState {
     pub(crate) settings: Settings,
     /// Without a supervisor a lost heartbeat reconnects, and there are no restarts.
     pub(crate) supervised: bool,
+    left: Mutex<HandedBack>,
     /// Code of the caller's, and what follows from it; `None` once the client has ended, so that nothing it holds is held
     /// for ever.
     work: Mutex<Option<Arc<Work>>>,
@@ -149,6 +150,7 @@ impl ClientState {
             reconciles: hooks.reconcile.is_some(),
             work: Mutex::new(Some(Arc::new(Work { hooks, rules: Arc::new(rules) }))),
             kept: Mutex::new(Kept { queue, life }),
+            left: Mutex::default(),
             events,
             exit,
             socket: Mutex::new(None),
@@ -168,6 +170,7 @@ impl ClientState {
             let work = self.work.lock().take();
             self.core.mailbox.wake.silence_for_good();
             drop(work);
+            while self.core.next_told().is_some() {}
         }
     }
 
@@ -212,8 +215,13 @@ impl ClientState {
         self.kept.try_lock_for(limit).map(|mut kept| Self::untold(&mut kept)).unwrap_or_default()
     }
 
+    /// Of what was on its way to a thread that was left behind, what nobody could be told of.
+    pub(crate) fn take_left(&self) -> HandedBack {
+        std::mem::take(&mut self.left.lock())
+    }
+
     fn untold(kept: &mut Kept) -> HandedBack {
-        let mut all = HandedBack::default();
+        let mut all = kept.queue.as_mut().map(Queue::take_orphans).unwrap_or_default();
         let untold = std::mem::take(&mut kept.life.untold);
         untold.into_iter().for_each(|event| all.extend(event.into_handed_back()));
         all

@@ -4,6 +4,7 @@
 use super::{ClientState, Kept, Life};
 use crate::asked::tell_caller;
 use crate::event::Event;
+use crate::inbound::outlet::{Deserted, put};
 use crate::inbound::queue::Queue;
 use crate::lifecycle::End;
 use crate::message::Message;
@@ -131,11 +132,12 @@ impl ClientState {
         mailbox.source.queue.try_iter().for_each(|item| self.hand_back(item, &mut collected));
         self.abandon_requests(&mut collected);
         // Taken out, so that the thread, should it come back, has nowhere to put a word after the last.
-        if let Some(mut outlet) = self.exit.lock().take() {
-            for response in collected.responses {
-                let _ = outlet.push(Event::Response(Box::new(response)));
+        let mut outlet = self.exit.lock().take();
+        let responses = collected.responses.into_iter().map(|response| Event::Response(Box::new(response)));
+        for event in responses.chain([end.event(collected.unsent, Vec::new())]) {
+            if let Err(Deserted(event)) = put(&mut outlet, event) {
+                self.left.lock().extend(event.into_handed_back());
             }
-            let _ = outlet.push(end.event(collected.unsent, Vec::new()));
         }
         self.announce(end);
     }
@@ -146,15 +148,11 @@ impl ClientState {
     }
 }
 
-/// The last words to a queue. What nobody is left to read stays untold.
+/// The last words to a queue.
 pub(crate) fn conclude_queue(queue: &mut Queue, end: &End, life: &mut Life) {
     let Some(last) = life.untold.pop_back() else { return };
-    let told: Vec<_> = life.untold.iter().cloned().collect();
-    told.into_iter().for_each(|event| queue.push_event(event));
-    match queue.conclude(end, last.clone()) {
-        true => life.untold.clear(),
-        false => life.untold.push_back(last),
-    }
+    life.untold.drain(..).for_each(|event| queue.push_event(event));
+    queue.conclude(end, last);
 }
 
 impl End {

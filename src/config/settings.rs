@@ -173,6 +173,9 @@ impl Settings {
         let positive = "must be greater than zero";
         faults.rule(!self.connect_timeout.is_zero(), "connect_timeout", positive);
         faults.rule(!self.close_timeout.is_zero(), "close_timeout", positive);
+        for limit in &self.limits {
+            faults.rule(limit.leaves_something(), "rate_limit", "its `reserve` must be smaller than the bucket");
+        }
         faults.rule(!self.request_timeout.is_zero(), "request_timeout", positive);
         faults.rule(self.max_age != Some(Duration::ZERO), "max_age", positive);
         let knows_how = self.channels.is_empty() || self.hooks.venue.is_some();

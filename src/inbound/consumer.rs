@@ -42,6 +42,9 @@ pub(crate) struct Scene<'a> {
     pub(crate) now: Instant,
 }
 
+/// Timers that fire one after the other before whoever wants something sent gets a turn.
+const TIMERS_AT_ONCE: usize = 16;
+
 /// What became of a message.
 pub(crate) enum Taken {
     /// The handler saw it, and may have sent something.
@@ -122,7 +125,8 @@ impl<'a> Consumer<'a> {
         let To::Handler { handler, timers } = &mut self.to else { return };
         let Scene { core, outbox, epoch, now } = scene;
         let mark = timers.mark();
-        while let Some(token) = timers.due(now, mark) {
+        for _ in 0..TIMERS_AT_ONCE {
+            let Some(token) = timers.due(now, mark) else { break };
             core.duty.begin(now, Doing::Handler);
             handler.on_timer(&mut Context { core, outbox, timers, epoch, now }, token);
         }

@@ -25,9 +25,17 @@ pub(crate) enum Outlet {
     },
 }
 
+/// Puts an event where it can be read, if there still is such a place.
+pub(crate) fn put(outlet: &mut Option<Outlet>, event: Event) -> Result<u64, Deserted> {
+    match outlet {
+        Some(outlet) => outlet.push(event),
+        None => Err(Deserted(event)),
+    }
+}
+
 /// There is nobody any more who could read.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Deserted;
+#[derive(Debug)]
+pub(crate) struct Deserted(pub(crate) Event);
 
 impl Outlet {
     /// The channels are unbounded, the bound is ours. Returns the event's number in the channel, counted from 1.
@@ -35,12 +43,12 @@ impl Outlet {
         match self {
             Self::Own { sender, given } => {
                 *given += 1;
-                sender.send(event).map_err(|_| Deserted)?;
+                sender.send(event).map_err(|error| Deserted(error.0))?;
                 Ok(*given)
             }
             Self::Shared { sender, given, tag } => {
                 let event = ClientEvent { client: tag.id, name: tag.name.clone(), event };
-                sender.send(event).map_err(|_| Deserted)?;
+                sender.send(event).map_err(|error| Deserted(error.0.event))?;
                 // Clients that push at the same instant may be told each other's number, which is as good.
                 Ok(given.fetch_add(1, Ordering::Relaxed) + 1)
             }

@@ -2,8 +2,9 @@
 //! worker touches, where the overflow policy can drop, sum up and keep the order.
 
 use super::backlog::{Backlog, Overrun};
-use super::outlet::{Capacity, Deserted, Exit, Unread};
+use super::outlet::{Capacity, Deserted, Exit, Unread, put};
 use crate::event::Event;
+use crate::handed_back::HandedBack;
 use crate::lifecycle::End;
 use crate::message::Message;
 use crate::overflow::{AtLimit, Overflow, Stage};
@@ -33,6 +34,8 @@ pub(crate) struct Queue {
     handed_back_limit: usize,
     warned: bool,
     deserted: bool,
+    /// What nobody could be told of.
+    orphans: HandedBack,
 }
 
 fn bytes_of(event: &Event) -> usize {
@@ -63,6 +66,7 @@ impl Queue {
             handed_back_limit,
             warned: false,
             deserted: false,
+            orphans: HandedBack::default(),
         }
     }
 
@@ -117,12 +121,14 @@ impl Queue {
             return;
         }
         let mut exit = self.exit.lock();
-        let Some(outlet) = &mut *exit else { return self.burst.clear() };
         for event in self.burst.drain(..) {
             let bytes = bytes_of(&event);
-            match outlet.push(event) {
+            match put(&mut exit, event) {
                 Ok(number) => self.unread.push(number, bytes),
-                Err(Deserted) => self.deserted = true,
+                Err(Deserted(event)) => {
+                    self.deserted |= exit.is_some();
+                    self.orphans.extend(event.into_handed_back());
+                }
             }
         }
     }
@@ -218,15 +224,21 @@ impl Queue {
         (self.room, self.byte_room) = (0, 0);
     }
 
-    /// The client has ended, or is given up on: its last event, and nothing is left to wait for. False: there was nobody
-    /// to hear it.
-    pub(crate) fn conclude(&mut self, end: &End, event: Event) -> bool {
+    /// What nobody could be told of. Called when there is no worker.
+    pub(crate) fn take_orphans(&mut self) -> HandedBack {
+        if self.exit.lock().is_none() {
+            self.hand_over_all();
+        }
+        std::mem::take(&mut self.orphans)
+    }
+
+    /// The client has ended, or is given up on: its last event, and nothing is left to wait for.
+    pub(crate) fn conclude(&mut self, end: &End, event: Event) {
         self.push_event(event);
         self.hand_over_all();
         if matches!(end, End::Closed(_)) {
             *self.exit.lock() = None;
         }
-        !self.deserted
     }
 }
 
@@ -234,7 +246,6 @@ impl Queue {
 #[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 mod tests {
     use super::*;
-    use crate::handed_back::HandedBack;
     use crate::inbound::outlet::Outlet;
     use crate::state::ClientId;
     use crossbeam_channel::Receiver;

@@ -64,13 +64,13 @@ impl Load {
     /// Takes a place for a message of so many bytes. False: there is none.
     pub(crate) fn enter(&self, bytes: usize, bound: Bound) -> bool {
         let weight = ONE + bytes as u64;
-        let before = self.0.fetch_add(weight, Ordering::Relaxed);
-        let (messages, waiting) = ((before >> BYTES) as usize, (before & (ONE - 1)) as usize);
-        let fits = messages < bound.messages && (messages == 0 || waiting + bytes <= bound.bytes);
-        if !fits {
-            self.0.fetch_sub(weight, Ordering::Relaxed);
-        }
-        fits
+        // Looked at before it is taken: one that is refused is not in the way of others meanwhile.
+        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
+            let (messages, waiting) = ((before >> BYTES) as usize, (before & (ONE - 1)) as usize);
+            let fits = messages < bound.messages && (messages == 0 || waiting + bytes <= bound.bytes);
+            fits.then_some(before + weight)
+        });
+        entered.is_ok()
     }
 
     pub(crate) fn leave(&self, bytes: usize) {

@@ -49,7 +49,7 @@ enum Scope {
 }
 
 /// Why a message has to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Over {
     /// For so long, if nobody else comes first.
     Wait(Duration),
@@ -96,18 +96,27 @@ impl Bucket {
         self.interval * u64::from(tokens)
     }
 
-    /// Takes so many tokens, if `left` remain.
-    fn take(&self, tokens: u32, left: u32, now: Instant) -> Result<(), Over> {
-        let most = self.capacity.saturating_sub(left);
-        if tokens > most {
-            return Err(Over::Never { cost: tokens, capacity: most });
-        }
+    /// Takes what a message pays, if what it must leave remains.
+    fn take(&self, toll: &Toll, now: Instant) -> Result<(), Over> {
         let now = self.nanos(now);
-        let after = |full_at: u64| full_at.max(now) + self.time_for(tokens);
-        let limit = now + self.time_for(most);
-        let fits = |full_at| Some(after(full_at)).filter(|after| *after <= limit);
+        let fits = |full_at| self.after(toll, now, full_at).ok();
         let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        taken.map(drop).map_err(|full_at| Over::Wait(Duration::from_nanos(after(full_at) - limit)))
+        taken.map(drop).or_else(|full_at| self.after(toll, now, full_at).map(drop))
+    }
+
+    /// Whether it could be taken now.
+    fn look(&self, toll: &Toll, now: Instant) -> Result<(), Over> {
+        self.after(toll, self.nanos(now), self.full_at.load(Ordering::Relaxed)).map(drop)
+    }
+
+    /// When the bucket is full again, once that is taken.
+    fn after(&self, toll: &Toll, now: u64, full_at: u64) -> Result<u64, Over> {
+        let most = self.capacity.saturating_sub(toll.left);
+        if toll.tokens > most {
+            return Err(Over::Never { cost: toll.tokens, capacity: most });
+        }
+        let (after, limit) = (full_at.max(now) + self.time_for(toll.tokens), now + self.time_for(most));
+        if after <= limit { Ok(after) } else { Err(Over::Wait(Duration::from_nanos(after - limit))) }
     }
 
     /// Takes them though they may not be there: the next ones wait for that. The debt is never more than the bucket holds.
@@ -195,7 +204,8 @@ impl RateLimit {
     }
 
     /// Leaves so many tokens to messages for which `entitled` says so, as cancels: orders can't use up the bucket that a
-    /// cancel needs. Runs as [`cost`](RateLimit::cost) does. Defaults to none.
+    /// cancel needs. Runs as [`cost`](RateLimit::cost) does. Must be smaller than the bucket, which the configuration is checked
+    /// for. While messages that waited for a connection go out at the limit's pace, nothing overtakes them. Defaults to none.
     ///
     /// ```
     /// use std::time::Duration;
@@ -245,6 +255,11 @@ impl RateLimit {
     pub fn per_connection(mut self) -> Self {
         self.scope = Scope::Connection;
         self
+    }
+
+    /// Whether others than the entitled could ever send.
+    pub(crate) fn leaves_something(&self) -> bool {
+        self.reserve.as_ref().is_none_or(|(reserve, _)| *reserve < self.bucket.capacity)
     }
 
     fn toll(&self, message: &Message) -> Toll {
@@ -306,8 +321,14 @@ impl Limits {
 
     /// Takes what a message pays from every bucket, or nothing from any.
     pub(crate) fn take(&self, price: &Price, now: Instant) -> Result<(), Over> {
+        // Asked first, so that what will be refused takes nothing meanwhile from those who need less; and all of them, so that
+        // the wait that is told is the longest.
+        if self.0.len() > 1 {
+            let refusals = self.tolls(price).filter_map(|(limit, toll)| limit.bucket.look(toll, now).err());
+            refusals.max().map_or(Ok(()), Err)?;
+        }
         for (index, (limit, toll)) in self.tolls(price).enumerate() {
-            if let Err(over) = limit.bucket.take(toll.tokens, toll.left, now) {
+            if let Err(over) = limit.bucket.take(toll, now) {
                 self.tolls(price).take(index).for_each(|(limit, toll)| limit.bucket.give_back(toll.tokens));
                 return Err(over);
             }

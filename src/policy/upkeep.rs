@@ -48,7 +48,7 @@ impl<F: Fn() -> Request + Send + Sync + 'static> IntoRenewal for F {
 
 impl Renewal {
     /// Sends `request` once this much time has passed: one that is made now, or by a function on the client's thread when
-    /// it is sent. Like a heartbeat it does not wait for a rate limit.
+    /// it is sent. Like a heartbeat it does not wait for a rate limit. At most five times a second, whatever `after` says.
     pub fn new(after: Duration, request: impl IntoRenewal) -> Self {
         Self { after, request: Arc::from(request.into_renewal()) }
     }
@@ -59,6 +59,9 @@ impl fmt::Debug for Renewal {
         f.debug_struct("Renewal").field("after", &self.after).finish_non_exhaustive()
     }
 }
+
+/// Nothing is renewed more often, whatever the venue says of its tokens.
+const LEAST_RENEWAL: Duration = Duration::from_millis(200);
 
 /// A connection that is to be replaced waits so long for the answers to its requests.
 const ROTATION_WAITS: Duration = Duration::from_secs(10);
@@ -85,7 +88,7 @@ impl Upkeep {
     }
 
     pub(crate) fn renew(&mut self, now: Instant, renewal: Option<Renewal>) {
-        self.renewal = renewal.map(|renewal| (later(now, renewal.after), renewal));
+        self.renewal = renewal.map(|renewal| (later(now, renewal.after.max(LEAST_RENEWAL)), renewal));
     }
 
     pub(crate) fn ask_for_channels_at(&mut self, at: Instant) {

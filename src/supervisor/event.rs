@@ -79,6 +79,9 @@ pub enum SupervisorEvent {
         client: ClientId,
         /// Its name.
         name: Arc<str>,
+        /// What was on its way to that thread, where no queue could be told. What the thread had in its hands follows in
+        /// `CameBack`.
+        handed_back: HandedBack,
     },
     /// A thread that was left behind has ended after all.
     #[non_exhaustive]

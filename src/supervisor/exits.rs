@@ -108,7 +108,10 @@ impl Table {
         let joined = thread.map(JoinHandle::join);
         let mut rows = self.rows.lock();
         let Some(child) = rows.children.get_mut(&client).filter(of_this_run) else {
-            if let Some(state) = rows.lost.remove(&client) {
+            let lost = rows.lost.remove(&client);
+            // What it lets go of may be the caller's.
+            drop(rows);
+            if let Some(state) = lost {
                 let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
                 log::warn!("client `{name}`: its thread, which was left behind, has ended after all");
                 self.tell(SupervisorEvent::CameBack { client, name, handed_back });
@@ -254,7 +257,8 @@ impl Table {
         child.state.conclude_left_behind(&End::Closed(ExitReason::Closed));
         rows.left_behind.push(name.clone());
         rows.lost.insert(client, child.state.clone());
-        self.tell(SupervisorEvent::LeftBehind { client, name });
+        let handed_back = child.state.take_left();
+        self.tell(SupervisorEvent::LeftBehind { client, name, handed_back });
     }
 
     /// Returns the clients that had no thread, and so have ended: what they held is to be let go of outside the lock.

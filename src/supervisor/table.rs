@@ -225,7 +225,7 @@ impl Table {
     /// From now on it counts as connecting, and takes what may wait for a connection.
     fn unpark(state: &ClientState) {
         // What was asked of the run that parked itself is done by starting another.
-        state.core.commands.clear();
+        state.core.commands.take();
         state.core.status.set(ReadyState::Connecting);
         state.core.mailbox.gate.set(Pass::Queue);
     }

@@ -28,6 +28,8 @@ impl Run<'_> {
             result = result.and(self.act(action, connection));
         }
         self.actions = actions;
+        // Last, and one at a time: should a handler panic at one, the next handler is told the rest.
+        self.tell_untold();
         result?;
         if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
     }
@@ -56,16 +58,16 @@ impl Run<'_> {
                 self.consumer.flush();
                 // Nobody waits, and it is an answer: it may be an order's.
                 if let Some(answer) = answer_caller(response, &caller).filter(Response::is_answer) {
-                    self.emit(Event::LateResponse(Box::new(answer)));
+                    self.life.untold.push_back(Event::LateResponse(Box::new(answer)));
                 }
             }
-            Action::Tell((response, _)) => self.emit(Event::Response(Box::new(response))),
-            Action::TellLate(response) => self.emit(Event::LateResponse(Box::new(response))),
+            Action::Tell((response, _)) => self.life.untold.push_back(Event::Response(Box::new(response))),
+            Action::TellLate(response) => self.life.untold.push_back(Event::LateResponse(Box::new(response))),
             Action::Refused(refusal) => {
                 // Before the session is open, `Event::Open` tells them all.
                 if self.life.open {
                     log::warn!("client `{name}`: channel {} is refused: {}", refusal.channel, refusal.error);
-                    self.emit(Event::SubscriptionRefused(Box::new(refusal)));
+                    self.life.untold.push_back(Event::SubscriptionRefused(Box::new(refusal)));
                 }
             }
             Action::Warn(text) => log::warn!("client `{name}`: {text}"),

@@ -29,6 +29,9 @@ impl Run<'_> {
     /// time. Heartbeats and answers are seen to as before.
     pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, mut command: Command) {
         let core = self.core;
+        // What it was told before is heard, and what it sends for that is sent.
+        self.tell_handler();
+        self.deliver_held();
         let mut deadline = deadline_of(command);
         core.mailbox.gate.close(Pass::Queue);
         core.status.set(ReadyState::Closing);
@@ -39,14 +42,21 @@ impl Run<'_> {
             if let Some(later) = core.commands.standing().filter(|later| later.deadline < command.deadline) {
                 (command, deadline) = (later, deadline_of(later));
             }
-            if self.expire_requests(connection).is_err() {
+            if let Err(broken) = self.expire_requests(connection) {
+                self.last_words(connection, broken);
                 break;
             }
             if !asked {
                 self.link.take(&core.mailbox.source.queue);
             }
             let written = if asked { self.flush() } else { self.write_out() };
-            let Ok(written) = written else { break };
+            let written = match written {
+                Ok(written) => written,
+                Err(broken) => {
+                    self.last_words(connection, broken);
+                    break;
+                }
+            };
             // What the rate limits do not let out in time is handed back.
             let limited_until = self.link.outbox.limited_until();
             let written = written || limited_until.is_some_and(|until| until >= deadline);
@@ -55,7 +65,8 @@ impl Run<'_> {
                     continue;
                 }
                 asked = true;
-                if !self.ask_to_close() {
+                if let Err(broken) = self.ask_to_close() {
+                    self.last_words(connection, broken);
                     break;
                 }
             }
@@ -73,18 +84,21 @@ impl Run<'_> {
                         Err(_) => break,
                     }
                 }
-                Err(_) => break,
+                Err(broken) => {
+                    self.last_words(connection, broken);
+                    break;
+                }
             }
         }
         self.consumer.flush();
     }
 
-    /// A close frame, after which nothing goes out. False when the line is broken.
-    fn ask_to_close(&mut self) -> bool {
+    /// A close frame, after which nothing goes out.
+    fn ask_to_close(&mut self) -> Result<(), Broken> {
         self.link.only_read_from_now_on();
         let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
-        let Some(transport) = &mut self.link.transport else { return false };
-        transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush()).is_ok()
+        let Some(transport) = &mut self.link.transport else { return Ok(()) };
+        transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush()).map(drop)
     }
 
     /// What is left of the close frame.

@@ -43,7 +43,8 @@ impl Run<'_> {
             return Ok(());
         }
         self.consumer.hold(Capacity { events: settings.event_capacity, bytes: settings.event_bytes });
-        let result = Steps { run: self, connection, tcp, deadline, restoring: false, doing: Doing::Upkeep }.all();
+        let result =
+            Steps { run: self, connection, tcp, deadline, restoring: false, doing: Doing::Upkeep, fresh: false }.all();
         self.end_turn(Instant::now());
         match result {
             Ok(()) => Ok(()),
@@ -70,6 +71,8 @@ struct Steps<'t, 'r> {
     /// The wanted channels are being asked for.
     restoring: bool,
     doing: Doing,
+    /// What is due has been waited for with everything read that is there.
+    fresh: bool,
 }
 
 impl Steps<'_, '_> {
@@ -201,7 +204,14 @@ impl Steps<'_, '_> {
         let core = self.run.core;
         let now = Instant::now();
         self.run.end_turn(now);
-        self.look_after(now, true)?;
+        if !self.fresh && self.connection.due(core).is_some_and(|due| now >= due) {
+            // The last look may be old: `on_open` took its time. What came until now counts before something is missed.
+            self.fresh = true;
+            self.run.refresh();
+            return Ok(());
+        }
+        self.look_after(now, self.fresh)?;
+        self.fresh = false;
         self.run.end_turn(Instant::now());
         let hand_over = self.run.consumer.hand_over(now, false);
         let Some(transport) = &mut self.run.link.transport else { return Err(SessionError::Cancelled) };

@@ -1,6 +1,7 @@
 //! One run of the worker: from dial to dial, until something ends it.
 
 use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ use crate::state::{DisconnectReason, ReadyState};
 use crate::target::Target;
 use crate::telemetry::duty::Doing;
 use crate::transport::{Broken, Transport, wait};
+
+/// Values told to a handler, one after the other, before the socket and whoever wants something sent get their turn.
+const TOLD_AT_ONCE: usize = 16;
 
 /// What ended a connection.
 pub(super) enum Ended {
@@ -120,8 +124,8 @@ impl<'a> Run<'a> {
 
     /// `None`: the run goes on.
     fn obey(&mut self, command: Command) -> Option<ExitReason> {
-        // What is commanded from now on is for the next run.
-        self.core.commands.clear();
+        // It may have been overruled since it was given. What is commanded from now on is for the next run.
+        let command = self.core.commands.take().unwrap_or(command);
         match command.kind {
             CommandKind::Close | CommandKind::Stop => Some(ExitReason::Closed),
             CommandKind::Restart => {
@@ -305,6 +309,13 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        let Run { state, link, consumer, .. } = self;
+        drop(link);
+        // What a handler does as it is dropped changes nothing of what was decided and told.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(consumer))) {
+            log::error!("client `{}`: its handler panicked as it was dropped", state.core.tag.name);
+            std::mem::forget(payload);
+        }
         exit
     }
 
@@ -324,8 +335,10 @@ impl<'a> Run<'a> {
 
     /// Tells the consumer what it must still hear. One at a time is taken from there: should a handler panic, the next one
     /// is told the rest.
-    fn tell_untold(&mut self) {
-        while let Some(event) = self.life.untold.pop_front() {
+    pub(super) fn tell_untold(&mut self) {
+        // What nobody reads any more is for the supervisor to tell.
+        while !self.consumer.is_deserted() {
+            let Some(event) = self.life.untold.pop_front() else { break };
             self.emit(event);
         }
     }
@@ -357,10 +370,11 @@ impl<'a> Run<'a> {
         self.consumer.fire_timers(scene);
     }
 
-    /// Tells the handler what callers have for it. True when there was something.
+    /// Tells the handler what callers have for it, a few at a time. True when there was something.
     pub(super) fn tell_handler(&mut self) -> bool {
         let mut told = false;
-        while let Some(value) = self.core.next_told() {
+        for _ in 0..TOLD_AT_ONCE {
+            let Some(value) = self.core.next_told() else { break };
             told = true;
             let (epoch, now) = (self.open_epoch(), Instant::now());
             let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };

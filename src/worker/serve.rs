@@ -12,6 +12,7 @@ use super::reading::Came;
 use super::run::{Ended, Run};
 use crate::command::Command;
 use crate::connect::attempt::Halt;
+use crate::deadline::later;
 use crate::error::{ConnectError, RefusedChannel, SessionError};
 use crate::event::Event;
 use crate::message::CloseFrame;
@@ -184,7 +185,8 @@ impl Run<'_> {
                     self.refresh();
                     read = self.read_batch(connection).map_err(|broken| self.last_words(connection, broken))?;
                 }
-                if self.look_after(connection, now, read == Read::CaughtUp)? {
+                let done = self.look_after(connection, now, read == Read::CaughtUp);
+                if done.map_err(|broken| self.last_words(connection, broken))? {
                     self.refresh();
                     continue;
                 }
@@ -294,7 +296,7 @@ impl Run<'_> {
     }
 
     /// All of them, though the line is broken.
-    fn deliver_held(&mut self) {
+    pub(super) fn deliver_held(&mut self) {
         while self.deliver_one_held().unwrap_or(true) {}
     }
 
@@ -326,7 +328,7 @@ impl Run<'_> {
                 Came::Part => return Ok(Read::More),
                 Came::Message | Came::Other => {}
             }
-            if is_handler {
+            if is_handler && !self.over {
                 // Whoever wants something sent or done does not wait for a whole batch of a slow handler.
                 let core = self.core;
                 let wants_out = core.mailbox.source.books.has_waiting() && self.link.outbox.is_empty();
@@ -346,20 +348,30 @@ impl Run<'_> {
 
     /// The connection is broken, most likely found by a write. What the server said before that may still be in the
     /// kernel, fills of orders among it: it is read first, and a close frame in it is the better reason.
-    fn last_words(&mut self, connection: &mut Connection, broken: Broken) -> Broken {
+    pub(super) fn last_words(&mut self, connection: &mut Connection, broken: Broken) -> Broken {
         self.over = true;
         self.deliver_held();
-        if self.reads_broken || !matches!(broken.reason, DisconnectReason::Transport(_)) {
-            return broken;
-        }
+        let until = match broken.reason {
+            _ if self.reads_broken => return broken,
+            DisconnectReason::Transport(_) => None,
+            // We end it, and the server may go on for ever.
+            DisconnectReason::MaxAge | DisconnectReason::RenewalFailed(_) | DisconnectReason::HeartbeatLost { .. } => {
+                Some(later(Instant::now(), self.state.settings.close_timeout))
+            }
+            _ => return broken,
+        };
         self.link.only_read_from_now_on();
         for _ in 0..LAST_BATCHES {
             self.refresh();
             match self.read_batch(connection) {
+                Ok(Read::More) if until.is_some_and(|until| Instant::now() >= until) => break,
                 Ok(Read::More) => {}
                 Ok(_) => break,
-                Err(found) if matches!(found.reason, DisconnectReason::Transport(_)) => break,
-                Err(found) => return found,
+                // A close frame of the server's is the better reason, if the line just broke.
+                Err(found) if until.is_none() && !matches!(found.reason, DisconnectReason::Transport(_)) => {
+                    return found;
+                }
+                Err(_) => break,
             }
         }
         broken
