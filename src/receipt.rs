@@ -40,6 +40,10 @@ impl Receipt {
         self.claim(TAKEN_BACK)
     }
 
+    pub(crate) fn is_taken_back(&self) -> bool {
+        self.state.load(Ordering::Acquire) == TAKEN_BACK
+    }
+
     /// It was not written after all, and waits for the next connection.
     pub(crate) fn wait_again(&self) {
         let _ = self.state.compare_exchange(WRITING, WAITING, Ordering::AcqRel, Ordering::Acquire);

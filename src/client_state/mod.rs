@@ -76,7 +76,7 @@ pub(crate) struct Life {
     /// Why the last attempt failed, for the next.
     pub(crate) last_error: Option<ConnectError>,
     /// The address that took the last attempt's connection and did not serve.
-    pub(crate) avoid: Option<SocketAddr>,
+    pub(crate) avoid: Vec<SocketAddr>,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,
     /// What the consumer must still hear, oldest first: a handler that panics in the middle leaves the rest to the next.
@@ -140,7 +140,7 @@ impl ClientState {
             epoch: 0,
             open: false,
             last_error: None,
-            avoid: None,
+            avoid: Vec::new(),
             unsettled: Unsettled::default(),
             untold: VecDeque::new(),
         };

@@ -42,8 +42,8 @@ pub(crate) struct Attempt<'a> {
     /// Told of the socket, so that it can be shut from outside.
     pub(crate) register: &'a dyn Fn(&Arc<TcpStream>),
     pub(super) phase: Cell<Phase>,
-    /// The address to try last.
-    pub(super) avoid: Option<SocketAddr>,
+    /// Addresses to try last, the latest of them at the very end.
+    pub(super) avoid: &'a [SocketAddr],
     /// The address that took the connection.
     pub(super) address: Cell<Option<SocketAddr>>,
 }
@@ -53,7 +53,7 @@ impl<'a> Attempt<'a> {
         settings: &'a Settings,
         resolver: Option<&'a Arc<ResolveFn>>,
         dial: &'a Dial,
-        avoid: Option<SocketAddr>,
+        avoid: &'a [SocketAddr],
         wake: &'a Arc<Wake>,
         cancelled: &'a dyn Fn() -> bool,
         register: &'a dyn Fn(&Arc<TcpStream>),

@@ -23,8 +23,8 @@ const MAX_BODY: usize = 64 << 10;
 /// A refusal's body is waited for so long: the connection is of no other use.
 const BODY_TIME: Duration = Duration::from_secs(2);
 
-/// Interim answers that are passed over.
-const MAX_INTERIM: usize = 16;
+/// Interim answers that are passed over; the deadline is their other bound.
+const MAX_INTERIM: usize = 1_000;
 
 /// Runs the upgrade; returns the bytes that came after the server's answer.
 pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>, Halt> {
@@ -94,17 +94,29 @@ fn read_body(attempt: &Attempt<'_>, wire: &mut Wire, refusal: &Refusal, mut came
         if is_whole || body.len() == MAX_BODY || came.len() >= 4 * MAX_BODY {
             return body;
         }
-        let mut chunk = [0; 4096];
-        match wire.read(&mut chunk) {
-            Ok(read) if read > 0 => came.extend_from_slice(&chunk[..read]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let socket = wire.socket_mut();
-                if !matches!(attempt.wait(socket.tcp(), socket.interest(), until), Ok(true)) {
-                    return body;
+        // All that is there before it is looked at again: it may come a byte at a time.
+        let before = came.len();
+        loop {
+            let mut chunk = [0; 4096];
+            match wire.read(&mut chunk) {
+                Ok(read) if read > 0 => came.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && came.len() == before => {
+                    let socket = wire.socket_mut();
+                    if !matches!(attempt.wait(socket.tcp(), socket.interest(), until), Ok(true)) {
+                        return body;
+                    }
+                    socket.refresh();
                 }
-                socket.refresh();
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                _ if came.len() == before => return body,
+                _ => break,
             }
-            _ => return body,
+            if came.len() >= 4 * MAX_BODY || Instant::now() >= until {
+                break;
+            }
+        }
+        if Instant::now() >= until {
+            return body;
         }
     }
 }
@@ -256,11 +268,15 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
 }
 
 /// RFC 9110 section 10.2.3: seconds, or a date.
+/// A date or seconds (RFC 9110 section 10.2.3). Of what proxies make of the latter the first whole number is taken: no wait
+/// at all would be the worst reading.
 fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    match value.trim().parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()),
+    if let Ok(date) = httpdate::parse_http_date(value) {
+        return Some(date.duration_since(now).unwrap_or_default());
     }
+    let seconds = value.split([',', '.']).next().unwrap_or_default().trim();
+    let is_number = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| Duration::from_secs(seconds.parse().unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -355,7 +371,10 @@ mod tests {
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(Duration::from_secs(10)));
         assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(Duration::ZERO));
         assert_eq!(retry_after(" 12 ", now), Some(Duration::from_secs(12)));
-        assert_eq!(retry_after("soon", now), None);
+        assert_eq!(retry_after("120, 120", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("30.5", now), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after("99999999999999999999999", now), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!((retry_after("soon", now), retry_after("-1", now), retry_after("", now)), (None, None, None));
     }
 
     #[test]

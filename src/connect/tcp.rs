@@ -15,7 +15,7 @@ pub(super) fn connect(attempt: &Attempt<'_>, addresses: &[SocketAddr]) -> Result
     let mut last = None;
     let mut addresses = addresses.to_vec();
     // Keeps the resolver's order otherwise.
-    addresses.sort_by_key(|address| Some(*address) == attempt.avoid);
+    addresses.sort_by_key(|address| attempt.avoid.iter().position(|avoided| avoided == address).map_or(0, |at| at + 1));
     for (index, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
         let now = Instant::now();

@@ -11,7 +11,9 @@ use crate::error::ConnectError;
 use crate::transport::Socket;
 
 pub(super) fn handshake(attempt: &Attempt<'_>, socket: Socket) -> Result<TlsStream<Socket>, Halt> {
-    let mut result = connector(attempt.settings).map_err(failed)?.connect(&attempt.dial.target.host, socket);
+    // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4).
+    let host = attempt.dial.target.host.split('%').next().unwrap_or_default();
+    let mut result = connector(attempt.settings).map_err(failed)?.connect(host, socket);
     loop {
         match result {
             Ok(stream) => return Ok(stream),

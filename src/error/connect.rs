@@ -217,7 +217,7 @@ impl fmt::Display for Refusal {
         write!(f, "the server refused the upgrade with status {}", self.status)?;
         if let Some(location) = self.location() {
             // Without the query: it may hold a token.
-            write!(f, " and points to {}", OneLine(location.split('?').next().unwrap_or_default()))?;
+            write!(f, " and points to {}", OneLine(location.split(['?', '#']).next().unwrap_or_default()))?;
         }
         match self.retry_after {
             Some(wait) => write!(f, " and asks to retry after {} s", wait.as_secs()),

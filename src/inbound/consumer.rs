@@ -147,6 +147,13 @@ impl<'a> Consumer<'a> {
         }
     }
 
+    /// As `flush`, and what waited for room follows as far as there is some.
+    pub(crate) fn catch_up(&mut self) {
+        if let To::Queue(queue) = &mut self.to {
+            queue.hand_over();
+        }
+    }
+
     /// Hands over events that wait for room. When some still wait, or reading does, returns when to try again: the
     /// caller's channel cannot tell us.
     pub(crate) fn hand_over(&mut self, now: Instant, paused: bool) -> Option<Instant> {
@@ -226,8 +233,9 @@ impl<'a> Consumer<'a> {
         next
     }
 
-    /// The session will not open: what was kept for it is forgotten.
-    pub(crate) fn forget_held(&mut self) {
-        (self.held, self.holding) = (None, false);
+    /// The session will not open: what was kept for it is forgotten. Returns how many messages that were.
+    pub(crate) fn forget_held(&mut self) -> usize {
+        self.holding = false;
+        self.held.take().map_or(0, |held| held.messages())
     }
 }

@@ -77,6 +77,11 @@ impl Link {
         !self.outbox.is_empty()
     }
 
+    /// Takes all that is there: what waited for this connection goes before whatever is sent on it.
+    pub(crate) fn take_all(&mut self, sent: &Receiver<Accepted>) {
+        sent.try_iter().for_each(|item| self.outbox.push(item));
+    }
+
     /// Writes what waits, as far as the kernel takes it; true when all is out.
     pub(crate) fn write_out(&mut self, books: &Books) -> Result<bool, Broken> {
         if let Some(broken) = self.broken.take() {

@@ -178,7 +178,11 @@ impl Outbox {
 
     /// Whether the rate limits let the next one pass.
     fn may_go(&mut self, clock: fn() -> Instant) -> bool {
-        let Some(Accepted { fee, .. }) = self.waiting.front_mut() else { return true };
+        let Some(Accepted { fee, receipt, .. }) = self.waiting.front_mut() else { return true };
+        // What its sender took back goes nowhere and costs nothing.
+        if receipt.as_ref().is_some_and(|receipt| receipt.is_taken_back()) {
+            return true;
+        }
         let Fee::Owed(price) = fee else { return true };
         let now = clock();
         if self.limited_until.is_some_and(|until| now < until) {

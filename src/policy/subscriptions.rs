@@ -316,7 +316,9 @@ impl Subscriptions {
             let known = self.batches.get(&batch).cloned();
             refused.extend(self.answered(batch, &nothing_more, now));
             // A part that is later still is believed.
-            known.map(|known| self.keep_late(batch, known));
+            if let Some(known) = known {
+                self.keep_late(batch, known);
+            }
         }
         refused
     }

@@ -218,7 +218,7 @@ impl Transport {
         if frame.code != CloseFrame::PROTOCOL_ERROR || &*frame.reason != "Protocol violation" {
             return frame;
         }
-        let sent = self.ws.get_ref().latest_close();
+        let sent = self.ws.get_ref().forbidden_close();
         sent.map_or(frame, |(code, reason)| CloseFrame { code, reason: String::from_utf8_lossy(reason).into() })
     }
 

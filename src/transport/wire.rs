@@ -3,6 +3,7 @@
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 
 use native_tls::TlsStream;
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::socket::Socket;
 
@@ -71,11 +72,13 @@ impl Wire {
         self.latest[keep..].copy_from_slice(&bytes[bytes.len() - (LARGEST_CONTROL_FRAME - keep)..]);
     }
 
-    /// The code and the reason of the close frame that the latest bytes are, if they are one.
-    pub(super) fn latest_close(&self) -> Option<(u16, &[u8])> {
-        (2..=125).find_map(|length| match self.latest[LARGEST_CONTROL_FRAME - 2 - length..] {
-            [0x88, said, high, low, ref reason @ ..] if usize::from(said) == length => {
-                Some((u16::from_be_bytes([high, low]), reason))
+    /// The code and the reason of the first close frame in the latest bytes whose code may not be on the wire.
+    pub(super) fn forbidden_close(&self) -> Option<(u16, &[u8])> {
+        (0..LARGEST_CONTROL_FRAME).find_map(|at| match self.latest[at..] {
+            [0x88, length @ 2..=125, high, low, ref rest @ ..] => {
+                let code = u16::from_be_bytes([high, low]);
+                let reason = rest.get(..usize::from(length) - 2)?;
+                (!CloseCode::from(code).is_allowed()).then_some((code, reason))
             }
             _ => None,
         })

@@ -55,7 +55,7 @@ impl Run<'_> {
             }
             Action::Tell((response, Whom::Caller(caller))) => {
                 // What came before the answer is in the queue when the caller has it.
-                self.consumer.flush();
+                self.consumer.catch_up();
                 // Nobody waits, and it is an answer: it may be an order's.
                 if let Some(answer) = answer_caller(response, &caller).filter(Response::is_answer) {
                     self.life.untold.push_back(Event::LateResponse(Box::new(answer)));

@@ -204,14 +204,14 @@ impl Steps<'_, '_> {
         let core = self.run.core;
         let now = Instant::now();
         self.run.end_turn(now);
-        if !self.fresh && self.connection.due(core).is_some_and(|due| now >= due) {
+        let fresh = std::mem::take(&mut self.fresh);
+        self.look_after(now, fresh)?;
+        if !fresh && self.connection.due(core).is_some_and(|due| now >= due) {
             // The last look may be old: `on_open` took its time. What came until now counts before something is missed.
             self.fresh = true;
             self.run.refresh();
             return Ok(());
         }
-        self.look_after(now, self.fresh)?;
-        self.fresh = false;
         self.run.end_turn(Instant::now());
         let hand_over = self.run.consumer.hand_over(now, false);
         let Some(transport) = &mut self.run.link.transport else { return Err(SessionError::Cancelled) };

@@ -32,6 +32,9 @@ use crate::target::Target;
 use crate::telemetry::duty::Doing;
 use crate::transport::{Broken, Transport, wait};
 
+/// Addresses of the venue that are remembered for not having served.
+const MAX_AVOIDED: usize = 16;
+
 /// Values told to a handler, one after the other, before the socket and whoever wants something sent get their turn.
 const TOLD_AT_ONCE: usize = 16;
 
@@ -193,10 +196,16 @@ impl<'a> Run<'a> {
         self.target = Some(dial.target.clone());
         let resolver = self.work.hooks.resolver.as_ref();
         let attempt =
-            Attempt::new(settings, resolver, &dial, self.life.avoid, &core.mailbox.wake, &cancelled, &register);
+            Attempt::new(settings, resolver, &dial, &self.life.avoid, &core.mailbox.wake, &cancelled, &register);
         let opened = open(&attempt);
-        // One that takes the connection and does not serve: the next attempt begins with another, if there is one.
-        self.life.avoid = attempt.address().filter(|_| opened.is_err());
+        // Should it take the connection and not serve, the next attempt begins with another, if there is one: forgotten when
+        // its session is open.
+        if let Some(address) = attempt.address() {
+            self.life.avoid.retain(|avoided| *avoided != address);
+            self.life.avoid.push(address);
+            let excess = self.life.avoid.len().saturating_sub(MAX_AVOIDED);
+            self.life.avoid.drain(..excess);
+        }
         Ok((opened?, deadline))
     }
 

@@ -130,7 +130,8 @@ impl Run<'_> {
     fn forget_session(&mut self) {
         self.link.outbox.clear_urgent();
         self.actions.clear();
-        self.consumer.forget_held();
+        let dropped = self.consumer.forget_held() as u64;
+        self.core.counters.dropped.add(dropped);
         self.core.wanted.look(|table| table.disconnected());
         // Only the worker's own can be among them: nobody else is let in before the session is open.
         let _ = self.core.asked.look(|table| table.disconnected());
@@ -264,7 +265,7 @@ impl Run<'_> {
         let subscriptions = core.wanted.status();
         self.link.release();
         // What waited for this connection goes first.
-        self.link.take(&core.mailbox.source.queue);
+        self.link.take_all(&core.mailbox.source.queue);
         let result = self.write_out().map(drop);
         core.mailbox.gate.set(Pass::Open { epoch });
         core.status.set(ReadyState::Open);
@@ -272,6 +273,7 @@ impl Run<'_> {
         let target = self.target.as_ref().unwrap_or(&self.state.settings.target);
         log::info!("client `{name}`: open ({target}), connection {epoch}");
         self.life.last_error = None;
+        self.life.avoid.clear();
         for RefusedChannel { channel, error, .. } in &subscriptions.refused {
             log::warn!("client `{name}`: the server refused channel {channel}: {error}");
         }

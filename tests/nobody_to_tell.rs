@@ -1,0 +1,99 @@
+//! What is left to tell when a handler panics or a thread is left behind.
+#![allow(missing_docs)]
+
+mod common;
+use common::{LONG, Plain, config, eventually, json_of, ms, next_open, takes, text};
+use crossbeam_channel::{Sender, unbounded};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+use ws_supervisor::testing::{Script, Server};
+use ws_supervisor::*;
+
+// a renewal that fails hides what came behind it
+#[test]
+fn what_came_behind_a_failed_renewal_is_delivered() {
+    let server = Server::start(Script::reply(|p, m| {
+        let id = json_of(m)["id"].clone();
+        if p.index > 0 {
+            return vec![];
+        }
+        vec![
+            Message::text(format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":1,"message":"no"}}}}"#)),
+            "fill 1".into(),
+            "fill 2".into(),
+        ]
+    }))
+    .unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let venue = Plain { renews: Some(ms(100)), ..Plain::default() };
+    let client = supervisor.spawn_client(config(&server).venue(venue)).unwrap();
+    next_open(&client);
+    // The client's loop is kept from reading until all is there by nothing: they came in one segment or nearly.
+    let mut seen = vec![];
+    for e in client.events() {
+        match e {
+            Event::Message(m) => seen.push(text(&m)),
+            Event::Disconnected { reason, .. } => {
+                seen.push(reason.to_string());
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+}
+
+// a handler's drop that panics undoes what was decided
+struct DropBomb;
+impl Handler for DropBomb {
+    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+}
+impl Drop for DropBomb {
+    fn drop(&mut self) {
+        panic!("drop");
+    }
+}
+#[test]
+fn a_handler_that_panics_as_it_is_dropped_leaves_a_parked_client_parked() {
+    let server = Server::start(Script::refuse(404)).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&server).delivery(Delivery::inline(|| DropBomb))).unwrap();
+    takes(ms(1000));
+    assert_eq!(server.accepts(), 1, "{:?}", client.ready_state());
+}
+
+// a panic in the middle of a batch of answers to a shared deadline for callers' posts too (inline)
+struct Fragile {
+    heard: Sender<String>,
+    n: Arc<AtomicUsize>,
+}
+impl Handler for Fragile {
+    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+    fn on_event(&mut self, _: &mut Context<'_>, e: Event) {
+        if let Event::Response(r) = e {
+            let _ = self.heard.send(r.id.to_string());
+            if self.n.fetch_add(1, Ordering::SeqCst) == 0 {
+                panic!("first");
+            }
+        }
+    }
+}
+#[test]
+fn posted_requests_that_time_out_together_are_all_told_though_the_handler_panics() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let (heard, hears) = unbounded();
+    let n = Arc::new(AtomicUsize::new(0));
+    let delivery = Delivery::inline(move || Fragile { heard: heard.clone(), n: n.clone() });
+    let client = supervisor.spawn_client(config(&server).delivery(delivery)).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    let until = Instant::now() + ms(300);
+    for _ in 0..10 {
+        client.post(Request::new("order", ()).timeout(until - Instant::now())).unwrap();
+    }
+    eventually("again", || client.epoch() == 2);
+    takes(ms(300));
+    supervisor.stop_client(client.id()).unwrap();
+    assert_eq!(hears.try_iter().count(), 10);
+}
