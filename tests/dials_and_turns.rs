@@ -2,9 +2,9 @@
 #![allow(missing_docs)]
 
 mod common;
-use common::{LONG, config, ms, raw, takes, to};
+use common::{LONG, config, frame, ms, raw, takes, to};
 use std::any::Any;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -172,4 +172,28 @@ fn words_of_the_server_in_errors_stay_on_their_line() {
         panic!()
     };
     assert!(!error.to_string().contains('\n'), "{error}");
+}
+
+/// The server always has more to say, and wants to hear something too.
+#[test]
+fn our_heartbeats_go_out_while_on_open_is_flooded() {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let count = heard.clone();
+    let server = raw(move |mut stream, _, answer| {
+        stream.write_all(format!("{answer}\r\n").as_bytes()).unwrap();
+        let (mut reader, count) = (stream.try_clone().unwrap(), count.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = reader.read(&mut bytes) {
+                count.fetch_add(read, Ordering::Relaxed);
+            }
+        });
+        let many = frame(1, b"tick").repeat(2000);
+        while stream.write_all(&many).is_ok() {}
+    });
+    let heartbeat = Heartbeat::message(ms(20), "ping", |_| false).max_missed(10_000);
+    // A client's frame of four bytes takes ten.
+    let some = move || heard.load(Ordering::Relaxed) >= 50;
+    let config = to(server).overflow(Overflow::DropOldest).heartbeat(heartbeat).connect_timeout(LONG);
+    Client::connect(config.on_open(move |session| session.recv_until(|_| some()).map(drop))).unwrap();
 }

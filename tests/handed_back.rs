@@ -215,12 +215,15 @@ fn what_the_peer_never_acknowledged_is_uncertain_and_reconcile_is_told() {
         client.wait_until_open(LONG).unwrap();
         // More than the two kernels take.
         let pad = "x".repeat(1_000);
-        let mut accepted = 0;
-        eventually("full", || {
+        let (mut accepted, mut sent, mut still) = (0, 0, 0);
+        eventually("full, and so for a while", || {
             while client.send(format!("{accepted}:{pad}")).is_ok() {
                 accepted += 1;
             }
-            client.stats().sent + 1_000 < accepted
+            let now = client.stats().sent;
+            still = if now > 0 && now == sent { still + 1 } else { 0 };
+            sent = now;
+            still > 50 && sent + 1_000 < accepted
         });
         server.reset();
         let (unsent, uncertain) = next(&client, |event| match event {

@@ -234,3 +234,24 @@ fn what_the_client_itself_refuses_costs_nothing_and_renewals_count() {
     client.send(r#"{"method":"slow"}"#).unwrap();
     assert!(client.send(r#"{"method":"slow"}"#).is_err());
 }
+
+/// The limit lets one of them out an hour; the cancel has a token of its own, and the caller waits for nobody.
+#[test]
+fn what_tokens_are_reserved_for_passes_a_queue_that_the_limit_holds_up() {
+    let server = Server::start(Script::silent()).unwrap();
+    server.pause();
+    let is_cancel = |message: &Message| message.as_text().is_some_and(|text| text.starts_with("cancel"));
+    let limit = RateLimit::bucket(3, 1, HOUR).unwrap().reserve(1, is_cancel);
+    let supervisor = Supervisor::start().unwrap();
+    let queued = config(&server).rate_limit(limit).queue_while_disconnected(100).heartbeat(Heartbeat::disabled());
+    let client = supervisor.spawn_client(queued).unwrap();
+    (0..20).for_each(|n| client.send(format!("order {n}")).unwrap());
+    server.resume().unwrap();
+    client.wait_until_open(LONG).unwrap();
+    assert!(server.wait_until(LONG, |records| records[0].received.len() == 2));
+    assert!(matches!(client.send("order 20"), Err(SendError::RateLimited { .. })), "nothing else overtakes them");
+    client.send("cancel all").unwrap();
+    server.wait_for_message(|message| message.as_text() == Some("cancel all"));
+    supervisor.shutdown(LONG);
+    assert_eq!((client.stats().unsent, client.stats().written), (18, 3));
+}

@@ -68,13 +68,15 @@ impl Link {
 
     /// Takes what callers sent, but no more than the transport can carry away. True when something was taken.
     pub(crate) fn take(&mut self, sent: &Receiver<Accepted>) -> bool {
-        if !self.outbox.is_empty() {
+        if !self.outbox.takes_more() {
             return false;
         }
+        let mut taken = false;
         for item in sent.try_iter().take(TAKEN_AT_ONCE) {
             self.outbox.push(item);
+            taken = true;
         }
-        !self.outbox.is_empty()
+        taken
     }
 
     /// Takes all that is there: what waited for this connection goes before whatever is sent on it.
@@ -103,7 +105,7 @@ impl WriteSide for Link {
     }
 
     fn is_unfinished(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.takes_more()
     }
 
     fn write_from(&mut self, source: &Source) -> bool {

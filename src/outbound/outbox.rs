@@ -112,9 +112,15 @@ impl Outbox {
         !self.urgent.is_empty()
     }
 
-    /// Whether nothing waits: the time to take more from the callers.
+    /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.in_flight.is_empty() && self.urgent.is_empty()
+    }
+
+    /// The time to take more from the callers: nothing waits, or nothing but what has yet to pay, which others may pass.
+    pub(crate) fn takes_more(&self) -> bool {
+        let none_on_its_way = self.in_flight.is_empty() && self.urgent.is_empty();
+        none_on_its_way && (self.waiting.is_empty() || self.limited_until.is_some())
     }
 
     /// Heartbeats and the like that the peer does not take.
@@ -186,12 +192,12 @@ impl Outbox {
         let Fee::Owed(price) = fee else { return true };
         let now = clock();
         if self.limited_until.is_some_and(|until| now < until) {
-            return false;
+            return self.bring_paid_forward();
         }
         match self.limits.take(price, now) {
             Err(Over::Wait(time)) => {
                 self.limited_until = Some(now + time);
-                return false;
+                return self.bring_paid_forward();
             }
             // It was asked for when the message came, so this does not happen.
             Err(Over::Never { .. }) => self.limits.force(price, now),
@@ -199,6 +205,13 @@ impl Outbox {
         }
         (*fee, self.limited_until) = (Fee::Paid, None);
         true
+    }
+
+    /// What has paid goes before what has yet to: a cancel, for which tokens are reserved, does not wait behind a queue.
+    fn bring_paid_forward(&mut self) -> bool {
+        let paid = self.waiting.iter().position(|item| item.fee == Fee::Paid);
+        let item = paid.and_then(|at| self.waiting.remove(at));
+        item.map(|item| self.waiting.push_front(item)).is_some()
     }
 
     /// Counts what the kernel has by now.

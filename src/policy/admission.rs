@@ -24,7 +24,8 @@ pub(crate) struct Door {
     pub(crate) open: Result<(), ReadyState>,
     /// There is no room in the channel or in the queue.
     pub(crate) full: bool,
-    /// Messages that waited for this connection and are not out yet. Nothing may overtake them.
+    /// Messages that waited for this connection and are not out yet. Nothing may overtake them, but for what tokens are
+    /// reserved for.
     pub(crate) queued: usize,
 }
 
@@ -129,7 +130,7 @@ impl Admission {
         match charge {
             Charge::Paid => Ok(()),
             Charge::WhenWritten(price) => self.limits.check(price),
-            Charge::Now(_) if door.queued > 0 => Err(Over::Wait(QUEUE_GOES_FIRST)),
+            Charge::Now(price) if door.queued > 0 && !price.is_entitled() => Err(Over::Wait(QUEUE_GOES_FIRST)),
             Charge::Now(price) => self.limits.take(price, clock()),
             Charge::Regardless(price) => {
                 self.limits.force(price, clock());

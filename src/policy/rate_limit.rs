@@ -205,7 +205,8 @@ impl RateLimit {
 
     /// Leaves so many tokens to messages for which `entitled` says so, as cancels: orders can't use up the bucket that a
     /// cancel needs. Runs as [`cost`](RateLimit::cost) does. Must be smaller than the bucket, which the configuration is checked
-    /// for. While messages that waited for a connection go out at the limit's pace, nothing overtakes them. Defaults to none.
+    /// for. While messages that waited for a connection go out at the limit's pace,
+    /// only the entitled overtake them. Defaults to none.
     ///
     /// ```
     /// use std::time::Duration;
@@ -264,11 +265,12 @@ impl RateLimit {
 
     fn toll(&self, message: &Message) -> Toll {
         let tokens = self.cost.as_ref().map_or(1, |cost| cost(message));
-        let left = match &self.reserve {
-            Some((reserve, entitled)) if tokens > 0 && !entitled(message) => *reserve,
-            _ => 0,
+        let (left, entitled) = match &self.reserve {
+            Some((_, entitled)) if tokens > 0 && entitled(message) => (0, true),
+            Some((reserve, _)) if tokens > 0 => (*reserve, false),
+            _ => (0, false),
         };
-        Toll { tokens, left }
+        Toll { tokens, left, entitled }
     }
 }
 
@@ -283,11 +285,20 @@ impl fmt::Debug for RateLimit {
 struct Toll {
     tokens: u32,
     left: u32,
+    /// Tokens are reserved for such as this.
+    entitled: bool,
 }
 
 /// What a message pays to each limit. Found out by code of the caller's, so never under a lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Price(Box<[Toll]>);
+
+impl Price {
+    /// Whether a limit reserves tokens for it.
+    pub(crate) fn is_entitled(&self) -> bool {
+        self.0.iter().any(|toll| toll.entitled)
+    }
+}
 
 /// All limits of a client.
 #[derive(Clone, Debug, Default)]

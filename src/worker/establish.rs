@@ -1,6 +1,7 @@
 //! From a handshake to an open session: sign in, run `on_open`, restore subscriptions, reconcile; all on this thread,
 //! under the deadline of the attempt, with heartbeats answered meanwhile.
 
+use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -44,7 +45,7 @@ impl Run<'_> {
         }
         self.consumer.hold(Capacity { events: settings.event_capacity, bytes: settings.event_bytes });
         let result =
-            Steps { run: self, connection, tcp, deadline, restoring: false, doing: Doing::Upkeep, fresh: false }.all();
+            Steps { run: self, connection, tcp, deadline, restoring: false, doing: Doing::Upkeep, reads: 0 }.all();
         self.end_turn(Instant::now());
         match result {
             Ok(()) => Ok(()),
@@ -71,8 +72,7 @@ struct Steps<'t, 'r> {
     /// The wanted channels are being asked for.
     restoring: bool,
     doing: Doing,
-    /// What is due has been waited for with everything read that is there.
-    fresh: bool,
+    reads: u32,
 }
 
 impl Steps<'_, '_> {
@@ -175,12 +175,20 @@ impl Steps<'_, '_> {
     /// The next message that is neither a heartbeat nor the answer to a batch of channels; `None` when there is none by
     /// `until`, or when the restore may have come to its end.
     fn next_by(&mut self, until: Instant) -> Result<Option<Message>, SessionError> {
-        for reads in 1_u32.. {
+        loop {
             if self.run.core.commands.standing().is_some() {
                 return Err(SessionError::Cancelled);
             }
-            if reads % READS_A_CLOCK == 0 && Instant::now() >= until {
-                break;
+            self.reads = self.reads.wrapping_add(1);
+            if self.reads % READS_A_CLOCK == 0 {
+                let now = Instant::now();
+                if now >= until {
+                    break;
+                }
+                // A server that always has more to say keeps nothing of ours from being sent.
+                if self.connection.due(self.run.core).is_some_and(|due| now >= due) {
+                    self.look_after(now, false)?;
+                }
             }
             self.run.write_out().map_err(disconnected)?;
             let mut came = None;
@@ -204,14 +212,13 @@ impl Steps<'_, '_> {
         let core = self.run.core;
         let now = Instant::now();
         self.run.end_turn(now);
-        let fresh = std::mem::take(&mut self.fresh);
-        self.look_after(now, fresh)?;
-        if !fresh && self.connection.due(core).is_some_and(|due| now >= due) {
-            // The last look may be old: `on_open` took its time. What came until now counts before something is missed.
-            self.fresh = true;
+        // The last look may be old: `on_open` took its time. What came until now counts before something is missed.
+        let is_due = self.connection.due(core).is_some_and(|due| now >= due);
+        let has_more = is_due && !self.tcp.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        if has_more {
             self.run.refresh();
-            return Ok(());
         }
+        self.look_after(now, !has_more)?;
         self.run.end_turn(Instant::now());
         let hand_over = self.run.consumer.hand_over(now, false);
         let Some(transport) = &mut self.run.link.transport else { return Err(SessionError::Cancelled) };

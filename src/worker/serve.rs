@@ -422,7 +422,7 @@ impl Run<'_> {
         let look = |link: &Link| {
             core.commands.pending()
                 || core.has_told()
-                || (link.outbox.is_empty() && !mailbox.source.queue.is_empty())
+                || (link.outbox.takes_more() && !mailbox.source.queue.is_empty())
                 || (may_ask && core.wanted.has_changed())
                 || core.asked.due_before(deadline)
         };
