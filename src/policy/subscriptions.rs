@@ -1,6 +1,8 @@
 //! What the caller wants to be subscribed to, what the server has acknowledged, and what to ask for next. The wanted
 //! set is the caller's alone: nothing that the server says or sends adds to it. Pure: no socket, thread or clock. Every
 //! step costs what it changes, not what there is: a client may have twenty thousand channels.
+//!
+//! Over 400 lines: one table, and all that is done to it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

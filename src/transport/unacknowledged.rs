@@ -19,7 +19,8 @@ pub(super) fn unacknowledged(_: &TcpStream) -> Option<u64> {
     None
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
     use std::io::{ErrorKind, Write};
