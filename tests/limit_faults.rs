@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
     Client, Context, Delivery, Event, Handler, Heartbeat, IdleStrategy, Message, Overflow, RateLimit, Request,
-    RequestError, SendError, Supervisor,
+    RequestError, SendError, SessionError, Supervisor,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -239,14 +239,16 @@ fn what_the_client_itself_refuses_costs_nothing_and_renewals_count() {
 #[test]
 fn what_tokens_are_reserved_for_passes_a_queue_that_the_limit_holds_up() {
     let server = Server::start(Script::silent()).unwrap();
-    server.pause();
+    let (go, gone) = unbounded();
     let is_cancel = |message: &Message| message.as_text().is_some_and(|text| text.starts_with("cancel"));
     let limit = RateLimit::bucket(3, 1, HOUR).unwrap().reserve(1, is_cancel);
     let supervisor = Supervisor::start().unwrap();
     let queued = config(&server).rate_limit(limit).queue_while_disconnected(100).heartbeat(Heartbeat::disabled());
+    // It opens when all of them wait.
+    let queued = queued.on_open(move |_| gone.recv_timeout(LONG).map_err(SessionError::retryable));
     let client = supervisor.spawn_client(queued).unwrap();
     (0..20).for_each(|n| client.send(format!("order {n}")).unwrap());
-    server.resume().unwrap();
+    go.send(()).unwrap();
     client.wait_until_open(LONG).unwrap();
     assert!(server.wait_until(LONG, |records| records[0].received.len() == 2));
     assert!(matches!(client.send("order 20"), Err(SendError::RateLimited { .. })), "nothing else overtakes them");
