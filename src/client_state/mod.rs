@@ -75,7 +75,7 @@ pub(crate) struct Life {
     pub(crate) open: bool,
     /// Why the last attempt failed, for the next.
     pub(crate) last_error: Option<ConnectError>,
-    /// The address that took the last attempt's connection and did not serve.
+    /// Addresses that took a connection since a session was last open, the latest at the end: tried last.
     pub(crate) avoid: Vec<SocketAddr>,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,

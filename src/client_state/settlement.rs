@@ -13,7 +13,7 @@ use crate::outbound::gate::Pass;
 use crate::outbound::link::Link;
 use crate::policy::requests::Whom;
 use crate::response::Response;
-use crate::state::ReadyState;
+use crate::state::{DisconnectReason, ReadyState};
 use crate::unsettled::UnknownRequest;
 
 /// What was accepted and came to nothing.
@@ -26,10 +26,18 @@ pub(crate) struct Collected {
     pub(crate) responses: Vec<Response>,
 }
 
+impl Collected {
+    /// What the consumer must hear of it; `last` is made of the messages.
+    fn events(self, last: impl FnOnce(Vec<Message>, Vec<Message>) -> Event) -> impl Iterator<Item = Event> {
+        let responses = self.responses.into_iter().map(|response| Event::Response(Box::new(response)));
+        responses.chain([last(self.unsent, self.uncertain)])
+    }
+}
+
 impl ClientState {
     /// Closes the gate to `pass`, lets go of the connection, and collects all that was accepted and not written. Messages
     /// for whatever connection comes next stay when the gate still lets such pass.
-    pub(crate) fn settle(&self, life: &mut Life, link: &mut Link, pass: Pass) -> Collected {
+    fn settle(&self, life: &mut Life, link: &mut Link, pass: Pass) -> Collected {
         let mailbox = &self.core.mailbox;
         let books = &mailbox.source.books;
         mailbox.gate.close(pass);
@@ -67,11 +75,17 @@ impl ClientState {
         pass: Pass,
         last: impl FnOnce(Vec<Message>, Vec<Message>) -> Event,
     ) -> usize {
-        let Collected { unsent, uncertain, responses } = self.settle(life, link, pass);
-        let handed_back = unsent.len() + uncertain.len();
-        life.untold.extend(responses.into_iter().map(|response| Event::Response(Box::new(response))));
-        life.untold.push_back(last(unsent, uncertain));
+        let collected = self.settle(life, link, pass);
+        let handed_back = collected.unsent.len() + collected.uncertain.len();
+        life.untold.extend(collected.events(last));
         handed_back
+    }
+
+    /// As `settle_for`, for a connection that is over while the client goes on.
+    pub(crate) fn settle_connection(&self, life: &mut Life, link: &mut Link, reason: DisconnectReason) -> usize {
+        let epoch = life.epoch;
+        let last = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
+        self.settle_for(life, link, Pass::Queue, last)
     }
 
     /// Something accepted was not written.
@@ -133,8 +147,7 @@ impl ClientState {
         self.abandon_requests(&mut collected);
         // Taken out, so that the thread, should it come back, has nowhere to put a word after the last.
         let mut outlet = self.exit.lock().take();
-        let responses = collected.responses.into_iter().map(|response| Event::Response(Box::new(response)));
-        for event in responses.chain([end.event(collected.unsent, Vec::new())]) {
+        for event in collected.events(|unsent, uncertain| end.event(unsent, uncertain)) {
             if let Err(Deserted(event)) = put(&mut outlet, event) {
                 self.left.lock().extend(event.into_handed_back());
             }

@@ -76,8 +76,8 @@ impl Connection {
         [self.monitor.due(), tables.requests_due(), self.upkeep.due(), self.parts_due].into_iter().flatten().min()
     }
 
-    /// Whether it waits for its time to ask for channels, so that a change of what is wanted is no reason to ask now.
-    pub(crate) fn asks_later(&self) -> bool {
+    /// Whether a rate limit holds up what it would ask for, so that a change of what is wanted is no reason to ask now.
+    pub(crate) fn is_held_up(&self) -> bool {
         self.upkeep.is_held_up()
     }
 

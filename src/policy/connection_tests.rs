@@ -218,10 +218,10 @@ fn what_the_rate_limit_holds_up_is_asked_for_when_it_is_time() {
     tables.subscriptions(|table| table.want(&names));
     let changed = |now| Turn { wants_changed: true, ..turn(now) };
     assert_eq!(tick(&mut connection, &tables, changed(t0)).len(), 1, "one of two batches");
-    assert!(connection.asks_later());
+    assert!(connection.is_held_up());
     assert!(tick(&mut connection, &tables, changed(t0 + S / 2)).is_empty(), "not sooner, whoever asks");
     assert_eq!(tick(&mut connection, &tables, turn(t0 + S)).len(), 1);
-    assert!(!connection.asks_later());
+    assert!(!connection.is_held_up());
 }
 
 /// What happens next.

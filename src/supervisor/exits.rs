@@ -146,11 +146,7 @@ impl Table {
                 self.changed.notify_all();
             }
             Fate::End(End::Parked(reason)) if !stops => {
-                state.conclude_idle(&End::Parked(reason.clone()));
-                (child.parked, child.exit) = (true, None);
-                let handed_back = state.take_handed_back();
-                self.tell(SupervisorEvent::Parked { client, name, reason, handed_back });
-                self.changed.notify_all();
+                self.park(child, reason);
             }
             Fate::Restart if !stops => self.restart_or_give_up(rows, client, exit.reason),
             fate => {
@@ -177,7 +173,7 @@ impl Table {
         };
         if self.settings.counts(&exit) && !budget.allows(Instant::now()) {
             return match self.settings.scope {
-                IntensityScope::Client => self.park(child, exit),
+                IntensityScope::Client => self.park(child, ParkReason::IntensityExceeded { last: exit }),
                 IntensityScope::Supervisor => {
                     log::error!("client `{name}`: one restart too many: the supervisor ends ({exit})");
                     rows.children.remove(&client);
@@ -217,8 +213,7 @@ impl Table {
         }
     }
 
-    fn park(&self, child: &mut Child, last: ExitReason) {
-        let reason = ParkReason::IntensityExceeded { last };
+    fn park(&self, child: &mut Child, reason: ParkReason) {
         child.state.conclude_idle(&End::Parked(reason.clone()));
         (child.parked, child.exit) = (true, None);
         let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());

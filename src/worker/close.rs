@@ -27,11 +27,23 @@ fn deadline_of(command: Command) -> Instant {
 impl Run<'_> {
     /// What was accepted is written, then a close frame, then the server has its say; all of it within the command's
     /// time. Heartbeats and answers are seen to as before.
-    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, mut command: Command) {
-        let core = self.core;
+    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, command: Command) {
         // What it was told before is heard, and what it sends for that is sent.
         self.tell_handler();
         self.deliver_held();
+        if let Err(broken) = self.close_until_broken(tcp, connection, command) {
+            self.last_words(connection, broken);
+        }
+        self.consumer.flush();
+    }
+
+    fn close_until_broken(
+        &mut self,
+        tcp: &TcpStream,
+        connection: &mut Connection,
+        mut command: Command,
+    ) -> Result<(), Broken> {
+        let core = self.core;
         let mut deadline = deadline_of(command);
         core.mailbox.gate.close(Pass::Queue);
         core.status.set(ReadyState::Closing);
@@ -42,21 +54,11 @@ impl Run<'_> {
             if let Some(later) = core.commands.standing().filter(|later| later.deadline < command.deadline) {
                 (command, deadline) = (later, deadline_of(later));
             }
-            if let Err(broken) = self.expire_requests(connection) {
-                self.last_words(connection, broken);
-                break;
-            }
+            self.expire_requests(connection)?;
             if !asked {
                 self.link.take(&core.mailbox.source.queue);
             }
-            let written = if asked { self.flush() } else { self.write_out() };
-            let written = match written {
-                Ok(written) => written,
-                Err(broken) => {
-                    self.last_words(connection, broken);
-                    break;
-                }
-            };
+            let written = if asked { self.flush()? } else { self.write_out()? };
             // What the rate limits do not let out in time is handed back.
             let limited_until = self.link.outbox.limited_until();
             let written = written || limited_until.is_some_and(|until| until >= deadline);
@@ -65,15 +67,12 @@ impl Run<'_> {
                     continue;
                 }
                 asked = true;
-                if let Err(broken) = self.ask_to_close() {
-                    self.last_words(connection, broken);
-                    break;
-                }
+                self.ask_to_close()?;
             }
             let take = |run: &mut Self, message, now| run.deliver(message, now, Stage::Closing);
-            match self.read_next(connection, take) {
-                Ok(Came::Message | Came::Other | Came::Part) => {}
-                Ok(Came::Nothing) => {
+            match self.read_next(connection, take)? {
+                Came::Message | Came::Other | Came::Part => {}
+                Came::Nothing => {
                     let Some(transport) = &mut self.link.transport else { break };
                     let interest = (tcp.as_fd(), transport.interest());
                     let due = [limited_until, core.asked.due()].into_iter().flatten();
@@ -84,13 +83,9 @@ impl Run<'_> {
                         Err(_) => break,
                     }
                 }
-                Err(broken) => {
-                    self.last_words(connection, broken);
-                    break;
-                }
             }
         }
-        self.consumer.flush();
+        Ok(())
     }
 
     /// A close frame, after which nothing goes out.

@@ -20,7 +20,6 @@ use crate::event::Event;
 use crate::inbound::consumer::{Consumer, Scene, Taken};
 use crate::lifecycle::ExitReason;
 use crate::message::Message;
-use crate::outbound::gate::Pass;
 use crate::outbound::line::Guard;
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
@@ -259,9 +258,7 @@ impl<'a> Run<'a> {
 
     fn disconnected(&mut self, reason: DisconnectReason) -> Option<ExitReason> {
         let epoch = self.life.epoch;
-        let why = reason.clone();
-        let disconnected = |unsent, uncertain| Event::Disconnected { epoch, reason: why, unsent, uncertain };
-        let handed_back = self.state.settle_for(self.life, &mut self.link, Pass::Queue, disconnected);
+        let handed_back = self.state.settle_connection(self.life, &mut self.link, reason.clone());
         let next = match reason {
             // Meant to be: no failure, and nothing to wait for.
             DisconnectReason::MaxAge | DisconnectReason::ReconnectRequested => {
@@ -290,9 +287,8 @@ impl<'a> Run<'a> {
         match &exit.fate {
             Fate::Restart => {
                 if self.life.open {
-                    let (epoch, reason) = (self.life.epoch, DisconnectReason::RestartRequested);
-                    let disconnected = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
-                    self.state.settle_for(self.life, &mut self.link, Pass::Queue, disconnected);
+                    let reason = DisconnectReason::RestartRequested;
+                    self.state.settle_connection(self.life, &mut self.link, reason);
                     self.tell_untold();
                 }
                 self.core.status.set(ReadyState::Connecting);

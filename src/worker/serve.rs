@@ -224,14 +224,14 @@ impl Run<'_> {
 
     /// Whether the connection wants to be asked.
     fn is_due(&self, connection: &Connection, now: Instant) -> bool {
-        (!connection.asks_later() && self.core.wanted.has_changed())
+        (!connection.is_held_up() && self.core.wanted.has_changed())
             || connection.due(self.core).is_some_and(|due| now >= due)
     }
 
     /// Lets the connection say what is due, and does it. True when something was done.
     fn look_after(&mut self, connection: &mut Connection, now: Instant, caught_up: bool) -> Result<bool, Broken> {
         let core = self.core;
-        let wants_changed = !connection.asks_later() && core.wanted.take_changed();
+        let wants_changed = !connection.is_held_up() && core.wanted.take_changed();
         core.duty.begin(now, Doing::Upkeep);
         connection.tick(self.turn(now, caught_up, wants_changed), core, &mut self.actions);
         self.end_turn(Instant::now());
@@ -418,7 +418,7 @@ impl Run<'_> {
         };
         let takes_more = self.link.outbox.is_empty();
         // Channels that a rate limit holds up are looked at again when it is time, not before.
-        let may_ask = !connection.asks_later();
+        let may_ask = !connection.is_held_up();
         let look = |link: &Link| {
             core.commands.pending()
                 || core.has_told()

@@ -10,11 +10,9 @@ use std::time::Instant;
 use super::exit::Exit;
 use super::run::Run;
 use crate::client_state::{ClientState, Kept, Life};
-use crate::event::Event;
 use crate::inbound::consumer::Consumer;
 use crate::inbound::delivery::Way;
 use crate::lifecycle::ExitReason;
-use crate::outbound::gate::Pass;
 use crate::policy::restart::Fate;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::transport::wait;
@@ -152,9 +150,7 @@ fn post_mortem(state: &ClientState, message: Box<str>) -> Exit {
     core.pauses.end(now);
     log::error!("client `{}`: its worker panicked: {message}", core.tag.name);
     if kept.life.open {
-        let (epoch, reason) = (kept.life.epoch, DisconnectReason::Panicked(message.clone()));
-        let disconnected = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
-        state.settle_for(&mut kept.life, link, Pass::Queue, disconnected);
+        state.settle_connection(&mut kept.life, link, DisconnectReason::Panicked(message.clone()));
     } else {
         // In the middle of an attempt, or of opening a session.
         link.let_go(&core.mailbox.source.books);
