@@ -83,9 +83,8 @@ fn temporarily_refused_channel_in_a_batch_costs_that_only() {
     assert!(good, "after 10 s active {:?}, asked {}", c.subscriptions().active, server.records()[0].received.len());
 }
 
-// A channel that is refused for the moment again and again keeps callers' other channels waiting.
-#[test]
-fn temporarily_refused_channel_keeps_no_other_subscribe_waiting() {
+/// A channel that the venue has put off again and again by now, beside one that is fine.
+fn one_is_put_off(then: impl FnOnce(&Client) -> Result<(), SubscribeError>) {
     let server =
         Server::start(Script::reply(
             |_, m| if has(m, "c") { err(m, 11_051, "temporarily unavailable: c") } else { ok(m) },
@@ -98,29 +97,19 @@ fn temporarily_refused_channel_keeps_no_other_subscribe_waiting() {
         )
         .unwrap();
     c.wait_until_open(LONG).unwrap();
-    std::thread::sleep(ms(4_000));
+    let put_off = |received: &[Message]| received.iter().filter(|m| has(m, "c")).count();
+    assert!(server.wait_until(LONG, |records| put_off(&records[0].received) >= 4));
     let t = Instant::now();
-    let r = c.subscribe(["x"]);
+    let r = then(&c);
     assert!(r.is_ok() && t.elapsed() < ms(1000), "{r:?} after {:?}", t.elapsed());
 }
 #[test]
+fn temporarily_refused_channel_keeps_no_other_subscribe_waiting() {
+    one_is_put_off(|client| client.subscribe(["x"]));
+}
+#[test]
 fn temporarily_refused_channel_keeps_no_unsubscribe_waiting() {
-    let server =
-        Server::start(Script::reply(
-            |_, m| if has(m, "c") { err(m, 11_051, "temporarily unavailable: c") } else { ok(m) },
-        ))
-        .unwrap();
-    let sup = Supervisor::start().unwrap();
-    let c = sup
-        .spawn_client(
-            config(&server).venue(P(1)).connect_timeout(ms(300)).request_timeout(ms(3000)).subscribe(["a", "c"]),
-        )
-        .unwrap();
-    c.wait_until_open(LONG).unwrap();
-    std::thread::sleep(ms(4_000));
-    let t = Instant::now();
-    let r = c.unsubscribe(["a"]);
-    assert!(r.is_ok() && t.elapsed() < ms(1000), "{r:?} after {:?}", t.elapsed());
+    one_is_put_off(|client| client.unsubscribe(["a"]));
 }
 
 fn closing(bad: &'static str, n: usize, size: usize) -> (Arc<Server>, Supervisor, Client) {
@@ -300,4 +289,44 @@ fn a_request_that_waits_for_a_limit_hears_of_the_end() {
     let _ = c.close();
     let (r, e) = t.join().unwrap();
     assert!(e < ms(3000), "{r:?} after {e:?}");
+}
+
+fn outage(code: u16, reason: &'static str) {
+    let server = Arc::new(Server::start(Script::silent()).unwrap());
+    let w = Arc::downgrade(&server);
+    let t0 = Instant::now();
+    server.set_script(Script::reply(move |_, m| {
+        if t0.elapsed() < ms(1500) {
+            w.upgrade().unwrap().close_all(code, reason);
+            return vec![];
+        }
+        ok(m)
+    }));
+    let sup = Supervisor::start().unwrap();
+    let c = sup.spawn_client(config(&server).venue(P(100)).connect_timeout(ms(500)).subscribe(["a", "b"])).unwrap();
+    let good = until(ms(8000), || c.subscriptions().active.len() == 2);
+    assert!(good, "{code}: {} accepts, {} {:?}", server.accepts(), c.ready_state(), c.subscriptions());
+}
+
+#[test]
+fn a_silent_unsubscribe_does_not_flip_for_ever() {
+    let server =
+        Server::start(Script::reply(|_, m| if json_of(m)["method"] == "unsubscribe" { vec![] } else { ok(m) }))
+            .unwrap();
+    let sup = Supervisor::start().unwrap();
+    let c = sup.spawn_client(config(&server).venue(P(1)).request_timeout(ms(100)).subscribe(["book"])).unwrap();
+    c.wait_until_open(LONG).unwrap();
+    let r = c.resubscribe(["book"]);
+    std::thread::sleep(ms(1500));
+    let a = server.records()[0].received.len();
+    std::thread::sleep(ms(1500));
+    let b = server.records()[0].received.len();
+    assert!(b - a < 3, "{r:?}; asked {} times in 1.5 s, long after", b - a);
+}
+
+#[test]
+fn a_venue_that_closes_on_everything_for_a_while_sets_no_channel_aside() {
+    for (code, reason) in [(1011, "internal error"), (1000, "bye"), (1008, "try later")] {
+        outage(code, reason);
+    }
 }

@@ -2,8 +2,8 @@
 #![allow(missing_docs)]
 
 mod common;
-use common::{LONG, closing, config, eventually, frame, ms, next_open, received, takes, text};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use common::{LONG, config, eventually, frame, ms, next_open, received, takes, text};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -107,9 +107,8 @@ fn max_age_loses_nothing_that_the_kernel_has() {
     }
 }
 
-// deserted: what was unsent reaches nobody
-#[test]
-fn what_was_unsent_when_the_reader_deserted_reaches_the_supervisor() {
+/// A reader leaves a client of a shared channel with more to send than its server takes; then `end` happens.
+fn deserted(before: impl FnOnce(&Client), end: impl FnOnce(&Server) -> usize) -> (HandedBack, Stats) {
     let server = Server::start(Script::silent()).unwrap();
     let supervisor = Supervisor::start().unwrap();
     let (delivery, events) = Delivery::shared();
@@ -122,9 +121,10 @@ fn what_was_unsent_when_the_reader_deserted_reaches_the_supervisor() {
     for _ in 0..200 {
         client.send(big.clone()).unwrap();
     }
+    before(&client);
     takes(ms(300));
     drop(events);
-    server.push("tick");
+    end(&server);
     let alerts = supervisor.events();
     let deadline = Instant::now() + Duration::from_secs(20);
     let handed = loop {
@@ -132,7 +132,12 @@ fn what_was_unsent_when_the_reader_deserted_reaches_the_supervisor() {
             break handed_back;
         }
     };
-    let stats = client.stats();
+    (handed, client.stats())
+}
+
+#[test]
+fn what_was_unsent_when_the_reader_deserted_reaches_the_supervisor() {
+    let (handed, stats) = deserted(|_| {}, |server| server.push("tick"));
     assert_eq!(
         (handed.unsent.len() as u64, handed.uncertain.len() as u64),
         (stats.unsent, stats.uncertain),
@@ -371,40 +376,12 @@ fn a_handlers_close_during_a_reconnect_is_done() {
     assert_eq!(client.ready_state(), ReadyState::Closed, "epoch {}", client.epoch());
 }
 
-// an answer that releases a blocked request is behind all that came before it, in the queue
-
 // an unsent that was in the disconnected event pushed to a deserted channel before the desertion is noticed
 #[test]
 fn a_cut_after_the_reader_has_gone_hands_back_to_the_supervisor() {
-    let server = Server::start(Script::silent()).unwrap();
-    let supervisor = Supervisor::start().unwrap();
-    let (delivery, events) = Delivery::shared();
-    let client = supervisor
-        .spawn_client(config(&server).delivery(delivery).send_capacity(100_000).heartbeat(Heartbeat::disabled()))
-        .unwrap();
-    client.wait_until_open(LONG).unwrap();
-    server.deafen(true);
-    let big = "x".repeat(100_000);
-    for _ in 0..200 {
-        client.send(big.clone()).unwrap();
-    }
-    client.post(Request::new("order", ())).unwrap();
-    takes(ms(300));
-    drop(events);
-    server.reset();
-    let alerts = supervisor.events();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let handed = loop {
-        if let SupervisorEvent::Parked { handed_back, .. } = alerts.recv_deadline(deadline).unwrap() {
-            break handed_back;
-        }
-    };
-    let stats = client.stats();
+    let order = |client: &Client| drop(client.post(Request::new("order", ())).unwrap());
+    let (handed, stats) = deserted(order, Server::reset);
     assert_eq!((handed.unsent.len() as u64 + 1, handed.responses.len()), (stats.unsent, 1), "{stats:?}");
-}
-#[allow(dead_code)]
-fn unused() {
-    let _ = (closing as fn(u16, &str) -> Vec<u8>, received as fn(&Server) -> Vec<String>, bounded::<()>(1));
 }
 struct Opens;
 impl Handler for Opens {
