@@ -19,6 +19,10 @@ mod event_bell {
     use rustix::event::{EventfdFlags, eventfd};
     use std::io;
     use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    /// Far longer than one write of eight bytes takes, also for a thread that has to wait for its core.
+    const RINGING: Duration = Duration::from_secs(1);
 
     /// One descriptor, one counter. Handles of a client that has ended may live on, its descriptor does not.
     #[derive(Debug)]
@@ -34,8 +38,8 @@ mod event_bell {
         }
 
         pub(crate) fn silence_for_good(&self) {
-            // One who still sleeps on it keeps it; that is a thread that was left behind.
-            if let Some(mut fd) = self.0.try_write() {
+            // One who is ringing is done in a moment. One who sleeps on it keeps it: a thread that was left behind.
+            if let Some(mut fd) = self.0.try_write_for(RINGING) {
                 *fd = None;
             }
         }
