@@ -3,10 +3,10 @@
 
 mod common;
 use common::{LONG, Plain, config, eventually, json_of, ms, next_open, takes, text};
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::*;
 
@@ -96,4 +96,42 @@ fn posted_requests_that_time_out_together_are_all_told_though_the_handler_panics
     takes(ms(300));
     supervisor.stop_client(client.id()).unwrap();
     assert_eq!(hears.try_iter().count(), 10);
+}
+
+/// Its supervisor has ended by then.
+#[test]
+fn what_a_thread_left_behind_had_in_its_hands_is_told_after_a_shutdown_too() {
+    for shut_down in [false, true] {
+        let server = Server::start(Script::silent()).unwrap();
+        let ((entered, was_entered), (go, gone)) = (bounded(1), bounded::<()>(1));
+        let one = RateLimit::bucket(1, 1, Duration::from_secs(3600)).unwrap();
+        let stuck = config(&server).rate_limit(one).queue_while_disconnected(10).close_timeout(ms(100));
+        let stuck = stuck.on_open(move |session| {
+            entered.send(()).unwrap();
+            gone.recv().unwrap();
+            if session.epoch() == 2 { Err(SessionError::retryable("no")) } else { Ok(()) }
+        });
+        let supervisor = Supervisor::start().unwrap();
+        let alerts = supervisor.events();
+        let client = supervisor.spawn_client(stuck).unwrap();
+        was_entered.recv_timeout(LONG).unwrap();
+        (0..5).for_each(|n| client.send(n.to_string()).unwrap());
+        go.send(()).unwrap();
+        server.wait_for_message(|message| message.as_text() == Some("0"));
+        server.cut();
+        was_entered.recv_timeout(LONG).unwrap();
+        if shut_down {
+            assert_eq!(supervisor.shutdown(ms(100)).left_behind.len(), 1);
+        } else {
+            assert!(supervisor.stop_client(client.id()).is_err());
+        }
+        go.send(()).unwrap();
+        let deadline = Instant::now() + LONG;
+        let came_back = std::iter::from_fn(|| alerts.recv_deadline(deadline).ok()).find_map(|event| match event {
+            SupervisorEvent::CameBack { handed_back, .. } => Some(handed_back.unsent),
+            _ => None,
+        });
+        let unsent: Vec<_> = came_back.expect("it comes back").iter().map(text).collect();
+        assert_eq!(unsent, ["1", "2", "3", "4"], "shut down: {shut_down}");
+    }
 }

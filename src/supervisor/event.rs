@@ -83,7 +83,7 @@ pub enum SupervisorEvent {
         /// `CameBack`.
         handed_back: HandedBack,
     },
-    /// A thread that was left behind has ended after all.
+    /// A thread that was left behind has ended after all; told though the supervisor has ended before it.
     #[non_exhaustive]
     CameBack {
         /// Which client.

@@ -2,6 +2,7 @@
 //! restarts. It also looks for workers that stall.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ impl Table {
                         Some(waits.map(|waits| waits.until).fold(next_look, Instant::min))
                     }
                     Progress::ShuttingDown { deadline, .. } => Some((*deadline).min(next_look)),
-                    Progress::Ended { .. } => return,
+                    Progress::Ended { .. } => break,
                 }
             };
             match self.next_notice(deadline) {
@@ -54,6 +55,9 @@ impl Table {
             self.start_those_that_wait();
             self.end_if_due();
         }
+        // From now on threads that were left behind tell of themselves.
+        self.ended.store(true, Ordering::Relaxed);
+        self.hear_the_late();
     }
 
     /// Clients for which the system had no thread.
@@ -108,15 +112,7 @@ impl Table {
         let joined = thread.map(JoinHandle::join);
         let mut rows = self.rows.lock();
         let Some(child) = rows.children.get_mut(&client).filter(of_this_run) else {
-            let lost = rows.lost.remove(&client);
-            // What it lets go of may be the caller's.
-            drop(rows);
-            if let Some(state) = lost {
-                let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
-                log::warn!("client `{name}`: its thread, which was left behind, has ended after all");
-                self.tell(SupervisorEvent::CameBack { client, name, handed_back });
-            }
-            return;
+            return self.came_back(rows, client);
         };
         let panicked = |state: &_, message| Exit::new(state, ExitReason::Panicked(message));
         if let Some(result) = joined {
@@ -127,6 +123,16 @@ impl Table {
         }
         let exit = child.exit.clone().unwrap_or_else(|| panicked(&child.state, "(lost with the supervisor)".into()));
         self.carry_out(rows, client, exit);
+    }
+
+    /// The thread of a client that was left behind has ended after all.
+    pub(super) fn came_back(&self, mut rows: MutexGuard<'_, Rows>, client: ClientId) {
+        let Some(state) = rows.lost.remove(&client) else { return };
+        // What it lets go of may be the caller's.
+        drop(rows);
+        let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
+        log::warn!("client `{name}`: its thread, which was left behind, has ended after all");
+        self.tell(SupervisorEvent::CameBack { client, name, handed_back });
     }
 
     /// What an exit says is done, unless a stop overrules it, the budget of restarts is spent, a resume is waiting for just
@@ -192,7 +198,7 @@ impl Table {
     }
 
     /// Starts the next run. Where the system has no thread to give, it is asked again, and that is nobody's fault.
-    fn start_again(&self, child: &mut Child, exit: ExitReason, pause: Duration) {
+    fn start_again(self: &Arc<Self>, child: &mut Child, exit: ExitReason, pause: Duration) {
         let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
         let restarts = state.core.counters.restarts.get();
         match self.start_worker(&state, Some((exit.clone(), restarts))) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ pub(crate) struct Table {
     pub(super) changed: Condvar,
     notices: (Sender<Notice>, Receiver<Notice>),
     events: (Sender<SupervisorEvent>, Receiver<SupervisorEvent>),
+    /// There is no supervisor any more who would hear a notice.
+    pub(super) ended: AtomicBool,
 }
 
 pub(super) struct Rows {
@@ -72,16 +74,22 @@ pub(super) enum Notice {
     Panic,
 }
 
-/// Sent by a worker's thread as the last thing it does, however it ends.
+/// Given by a worker's thread as the last thing it does, however it ends.
 struct ExitNotice {
-    notices: Sender<Notice>,
+    table: Arc<Table>,
     client: ClientId,
     run: u64,
 }
 
 impl Drop for ExitNotice {
+    /// Takes no lock while there is a supervisor: where the system gives no thread this is dropped by one who has the table's.
     fn drop(&mut self) {
-        let _ = self.notices.send(Notice::Exited { client: self.client, run: self.run });
+        self.table.notify(Notice::Exited { client: self.client, run: self.run });
+        // Either this sees the supervisor's end, or the supervisor sees the notice.
+        fence(Ordering::SeqCst);
+        if self.table.ended.load(Ordering::Relaxed) {
+            self.table.hear_the_late();
+        }
     }
 }
 
@@ -131,11 +139,22 @@ impl Table {
             changed: Condvar::new(),
             notices: crossbeam_channel::unbounded(),
             events: crossbeam_channel::bounded(EVENTS),
+            ended: AtomicBool::new(false),
         }
     }
 
     pub(super) fn notify(&self, notice: Notice) {
         let _ = self.notices.0.send(notice);
+    }
+
+    /// After the supervisor's end: threads that were left behind and have ended since are told of.
+    pub(super) fn hear_the_late(&self) {
+        fence(Ordering::SeqCst);
+        for notice in self.notices.1.try_iter() {
+            if let Notice::Exited { client, .. } = notice {
+                self.came_back(self.rows.lock(), client);
+            }
+        }
     }
 
     pub(super) fn next_notice(&self, deadline: Option<Instant>) -> Option<Notice> {
@@ -149,7 +168,7 @@ impl Table {
         Duration::from_nanos(self.watch.load(Ordering::Relaxed))
     }
 
-    pub(super) fn spawn(&self, config: &ClientConfig) -> Result<Arc<ClientState>, StartError> {
+    pub(super) fn spawn(self: &Arc<Self>, config: &ClientConfig) -> Result<Arc<ClientState>, StartError> {
         let os = |error: io::Error| StartError::Os(error.to_string().into());
         let state = Arc::new(ClientState::new(resolve(config)?, true).map_err(os)?);
         let tag = &state.core.tag;
@@ -186,16 +205,16 @@ impl Table {
 
     /// Starts a run of a client's worker; returns its thread and its number.
     pub(super) fn start_worker(
-        &self,
+        self: &Arc<Self>,
         state: &Arc<ClientState>,
         restarted: Option<(ExitReason, u64)>,
     ) -> io::Result<(JoinHandle<Exit>, u64)> {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
-        let notice = ExitNotice { notices: self.notices.0.clone(), client: state.core.tag.id, run };
+        let notice = ExitNotice { table: self.clone(), client: state.core.tag.id, run };
         Ok((thread::start(state, restarted, notice)?, run))
     }
 
-    pub(super) fn restart(&self, client: ClientId) -> Result<(), StopError> {
+    pub(super) fn restart(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
         match self.resume(client) {
             Err(StopError::NotParked) => {}
             other => return other,
@@ -206,7 +225,7 @@ impl Table {
         Ok(())
     }
 
-    pub(super) fn resume(&self, client: ClientId) -> Result<(), StopError> {
+    pub(super) fn resume(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
         let mut rows = self.rows.lock();
         let child = rows.children.get_mut(&client).ok_or(StopError::NotFound)?;
         if child.parked {
@@ -231,7 +250,7 @@ impl Table {
     }
 
     /// Starts a client that was parked and is unparked, its restart budget and backoff as new.
-    pub(super) fn start_parked(&self, child: &mut Child) -> io::Result<()> {
+    pub(super) fn start_parked(self: &Arc<Self>, child: &mut Child) -> io::Result<()> {
         let state = child.state.clone();
         let core = &state.core;
         state.kept.lock().life.reconnect.reset();
