@@ -116,7 +116,8 @@ pub enum Event {
         events: u64,
         /// How many messages were dropped in between.
         dropped: u64,
-        /// What those events handed back: of each kind the latest, as far as they fit `send_capacity`.
+        /// What those events handed back: the latest, all of the last connection's among them, and of the messages as many
+        /// as fit `send_capacity`, of requests as many as can be pending at once (65,536).
         handed_back: Box<HandedBack>,
     },
     /// The client is given up on until someone resumes it.

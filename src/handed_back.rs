@@ -45,14 +45,17 @@ impl HandedBack {
         self.dropped += later.dropped;
     }
 
-    /// Keeps the latest of each kind.
-    pub(crate) fn limit(&mut self, limit: usize) {
-        fn cut<T>(all: &mut Vec<T>, limit: usize) -> u64 {
-            let excess = all.len().saturating_sub(limit);
+    /// Adds what came later, and of each kind keeps the latest: so many, or all of what is added.
+    pub(crate) fn add_latest(&mut self, later: Self, messages: usize, responses: usize) {
+        fn add<T>(all: &mut Vec<T>, later: Vec<T>, limit: usize) -> u64 {
+            let excess = (all.len() + later.len()).saturating_sub(limit).min(all.len());
             all.drain(..excess);
+            all.extend(later);
             excess as u64
         }
-        self.dropped +=
-            cut(&mut self.unsent, limit) + cut(&mut self.uncertain, limit) + cut(&mut self.responses, limit);
+        self.dropped += later.dropped
+            + add(&mut self.unsent, later.unsent, messages)
+            + add(&mut self.uncertain, later.uncertain, messages)
+            + add(&mut self.responses, later.responses, responses);
     }
 }

@@ -7,7 +7,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use ws_supervisor::testing::{Script, Server};
+use ws_supervisor::testing::{Peer, Script, Server};
 use ws_supervisor::*;
 
 // a renewal that fails hides what came behind it
@@ -134,4 +134,53 @@ fn what_a_thread_left_behind_had_in_its_hands_is_told_after_a_shutdown_too() {
         let unsent: Vec<_> = came_back.expect("it comes back").iter().map(text).collect();
         assert_eq!(unsent, ["1", "2", "3", "4"], "shut down: {shut_down}");
     }
+}
+
+#[test]
+fn what_waited_behind_a_full_queue_is_read_though_the_thread_is_left_behind() {
+    let greeting =
+        |peer: &Peer| if peer.index == 0 { (0..100).map(|n| n.to_string().into()).collect() } else { vec![] };
+    let server = Server::start(Script::silent().greet(greeting)).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let ((entered, was_entered), (go, gone)) = (bounded(1), bounded::<()>(1));
+    let stuck = config(&server).event_capacity(10).close_timeout(ms(100)).on_open(move |session| {
+        if session.epoch() == 2 {
+            entered.send(()).unwrap();
+            gone.recv().unwrap();
+        }
+        Ok(())
+    });
+    let client = supervisor.spawn_client(stuck).unwrap();
+    assert!(server.wait_until(LONG, |records| records.first().is_some_and(|record| record.served == 100)));
+    server.cut();
+    was_entered.recv_timeout(LONG).unwrap();
+    assert!(supervisor.stop_client(client.id()).is_err());
+    let events: Vec<_> = client.events().iter().collect();
+    go.send(()).unwrap();
+    let messages = events.iter().filter(|event| matches!(event, Event::Message(_))).count();
+    assert_eq!(messages, 100);
+    assert!(matches!(&events[..], [.., Event::Disconnected { .. }, Event::Closed { .. }]), "{events:?}");
+}
+
+#[test]
+fn of_thousands_of_requests_that_end_unread_each_is_told() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&server).heartbeat(Heartbeat::disabled())).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    const ASKED: usize = 6_000;
+    for _ in 0..ASKED {
+        eventually("accepted", || client.post(Request::new("order", ())).is_ok());
+    }
+    eventually("written", || client.stats().sent == ASKED as u64);
+    server.cut();
+    eventually("the next connection", || client.epoch() == 2);
+    supervisor.stop_client(client.id()).unwrap();
+    let events = client.events();
+    let told = events.iter().map(|event| match event {
+        Event::Response(_) => 1,
+        Event::Collapsed { handed_back, .. } => handed_back.responses.len(),
+        _ => 0,
+    });
+    assert_eq!(told.sum::<usize>(), ASKED);
 }

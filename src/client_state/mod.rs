@@ -20,7 +20,7 @@ use crate::error::ConnectError;
 use crate::event::Event;
 use crate::handed_back::HandedBack;
 use crate::inbound::delivery::Way;
-use crate::inbound::outlet::{Capacity, Exit, Outlet};
+use crate::inbound::outlet::{Capacity, Outlet, SharedTail};
 use crate::inbound::queue::Queue;
 use crate::lifecycle::{End, ExitReason};
 use crate::outbound::accepted::Bound;
@@ -51,7 +51,8 @@ pub(crate) struct ClientState {
     /// Locked by the worker for the whole of its run, before the line; by others only when there is no worker.
     pub(crate) kept: Mutex<Kept>,
     pub(crate) events: Receiver<Event>,
-    exit: Exit,
+    /// `None` when a handler takes the events inline.
+    tail: Option<SharedTail>,
     socket: Mutex<Option<Arc<TcpStream>>>,
 }
 
@@ -100,13 +101,10 @@ impl ClientState {
             }
             Way::Inline(_) => None,
         };
-        let has_queue = outlet.is_some();
-        let is_inline = !has_queue;
-        let exit: Exit = Arc::new(Mutex::new(outlet));
-        let queue = has_queue.then(|| {
-            let capacity = Capacity { events: settings.event_capacity, bytes: settings.event_bytes };
-            Queue::new(exit.clone(), tag.clone(), settings.overflow, capacity, settings.send_capacity)
-        });
+        let is_inline = outlet.is_none();
+        let capacity = Capacity { events: settings.event_capacity, bytes: settings.event_bytes };
+        let kept = settings.send_capacity;
+        let queue = outlet.map(|outlet| Queue::new(outlet, tag.clone(), settings.overflow, capacity, kept));
         let limits = Limits::for_client(&settings.limits);
         let admission = Admission { max_message_size: settings.max_message_size, limits };
         let waiting = Bound { messages: settings.send_capacity, bytes: settings.send_bytes };
@@ -149,10 +147,10 @@ impl ClientState {
             supervised,
             reconciles: hooks.reconcile.is_some(),
             work: Mutex::new(Some(Arc::new(Work { hooks, rules: Arc::new(rules) }))),
+            tail: queue.as_ref().map(Queue::tail),
             kept: Mutex::new(Kept { queue, life }),
             left: Mutex::default(),
             events,
-            exit,
             socket: Mutex::new(None),
             settings,
         })
@@ -207,12 +205,12 @@ impl ClientState {
 
     /// What nobody could be told of any more, for the supervisor's event. Called when there is no worker.
     pub(crate) fn take_handed_back(&self) -> HandedBack {
-        Self::untold(&mut self.kept.lock())
+        self.untold(&mut self.kept.lock())
     }
 
     /// The same, for a client whose thread may still be busy with its handler's end.
     pub(crate) fn take_handed_back_within(&self, limit: Duration) -> HandedBack {
-        self.kept.try_lock_for(limit).map(|mut kept| Self::untold(&mut kept)).unwrap_or_default()
+        self.kept.try_lock_for(limit).map(|mut kept| self.untold(&mut kept)).unwrap_or_default()
     }
 
     /// Of what was on its way to a thread that was left behind, what nobody could be told of.
@@ -220,8 +218,9 @@ impl ClientState {
         std::mem::take(&mut self.left.lock())
     }
 
-    fn untold(kept: &mut Kept) -> HandedBack {
-        let mut all = kept.queue.as_mut().map(Queue::take_orphans).unwrap_or_default();
+    fn untold(&self, kept: &mut Kept) -> HandedBack {
+        let (mut all, lost) = kept.queue.as_mut().map(Queue::take_orphans).unwrap_or_default();
+        self.core.counters.dropped.add(lost);
         let untold = std::mem::take(&mut kept.life.untold);
         untold.into_iter().for_each(|event| all.extend(event.into_handed_back()));
         all

@@ -4,7 +4,7 @@
 use super::{ClientState, Kept, Life};
 use crate::asked::tell_caller;
 use crate::event::Event;
-use crate::inbound::outlet::{Deserted, put};
+use crate::handed_back::HandedBack;
 use crate::inbound::queue::Queue;
 use crate::lifecycle::End;
 use crate::message::Message;
@@ -145,13 +145,16 @@ impl ClientState {
         let mut collected = Collected::default();
         mailbox.source.queue.try_iter().for_each(|item| self.hand_back(item, &mut collected));
         self.abandon_requests(&mut collected);
-        // Taken out, so that the thread, should it come back, has nowhere to put a word after the last.
-        let mut outlet = self.exit.lock().take();
-        for event in collected.events(|unsent, uncertain| end.event(unsent, uncertain)) {
-            if let Err(Deserted(event)) = put(&mut outlet, event) {
-                self.left.lock().extend(event.into_handed_back());
-            }
-        }
+        let last = collected.events(|unsent, uncertain| end.event(unsent, uncertain));
+        let untold = match &self.tail {
+            // Closed, so that the thread, should it come back, has nowhere to put a word after the last.
+            Some(tail) => tail.lock().conclude(last),
+            None => last.fold(HandedBack::default(), |mut all, event| {
+                all.extend(event.into_handed_back());
+                all
+            }),
+        };
+        self.left.lock().extend(untold);
         self.announce(end);
     }
 

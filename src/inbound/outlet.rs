@@ -1,4 +1,4 @@
-//! Where a client's events leave: its own channel or a shared one; and what of them is not read yet.
+//! Where a client's events leave: its own channel or a shared one; what waits there for room, and what is not read yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+use super::backlog::Backlog;
 use crate::event::{ClientEvent, Event};
+use crate::handed_back::HandedBack;
 use crate::state::Tag;
 
 /// Where a queue ends: the client's own channel, or one shared by many.
@@ -26,7 +28,7 @@ pub(crate) enum Outlet {
 }
 
 /// Puts an event where it can be read, if there still is such a place.
-pub(crate) fn put(outlet: &mut Option<Outlet>, event: Event) -> Result<u64, Deserted> {
+pub(super) fn put(outlet: &mut Option<Outlet>, event: Event) -> Result<u64, Deserted> {
     match outlet {
         Some(outlet) => outlet.push(event),
         None => Err(Deserted(event)),
@@ -35,11 +37,11 @@ pub(crate) fn put(outlet: &mut Option<Outlet>, event: Event) -> Result<u64, Dese
 
 /// There is nobody any more who could read.
 #[derive(Debug)]
-pub(crate) struct Deserted(pub(crate) Event);
+pub(super) struct Deserted(pub(super) Event);
 
 impl Outlet {
     /// The channels are unbounded, the bound is ours. Returns the event's number in the channel, counted from 1.
-    pub(crate) fn push(&mut self, event: Event) -> Result<u64, Deserted> {
+    fn push(&mut self, event: Event) -> Result<u64, Deserted> {
         match self {
             Self::Own { sender, given } => {
                 *given += 1;
@@ -64,9 +66,32 @@ impl Outlet {
     }
 }
 
-/// An outlet that can be closed from outside, should the worker not come back: nothing comes after the last word.
-/// `None` once the client has ended.
-pub(crate) type Exit = Arc<Mutex<Option<Outlet>>>;
+/// The tail end of a queue. From outside it can be emptied and closed, should the worker not come back.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// `None` once the client has ended: nothing comes after the last word.
+    pub(super) outlet: Option<Outlet>,
+    /// What waits for room in the outlet.
+    pub(super) backlog: Backlog,
+}
+
+impl Tail {
+    /// Gives out what waits, room or not, then `last`, and closes. Returns what nobody could be told of.
+    pub(crate) fn conclude(&mut self, last: impl Iterator<Item = Event>) -> HandedBack {
+        let mut untold = HandedBack::default();
+        let waits = std::iter::from_fn(|| self.backlog.pop());
+        for event in waits.chain(last) {
+            if let Err(Deserted(event)) = put(&mut self.outlet, event) {
+                untold.extend(event.into_handed_back());
+            }
+        }
+        self.outlet = None;
+        untold
+    }
+}
+
+/// The worker's, but for the end of a client whose thread is left behind.
+pub(crate) type SharedTail = Arc<Mutex<Tail>>;
 
 /// What was handed over and is not read yet, by its numbers in the channel. A flood on a channel that is shared is so
 /// counted against the client that floods, and not against a quiet one.

@@ -1,13 +1,18 @@
-//! The event queue of one client: a crossbeam channel that the caller reads, and a backlog behind it that only the
-//! worker touches, where the overflow policy can drop, sum up and keep the order.
+//! The event queue of one client: a crossbeam channel that the caller reads, and a backlog behind it where the overflow
+//! policy can drop, sum up and keep the order.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::backlog::{Backlog, Overrun};
-use super::outlet::{Capacity, Deserted, Exit, Unread, put};
+use super::outlet::{Capacity, Deserted, Outlet, SharedTail, Tail, Unread, put};
 use crate::event::Event;
 use crate::handed_back::HandedBack;
 use crate::lifecycle::End;
 use crate::message::Message;
 use crate::overflow::{AtLimit, Overflow, Stage};
+use crate::policy::requests::MAX_PENDING;
 use crate::state::Tag;
 
 /// Lifecycle events that wait behind a full queue before they are summed up.
@@ -18,7 +23,9 @@ const BURST: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    exit: Exit,
+    tail: SharedTail,
+    /// Something waits there for room.
+    waits: bool,
     tag: Tag,
     overflow: Overflow,
     /// What the channel takes before it counts as full.
@@ -30,12 +37,13 @@ pub(crate) struct Queue {
     /// Read in one go and about to cross the channel in one go: a consumer that waits is woken once for all of them.
     burst: Vec<Event>,
     handed_over: u64,
-    backlog: Backlog,
+    /// So many messages handed back are kept when events are summed up.
     handed_back_limit: usize,
     warned: bool,
     deserted: bool,
-    /// What nobody could be told of.
+    /// What nobody could be told of, and how many messages of the server's nobody could be given.
     orphans: HandedBack,
+    lost: u64,
 }
 
 fn bytes_of(event: &Event) -> usize {
@@ -49,11 +57,19 @@ fn bytes_of(event: &Event) -> usize {
 }
 
 impl Queue {
-    pub(crate) fn new(exit: Exit, tag: Tag, overflow: Overflow, capacity: Capacity, handed_back_limit: usize) -> Self {
+    pub(crate) fn new(
+        outlet: Outlet,
+        tag: Tag,
+        overflow: Overflow,
+        capacity: Capacity,
+        handed_back_limit: usize,
+    ) -> Self {
         let behind = if overflow == Overflow::DropOldest { (capacity.events / 2).max(1) } else { 0 };
         let bytes = if behind > 0 { capacity.bytes / 2 } else { capacity.bytes };
+        let tail = Tail { outlet: Some(outlet), backlog: Backlog::new(behind, bytes.max(1)) };
         Self {
-            exit,
+            tail: Arc::new(Mutex::new(tail)),
+            waits: false,
             tag,
             overflow,
             capacity: Capacity { events: capacity.events.saturating_sub(behind).max(1), bytes },
@@ -62,12 +78,17 @@ impl Queue {
             byte_room: 0,
             burst: Vec::new(),
             handed_over: 0,
-            backlog: Backlog::new(behind, bytes.max(1)),
             handed_back_limit,
             warned: false,
             deserted: false,
             orphans: HandedBack::default(),
+            lost: 0,
         }
+    }
+
+    /// For whoever has to end it without the worker.
+    pub(crate) fn tail(&self) -> SharedTail {
+        self.tail.clone()
     }
 
     #[inline]
@@ -79,7 +100,7 @@ impl Queue {
         if !self.burst.is_empty() {
             self.flush();
         }
-        if let Some(outlet) = &*self.exit.lock() {
+        if let Some(outlet) = &self.tail.lock().outlet {
             self.unread.read_up_to(outlet.taken());
         }
         self.room = self.capacity.events.saturating_sub(self.unread.events.len());
@@ -112,7 +133,7 @@ impl Queue {
 
     /// Whether messages wait behind the channel.
     pub(crate) fn is_behind(&self) -> bool {
-        self.backlog.messages() > 0
+        self.waits && self.tail.lock().backlog.messages() > 0
     }
 
     /// Lets the consumer see what was handed over. Called when all that was read in one go is taken apart.
@@ -120,13 +141,14 @@ impl Queue {
         if self.burst.is_empty() {
             return;
         }
-        let mut exit = self.exit.lock();
+        let mut tail = self.tail.lock();
         for event in self.burst.drain(..) {
             let bytes = bytes_of(&event);
-            match put(&mut exit, event) {
+            match put(&mut tail.outlet, event) {
                 Ok(number) => self.unread.push(number, bytes),
                 Err(Deserted(event)) => {
-                    self.deserted |= exit.is_some();
+                    self.deserted |= tail.outlet.is_some();
+                    self.lost += u64::from(matches!(event, Event::Message(_)));
                     self.orphans.extend(event.into_handed_back());
                 }
             }
@@ -149,16 +171,24 @@ impl Queue {
     }
 
     fn refill(&mut self) -> bool {
-        if self.backlog.is_empty() {
+        if !self.waits {
             return true;
         }
-        while !self.backlog.is_empty() && self.has_room() {
-            if let Some(event) = self.backlog.pop() {
-                self.give(event);
-            }
+        while self.waits && self.has_room() {
+            self.give_waiting();
         }
         self.flush();
-        self.backlog.is_empty()
+        !self.waits
+    }
+
+    /// Gives the first of what waits.
+    fn give_waiting(&mut self) {
+        // A statement of its own: what gives it may need the lock.
+        let event = self.tail.lock().backlog.pop();
+        match event {
+            Some(event) => self.give(event),
+            None => self.waits = false,
+        }
     }
 
     /// A message; returns how many messages were dropped for it.
@@ -168,14 +198,15 @@ impl Queue {
             return Ok(0);
         }
         self.warn();
+        let backlog = &mut self.tail.lock().backlog;
         let at_limit = match self.overflow.at_limit(stage) {
             // A server that goes on talking while it is asked to close: what it says has a bound too.
-            AtLimit::Keep if stage == Stage::Closing && self.backlog.bytes() >= self.capacity.bytes => {
-                AtLimit::DropNewest
-            }
+            AtLimit::Keep if stage == Stage::Closing && backlog.bytes() >= self.capacity.bytes => AtLimit::DropNewest,
             at_limit => at_limit,
         };
-        self.backlog.push_message(message, at_limit)
+        let result = backlog.push_message(message, at_limit);
+        self.waits = !backlog.is_empty();
+        result
     }
 
     /// Any other event: kept whatever the policy.
@@ -186,22 +217,18 @@ impl Queue {
         }
         self.flush();
         self.warn();
-        if self.backlog.others() < LIFECYCLE_LIMIT {
-            self.backlog.push_event(event);
-        } else {
-            self.collapse(event);
+        self.waits = true;
+        let backlog = &mut self.tail.lock().backlog;
+        if backlog.others() < LIFECYCLE_LIMIT {
+            return backlog.push_event(event);
         }
-    }
-
-    fn collapse(&mut self, event: Event) {
-        if !matches!(self.backlog.last_mut(), Some(Event::Collapsed { .. })) {
+        if !matches!(backlog.last_mut(), Some(Event::Collapsed { .. })) {
             log::error!("client `{}`: nobody reads its events; from now on they are summed up", self.tag.name);
-            self.backlog.push_event(Event::Collapsed { events: 0, dropped: 0, handed_back: Box::default() });
+            backlog.push_event(Event::Collapsed { events: 0, dropped: 0, handed_back: Box::default() });
         }
-        if let Some(Event::Collapsed { events, handed_back, .. }) = self.backlog.last_mut() {
+        if let Some(Event::Collapsed { events, handed_back, .. }) = backlog.last_mut() {
             *events += 1;
-            handed_back.extend(event.into_handed_back());
-            handed_back.limit(self.handed_back_limit);
+            handed_back.add_latest(event.into_handed_back(), self.handed_back_limit, MAX_PENDING);
         }
     }
 
@@ -217,19 +244,20 @@ impl Queue {
     /// No worker will hand over for a while: everything that waits is handed over, room or not. The backlog is bounded, so
     /// the channel stays so too.
     fn hand_over_all(&mut self) {
-        while let Some(event) = self.backlog.pop() {
-            self.give(event);
+        while self.waits {
+            self.give_waiting();
         }
         self.flush();
         (self.room, self.byte_room) = (0, 0);
     }
 
-    /// What nobody could be told of. Called when there is no worker.
-    pub(crate) fn take_orphans(&mut self) -> HandedBack {
-        if self.exit.lock().is_none() {
+    /// What nobody could be told of, and how many messages nobody could be given. Called when there is no worker.
+    pub(crate) fn take_orphans(&mut self) -> (HandedBack, u64) {
+        let closed = self.tail.lock().outlet.is_none();
+        if closed {
             self.hand_over_all();
         }
-        std::mem::take(&mut self.orphans)
+        (std::mem::take(&mut self.orphans), std::mem::take(&mut self.lost))
     }
 
     /// The client has ended, or is given up on: its last event, and nothing is left to wait for.
@@ -237,7 +265,7 @@ impl Queue {
         self.push_event(event);
         self.hand_over_all();
         if matches!(end, End::Closed(_)) {
-            *self.exit.lock() = None;
+            self.tail.lock().outlet = None;
         }
     }
 }
@@ -246,21 +274,18 @@ impl Queue {
 #[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
 mod tests {
     use super::*;
-    use crate::inbound::outlet::Outlet;
     use crate::state::ClientId;
     use crossbeam_channel::Receiver;
-    use parking_lot::Mutex;
     #[cfg(feature = "property-tests")]
     use proptest::prelude::*;
-    use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
 
     fn queue(overflow: Overflow, capacity: usize) -> (Queue, Receiver<Event>) {
         let (sender, receiver) = crossbeam_channel::unbounded();
         let tag = Tag { id: ClientId(1), name: "t".into() };
-        let exit = Arc::new(Mutex::new(Some(Outlet::Own { sender, given: 0 })));
+        let outlet = Outlet::Own { sender, given: 0 };
         let capacity = Capacity { events: capacity, bytes: 1 << 20 };
-        (Queue::new(exit, tag, overflow, capacity, 4), receiver)
+        (Queue::new(outlet, tag, overflow, capacity, 4), receiver)
     }
 
     fn opened(epoch: u64) -> Event {
@@ -269,7 +294,7 @@ mod tests {
 
     fn finish(queue: &mut Queue) {
         queue.hand_over_all();
-        *queue.exit.lock() = None;
+        queue.tail.lock().outlet = None;
     }
 
     fn number(n: u64) -> Message {
@@ -315,7 +340,7 @@ mod tests {
             let (unsent, uncertain) = (vec![number(epoch)], vec![]);
             queue.push_event(Event::Disconnected { epoch, reason, unsent, uncertain });
         }
-        assert!(queue.backlog.others() <= LIFECYCLE_LIMIT + 1);
+        assert!(queue.tail.lock().backlog.others() <= LIFECYCLE_LIMIT + 1);
         finish(&mut queue);
         let all: Vec<_> = events.iter().collect();
         let Some(Event::Collapsed { events, handed_back, .. }) = all.last() else { panic!() };
@@ -337,7 +362,11 @@ mod tests {
                 dropped += queue.push_message(number(epoch), Stage::Open).unwrap();
                 sent += 1;
             }
-            assert!(queue.backlog.others() <= LIFECYCLE_LIMIT + 2, "{overflow:?}: {}", queue.backlog.others());
+            assert!(
+                queue.tail.lock().backlog.others() <= LIFECYCLE_LIMIT + 2,
+                "{overflow:?}: {}",
+                queue.tail.lock().backlog.others()
+            );
             finish(&mut queue);
             let (mut seen, mut lost, mut told) = (0, 0, 0);
             for event in events.iter() {
@@ -361,7 +390,7 @@ mod tests {
                 let tag = Tag { id: ClientId(id), name: "t".into() };
                 let outlet = Outlet::Shared { sender: sender.clone(), given: given.clone(), tag: tag.clone() };
                 let capacity = Capacity { events: 4, bytes: 100 };
-                Queue::new(Arc::new(Mutex::new(Some(outlet))), tag, Overflow::DropNewest, capacity, 4)
+                Queue::new(outlet, tag, Overflow::DropNewest, capacity, 4)
             })
             .collect();
         let dropped: u64 = (0..100).map(|n| queues[0].push_message(number(n), Stage::Open).unwrap()).sum();
@@ -407,7 +436,7 @@ mod tests {
                     6 => { queue.hand_over(); }
                     _ => seen.extend(events.try_recv()),
                 }
-                prop_assert!(events.len() + queue.backlog.messages() <= capacity.max(2));
+                prop_assert!(events.len() + queue.tail.lock().backlog.messages() <= capacity.max(2));
             }
             finish(&mut queue);
             seen.extend(events.iter());
