@@ -9,8 +9,16 @@ use parking_lot::Mutex;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Command {
     pub(crate) kind: CommandKind,
+    pub(crate) given: Instant,
     /// When the orderly end must be over.
     pub(crate) deadline: Instant,
+}
+
+impl Command {
+    /// Whether more than this share of its time is gone.
+    fn is_spent(&self, share: f64, now: Instant) -> bool {
+        now >= self.given + self.deadline.saturating_duration_since(self.given).mul_f64(share)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +71,12 @@ impl Commands {
 
     pub(crate) fn stop_given(&self) -> bool {
         self.standing().is_some_and(|command| command.kind == CommandKind::Stop)
+    }
+
+    /// Whether a stop stands of whose time more than this share is gone.
+    pub(crate) fn stop_presses(&self, share: f64) -> bool {
+        let stop = self.standing().filter(|command| command.kind == CommandKind::Stop);
+        stop.is_some_and(|command| command.is_spent(share, Instant::now()))
     }
 
     /// The command that stands is being obeyed, if there is one. A stop stands on.

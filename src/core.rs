@@ -96,7 +96,8 @@ impl Core {
 
     /// Tells the worker, whatever it is doing.
     pub(crate) fn command(&self, kind: CommandKind, grace: Duration) -> Command {
-        let command = Command { kind, deadline: later(Instant::now(), grace) };
+        let given = Instant::now();
+        let command = Command { kind, given, deadline: later(given, grace) };
         self.commands.give(command);
         self.mailbox.wake.wake();
         command

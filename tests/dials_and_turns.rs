@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 mod common;
-use common::{LONG, config, frame, ms, raw, takes, to};
+use common::{LONG, config, eventually, frame, ms, raw, takes, to};
 use std::any::Any;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -196,4 +196,80 @@ fn our_heartbeats_go_out_while_on_open_is_flooded() {
     let some = move || heard.load(Ordering::Relaxed) >= 50;
     let config = to(server).overflow(Overflow::DropOldest).heartbeat(heartbeat).connect_timeout(LONG);
     Client::connect(config.on_open(move |session| session.recv_until(|_| some()).map(drop))).unwrap();
+}
+
+/// Takes its time for whatever it hears, and asks a thousand questions when it is told to.
+struct Ponders {
+    heard: Arc<AtomicUsize>,
+}
+
+impl Ponders {
+    fn delivery() -> (Arc<AtomicUsize>, Delivery) {
+        let heard = Arc::new(AtomicUsize::new(0));
+        let counts = heard.clone();
+        (heard, Delivery::inline(move || Ponders { heard: counts.clone() }))
+    }
+
+    fn ponders(&self) {
+        takes(ms(2));
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Handler for Ponders {
+    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+        if message.as_text() == Some("ask") {
+            return (0..1_000).for_each(|_| drop(context.request(Request::new("order", ()).timeout(ms(50))).unwrap()));
+        }
+        self.ponders();
+    }
+    fn on_event(&mut self, _: &mut Context<'_>, event: Event) {
+        if let Event::Response(_) = event {
+            self.ponders();
+        }
+    }
+}
+
+#[test]
+fn a_cancel_does_not_wait_until_a_slow_handler_was_told_of_a_thousand_timeouts() {
+    let server = Server::start(Script::silent().greet(|_| vec!["ask".into()])).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let (heard, delivery) = Ponders::delivery();
+    let client = supervisor.spawn_client(config(&server).delivery(delivery)).unwrap();
+    eventually("the first is told", || heard.load(Ordering::Relaxed) > 0);
+    client.send("cancel").unwrap();
+    server.wait_for_message(|message| message.as_text() == Some("cancel"));
+    let so_far = heard.load(Ordering::Relaxed);
+    assert!(so_far < 900, "{so_far}");
+    server.push("a message");
+    eventually("all is told", || heard.load(Ordering::Relaxed) == 1_001);
+}
+
+#[test]
+fn a_stop_is_in_time_however_much_a_slow_handler_has_yet_to_hear() {
+    const MANY: usize = 5_000;
+    let greeting = || (0..MANY).map(|n| n.to_string().into()).collect::<Vec<Message>>();
+    // Read while the session is opened, and delivered then; or read when the line has broken.
+    for held in [true, false] {
+        let server = Server::start(Script::silent().greet(move |_| greeting())).unwrap();
+        let supervisor = Supervisor::start().unwrap();
+        let (heard, delivery) = Ponders::delivery();
+        let slow = config(&server).heartbeat(Heartbeat::disabled()).close_timeout(Duration::from_secs(2));
+        let slow = slow.delivery(delivery).on_open(move |session| {
+            if held {
+                session.recv_until(|message| message.as_text() == Some("4999"))?;
+            }
+            Ok(())
+        });
+        let client = supervisor.spawn_client(slow).unwrap();
+        eventually("it hears", || heard.load(Ordering::Relaxed) > 0);
+        if !held {
+            assert!(server.wait_until(LONG, |records| records[0].served == MANY as u64));
+            server.cut();
+        }
+        assert_eq!(supervisor.stop_client(client.id()), Ok(()), "held: {held}");
+        let (heard, stats) = (heard.load(Ordering::Relaxed), client.stats());
+        assert!(heard < MANY);
+        assert!(!held || heard as u64 + stats.dropped + 1 == MANY as u64, "{heard} heard, {stats:?}");
+    }
 }

@@ -5,12 +5,13 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{LONG, config, eventually, json_of, methods, ms, next_open, rpc};
+use common::{LONG, config, eventually, json_of, methods, ms, next, next_open, rpc};
 use parking_lot::Mutex;
 use serde_json::json;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, Context, Delivery, Handler, Heartbeat, Message, RateLimit, Request, RequestError, SendError, Supervisor,
+    Client, Context, Delivery, Event, Handler, Heartbeat, Message, RateLimit, Request, RequestError, SendError,
+    Supervisor,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -164,4 +165,47 @@ fn a_handler_meets_the_same_limit() {
     server.push("tick");
     assert_eq!(heard.recv_timeout(LONG), Ok((true, true)));
     assert_eq!(client.stats().pending_requests, 0);
+}
+
+#[test]
+fn what_comes_back_unsent_gets_its_tokens_back() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let limit = RateLimit::bucket(20, 1, HOUR).unwrap();
+    let client = supervisor.spawn_client(config(&server).heartbeat(Heartbeat::disabled()).rate_limit(limit)).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    server.deafen(true);
+    // More than the two kernels take.
+    (0..20).for_each(|_| client.send(Message::binary(vec![0; 1 << 20])).unwrap());
+    assert!(matches!(client.send("one too many"), Err(SendError::RateLimited { .. })));
+    server.reset();
+    let unsent = next(&client, |event| match event {
+        Event::Disconnected { unsent, .. } => Some(unsent.len()),
+        _ => None,
+    });
+    client.wait_until_open(LONG).unwrap();
+    let again = (0..20).take_while(|n| client.send(n.to_string()).is_ok()).count();
+    assert!(unsent > 0 && again == unsent, "{unsent} came back, {again} may be sent");
+}
+
+/// Half of it went over the connection before, which the venue knows nothing of.
+#[test]
+fn what_is_written_anew_on_the_next_connection_pays_its_limit_there() {
+    let script = |connection| if connection == 0 { Script::silent().then_deaf() } else { Script::silent() };
+    let server = Server::scripted(script).unwrap();
+    server.pause();
+    let supervisor = Supervisor::start().unwrap();
+    let one = RateLimit::bucket(1, 1, HOUR).unwrap().per_connection();
+    let queues = config(&server).rate_limit(one).send_bytes(200 << 20).heartbeat(Heartbeat::disabled());
+    let client = supervisor.spawn_client(queues.queue_while_disconnected(10)).unwrap();
+    (0..3).for_each(|n| client.send(format!("{n}{}", "x".repeat(14 << 20))).unwrap());
+    server.resume().unwrap();
+    assert_eq!(next_open(&client), 1);
+    assert_eq!(client.stats().sent, 0, "the first is half written at most");
+    server.reset();
+    assert_eq!(next_open(&client), 2);
+    eventually("the first", || client.stats().sent == 1);
+    // The others would follow at once.
+    client.close().unwrap();
+    assert_eq!(client.stats().sent, 1, "the venue allows one a connection");
 }

@@ -146,7 +146,7 @@ impl Client {
         let (method, sooner_) = (&request.method, &mut sooner);
         let registration =
             Registration { core, method, id: &id, deadline, receipt: &receipt, whom: Some(whom), sooner: sooner_ };
-        core.mailbox.accept_paid(message, &price, || core.status.get(), registration)?;
+        core.mailbox.accept_paid(message, price, || core.status.get(), registration)?;
         if sooner {
             // A worker that sleeps would sleep through the deadline.
             core.mailbox.wake.wake();

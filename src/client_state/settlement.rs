@@ -89,8 +89,9 @@ impl ClientState {
     }
 
     /// Something accepted was not written.
-    fn hand_back(&self, item: Accepted, collected: &mut Collected) {
-        self.core.mailbox.source.books.not_sent(&item);
+    fn hand_back(&self, mut item: Accepted, collected: &mut Collected) {
+        let mailbox = &self.core.mailbox;
+        mailbox.source.books.not_sent(&mut item, &mailbox.admission.limits);
         match &item.receipt {
             None => collected.unsent.push(item.message),
             Some(receipt) => match receipt.request_id() {

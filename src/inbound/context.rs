@@ -54,7 +54,7 @@ impl Context<'_> {
         let (mailbox, message) = (&self.core.mailbox, message.into());
         let price = mailbox.admission.price(&message);
         let message = mailbox.accept_here(message, self.open(), Charge::Now(&price), self.now)?;
-        self.outbox.push(Accepted::paid(message, self.epoch, None));
+        self.outbox.push(Accepted::paid(message, self.epoch, None, price));
         Ok(())
     }
 
@@ -111,7 +111,7 @@ impl Context<'_> {
             mailbox.withdraw_here(message.len(), &price);
             return Err(barred.error(&id, &message));
         }
-        self.outbox.push(Accepted::paid(message, self.epoch, Some(receipt)));
+        self.outbox.push(Accepted::paid(message, self.epoch, Some(receipt), price));
         Ok(id)
     }
 

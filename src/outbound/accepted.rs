@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::message::Message;
-use crate::policy::rate_limit::Price;
+use crate::policy::rate_limit::{Limits, Price};
 use crate::receipt::Receipt;
 use crate::telemetry::counter::Counter;
 use crate::telemetry::stats::Ended;
@@ -16,28 +16,29 @@ pub(crate) struct Accepted {
     /// The connection it was accepted for; `None`: whichever comes next.
     pub(crate) epoch: Option<u64>,
     pub(crate) receipt: Option<Arc<Receipt>>,
-    pub(crate) fee: Fee,
+    /// What the rate limits take for it; that they have it already, or take it when it is written.
+    pub(crate) price: Price,
+    pub(crate) paid: bool,
     /// The worker's own: nobody is told what becomes of it, and it is in no account.
     pub(crate) own: bool,
 }
 
-/// What the rate limits are still owed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fee {
-    Paid,
-    /// It waits for a connection, and pays when it is written.
-    Owed(Price),
-}
-
 impl Accepted {
     /// A handler's, for the open connection; the rate limits have let it pass.
-    pub(crate) fn paid(message: Message, epoch: Option<u64>, receipt: Option<Arc<Receipt>>) -> Self {
-        Self { message, epoch, receipt, fee: Fee::Paid, own: false }
+    pub(crate) fn paid(message: Message, epoch: Option<u64>, receipt: Option<Arc<Receipt>>, price: Price) -> Self {
+        Self { message, epoch, receipt, price, paid: true, own: false }
     }
 
     /// The worker's own.
-    pub(crate) fn own(message: Message, epoch: u64, receipt: Arc<Receipt>) -> Self {
-        Self { message, epoch: Some(epoch), receipt: Some(receipt), fee: Fee::Paid, own: true }
+    pub(crate) fn own(message: Message, epoch: u64, receipt: Arc<Receipt>, price: Price) -> Self {
+        Self { own: true, ..Self::paid(message, Some(epoch), Some(receipt), price) }
+    }
+
+    /// It was not written: the limits give back what it paid.
+    pub(crate) fn refund(&mut self, limits: &Limits) {
+        if std::mem::take(&mut self.paid) {
+            limits.give_back(&self.price);
+        }
     }
 }
 

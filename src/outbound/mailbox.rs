@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::accepted::{Accepted, Bound, Fee, Load};
+use super::accepted::{Accepted, Bound, Load};
 use super::gate::{Gate, Pass};
 use super::line::Line;
 use super::link::{Link, Source};
@@ -79,25 +79,24 @@ impl Mailbox {
         others: E,
     ) -> Result<(), E::Error> {
         let price = self.admission.price(&message);
-        self.accept_at(message, &price, false, state, others)
+        self.accept_at(message, price, false, state, others)
     }
 
     /// As `accept`, for a message that has paid; should it be refused it gets that back.
     pub(crate) fn accept_paid<E: Enlists>(
         &self,
         message: Message,
-        price: &Price,
+        price: Price,
         state: impl FnOnce() -> ReadyState,
         others: E,
     ) -> Result<(), E::Error> {
-        let result = self.accept_at(message, price, true, state, others);
-        result.inspect_err(|_| self.admission.limits.give_back(price))
+        self.accept_at(message, price, true, state, others)
     }
 
     fn accept_at<E: Enlists>(
         &self,
         message: Message,
-        price: &Price,
+        price: Price,
         paid: bool,
         state: impl FnOnce() -> ReadyState,
         mut others: E,
@@ -120,32 +119,27 @@ impl Mailbox {
         };
         let charge = match (waits, paid) {
             (_, true) => Charge::Paid,
-            (true, false) => Charge::WhenWritten(price),
-            (false, false) => Charge::Now(price),
+            (true, false) => Charge::WhenWritten(&price),
+            (false, false) => Charge::Now(&price),
         };
         let admitted = self.admission.admit(message, door, charge, Instant::now).map_err(E::Error::from);
-        let enlisted = admitted.and_then(|message| match others.enlist(&message, epoch) {
-            Ok(receipt) => Ok((message, receipt)),
-            Err(error) => {
-                if matches!(charge, Charge::Now(_)) {
-                    self.admission.limits.give_back(price);
-                }
-                Err(error)
-            }
-        });
+        let paid = paid || (admitted.is_ok() && !waits);
+        let enlisted = admitted.and_then(|message| others.enlist(&message, epoch).map(|receipt| (message, receipt)));
         let (message, receipt) = match enlisted {
             Ok(accepted) => accepted,
             Err(error) => {
                 if has_place {
                     load.leave(length);
                 }
+                if paid {
+                    self.admission.limits.give_back(&price);
+                }
                 return Err(error);
             }
         };
-        let fee = if waits && !paid { Fee::Owed(price.clone()) } else { Fee::Paid };
         self.source.books.tally.accepted.fetch_add(1, Ordering::Relaxed);
         // The receiver is ours, so this cannot fail.
-        let _ = self.enter.send(Accepted { message, epoch, receipt, fee, own: false });
+        let _ = self.enter.send(Accepted { message, epoch, receipt, price, paid, own: false });
         drop(passage);
         self.line.pass_on(&self.source);
         Ok(())

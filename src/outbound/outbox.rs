@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::message::Message;
-use crate::outbound::accepted::{Accepted, Bound, Fee, Load, Tally};
+use crate::outbound::accepted::{Accepted, Bound, Load, Tally};
 use crate::policy::rate_limit::{Limits, Over};
 use crate::transport::{Broken, Outgoing, Transport};
 
@@ -37,9 +37,10 @@ impl Books {
         }
     }
 
-    /// It was not written, and who sent it has it back.
-    pub(crate) fn not_sent(&self, item: &Accepted) {
+    /// It was not written, and who sent it has it back, the limits' tokens with it.
+    pub(crate) fn not_sent(&self, item: &mut Accepted, limits: &Limits) {
         self.leave(item);
+        item.refund(limits);
         if !item.own {
             self.tally.unsent.add(1);
         }
@@ -163,9 +164,9 @@ impl Outbox {
                 outgoing
             } else if self.only_urgent || !self.may_go(clock) {
                 return Ok(end != base);
-            } else if let Some(item) = self.waiting.pop_front() {
+            } else if let Some(mut item) = self.waiting.pop_front() {
                 if item.receipt.as_ref().is_some_and(|receipt| !receipt.begin()) {
-                    books.not_sent(&item);
+                    books.not_sent(&mut item, &self.limits);
                     continue;
                 }
                 let outgoing = Outgoing::Message(item.message.clone());
@@ -184,12 +185,14 @@ impl Outbox {
 
     /// Whether the rate limits let the next one pass.
     fn may_go(&mut self, clock: fn() -> Instant) -> bool {
-        let Some(Accepted { fee, receipt, .. }) = self.waiting.front_mut() else { return true };
+        let Some(Accepted { price, paid, receipt, .. }) = self.waiting.front_mut() else { return true };
         // What its sender took back goes nowhere and costs nothing.
         if receipt.as_ref().is_some_and(|receipt| receipt.is_taken_back()) {
             return true;
         }
-        let Fee::Owed(price) = fee else { return true };
+        if *paid {
+            return true;
+        }
         let now = clock();
         if self.limited_until.is_some_and(|until| now < until) {
             return self.bring_paid_forward();
@@ -203,13 +206,13 @@ impl Outbox {
             Err(Over::Never { .. }) => self.limits.force(price, now),
             Ok(()) => {}
         }
-        (*fee, self.limited_until) = (Fee::Paid, None);
+        (*paid, self.limited_until) = (true, None);
         true
     }
 
     /// What has paid goes before what has yet to: a cancel, for which tokens are reserved, does not wait behind a queue.
     fn bring_paid_forward(&mut self) -> bool {
-        let paid = self.waiting.iter().position(|item| item.fee == Fee::Paid);
+        let paid = self.waiting.iter().position(|item| item.paid);
         let item = paid.and_then(|at| self.waiting.remove(at));
         item.map(|item| self.waiting.push_front(item)).is_some()
     }
@@ -273,17 +276,18 @@ impl Outbox {
         self.urgent.clear();
         self.limited_until = None;
         let mut all: Vec<_> = std::mem::take(&mut self.in_flight).into_iter().map(|(_, item)| item).collect();
-        for item in std::mem::take(&mut self.waiting) {
+        for mut item in std::mem::take(&mut self.waiting) {
             match item.receipt.as_ref().is_none_or(|receipt| receipt.begin()) {
                 true => all.push(item),
-                false => books.not_sent(&item),
+                false => books.not_sent(&mut item, &self.limits),
             }
         }
         all
     }
 
-    /// Puts back what waits for the next connection.
-    pub(crate) fn requeue(&mut self, items: Vec<Accepted>) {
+    /// Puts back what waits for the next connection, where it pays anew: of one that was half written the venue has nothing.
+    pub(crate) fn requeue(&mut self, mut items: Vec<Accepted>) {
+        items.iter_mut().for_each(|item| item.refund(&self.limits));
         self.waiting = items.into();
     }
 }

@@ -172,7 +172,7 @@ impl Connection {
                 receipt.begin();
                 Action::SendFirst(message)
             }
-            false => Action::Send { message, receipt },
+            false => Action::Send { message, receipt, price },
         });
         Ok(())
     }

@@ -80,6 +80,7 @@ pub(crate) enum Action<C> {
     Send {
         message: Message,
         receipt: Arc<Receipt>,
+        price: Price,
     },
     Tell(Told<C>),
     /// The answer to what was given up on.

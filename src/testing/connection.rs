@@ -21,6 +21,7 @@ use super::{Acceptor, Inner};
 use crate::message::{CloseFrame, Message};
 use crate::outbound::accepted::{Accepted, Bound, Load};
 use crate::outbound::outbox::{Books, Outbox};
+use crate::policy::rate_limit::Price;
 use crate::transport::{Incoming, Outgoing, Socket, Transport, Wire, wait};
 use crate::wake::Wake;
 
@@ -349,7 +350,7 @@ impl Talk<'_> {
 
     fn push(&mut self, message: Message) {
         self.books.queued.enter(message.len(), Bound { messages: Load::MAX_MESSAGES, bytes: Load::MAX_BYTES });
-        self.outbox.push(Accepted::paid(message, None, None));
+        self.outbox.push(Accepted::paid(message, None, None, Price::default()));
     }
 
     fn say(&mut self, messages: Vec<Message>) {

@@ -29,7 +29,11 @@ impl Run<'_> {
         }
         self.actions = actions;
         // Last, and one at a time: should a handler panic at one, the next handler is told the rest.
-        self.tell_untold();
+        if self.consumer.is_handler() && self.life.open && !self.over && !self.closing {
+            self.tell_some();
+        } else {
+            self.tell_untold();
+        }
         result?;
         if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
     }
@@ -44,10 +48,10 @@ impl Run<'_> {
             Action::Beat(message) | Action::SendFirst(message) => {
                 self.link.outbox.push_urgent(Outgoing::Message(message))
             }
-            Action::Send { message, receipt } => {
+            Action::Send { message, receipt, price } => {
                 // On a connection that is not open yet only what is urgent is written.
                 if self.life.open {
-                    self.link.outbox.push(Accepted::own(message, self.life.epoch, receipt));
+                    self.link.outbox.push(Accepted::own(message, self.life.epoch, receipt, price));
                 } else {
                     receipt.begin();
                     self.link.outbox.push_urgent(Outgoing::Message(message));

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use super::reading::Came;
 use super::run::Run;
-use crate::command::Command;
 use crate::message::CloseFrame;
 use crate::outbound::gate::Pass;
 use crate::overflow::Stage;
@@ -18,20 +17,20 @@ use crate::transport::{Broken, Outgoing, wait};
 /// So much of a command's time goes to the close; the rest is for the thread to end before its caller gives up on it.
 const SHARE: f64 = 0.75;
 
-/// When the close that a command asks for must be over.
-fn deadline_of(command: Command) -> Instant {
+/// When the close frames must have been exchanged, if all has to be over at `limit`.
+fn deadline_within(limit: Instant) -> Instant {
     let now = Instant::now();
-    now + command.deadline.saturating_duration_since(now).mul_f64(SHARE)
+    now + limit.saturating_duration_since(now).mul_f64(SHARE)
 }
 
 impl Run<'_> {
-    /// What was accepted is written, then a close frame, then the server has its say; all of it within the command's
-    /// time. Heartbeats and answers are seen to as before.
-    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, command: Command) {
+    /// What was accepted is written, then a close frame, then the server has its say; all of it before `limit`. Heartbeats
+    /// and answers are seen to as before.
+    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, limit: Instant) {
         // What it was told before is heard, and what it sends for that is sent.
         self.tell_handler();
         self.deliver_held();
-        if let Err(broken) = self.close_until_broken(tcp, connection, command) {
+        if let Err(broken) = self.close_until_broken(tcp, connection, limit) {
             self.last_words(connection, broken);
         }
         self.consumer.flush();
@@ -41,18 +40,18 @@ impl Run<'_> {
         &mut self,
         tcp: &TcpStream,
         connection: &mut Connection,
-        mut command: Command,
+        mut limit: Instant,
     ) -> Result<(), Broken> {
         let core = self.core;
-        let mut deadline = deadline_of(command);
+        let mut deadline = deadline_within(limit);
         core.mailbox.gate.close(Pass::Queue);
         core.status.set(ReadyState::Closing);
         self.closing = true;
         let mut asked = false;
         while Instant::now() < deadline {
             // A shutdown may have less patience than what we began with.
-            if let Some(later) = core.commands.standing().filter(|later| later.deadline < command.deadline) {
-                (command, deadline) = (later, deadline_of(later));
+            if let Some(later) = core.commands.standing().filter(|later| later.deadline < limit) {
+                (limit, deadline) = (later.deadline, deadline_within(later.deadline));
             }
             self.expire_requests(connection)?;
             if !asked {

@@ -61,6 +61,10 @@ impl Run<'_> {
     fn show(&mut self, connection: &mut Connection, message: Message, now: Instant) -> Result<Option<Message>, Broken> {
         let message = connection.message(message, now, self.core, &mut self.actions);
         self.carry_out(connection)?;
+        if message.is_some() {
+            // What it answered goes before it.
+            self.tell_untold();
+        }
         Ok(message)
     }
 

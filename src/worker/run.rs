@@ -37,6 +37,9 @@ const MAX_AVOIDED: usize = 16;
 /// Values told to a handler, one after the other, before the socket and whoever wants something sent get their turn.
 const TOLD_AT_ONCE: usize = 16;
 
+/// While the client is stopped, its handler is told what became of its messages for this share of the time.
+const TOLD: f64 = 0.9;
+
 /// What ended a connection.
 pub(super) enum Ended {
     Lost(DisconnectReason),
@@ -341,8 +344,17 @@ impl<'a> Run<'a> {
     /// Tells the consumer what it must still hear. One at a time is taken from there: should a handler panic, the next one
     /// is told the rest.
     pub(super) fn tell_untold(&mut self) {
-        // What nobody reads any more is for the supervisor to tell.
-        while !self.consumer.is_deserted() {
+        // What nobody reads any more, or not in time for a stop, is for the supervisor to tell.
+        while !self.consumer.is_deserted() && !self.core.commands.stop_presses(TOLD) {
+            let Some(event) = self.life.untold.pop_front() else { break };
+            self.emit(event);
+        }
+    }
+
+    /// As `tell_untold`, a few at a time: a cancel does not wait until a handler was told of a thousand timeouts. Until it
+    /// is, nothing more is read.
+    pub(super) fn tell_some(&mut self) {
+        for _ in 0..TOLD_AT_ONCE {
             let Some(event) = self.life.untold.pop_front() else { break };
             self.emit(event);
         }

@@ -40,6 +40,9 @@ const MESSAGES_A_CLOCK: usize = 16;
 /// While a worker spins, the clock is read, and deadlines looked at, once in so many turns that find nothing.
 const TURNS_A_CLOCK: u32 = 16;
 
+/// While the client is stopped, its handler hears what the server still said for this share of the time.
+const HEARD: f64 = 0.5;
+
 /// What one turn of reading found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Read {
@@ -62,6 +65,11 @@ enum Slept {
     HungUp,
 }
 
+/// Whether a connection that ends for this reason is closed in good order.
+fn is_in_order(reason: &DisconnectReason) -> bool {
+    matches!(reason, DisconnectReason::MaxAge | DisconnectReason::RenewalFailed(_))
+}
+
 impl Run<'_> {
     /// From a connection to its end. Whatever the way out, what the kernel has is counted before it is let go of.
     pub(super) fn serve(&mut self, transport: Transport, deadline: Instant) -> Ended {
@@ -71,6 +79,7 @@ impl Run<'_> {
         // What came before the end is told of before it, though there be no room.
         self.over = true;
         self.deliver_held();
+        self.core.counters.dropped.add(self.consumer.forget_held() as u64);
         self.consumer.flush();
         // Before the socket is shut, which the kernel would count as one more byte that the peer lacks.
         self.link.let_go(&self.core.mailbox.source.books);
@@ -100,8 +109,14 @@ impl Run<'_> {
         }
         match self.serve_until_broken(tcp, &mut connection) {
             Ok(command) => {
-                self.close(tcp, &mut connection, command);
+                self.close(tcp, &mut connection, command.deadline);
                 Ended::Commanded(command)
+            }
+            // Our own decision, on a line that works: in good order, so that what was written arrives.
+            Err(broken) if is_in_order(&broken.reason) => {
+                let limit = later(Instant::now(), self.state.settings.close_timeout);
+                self.close(tcp, &mut connection, limit);
+                Ended::Lost(broken.reason)
             }
             Err(broken) => {
                 if let Some(code) = broken.code {
@@ -297,9 +312,9 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// All of them, though the line is broken.
+    /// All of them, though the line is broken; as long as nobody who stops the client waits for that.
     pub(super) fn deliver_held(&mut self) {
-        while self.deliver_one_held().unwrap_or(true) {}
+        while !self.core.commands.stop_presses(HEARD) && self.deliver_one_held().unwrap_or(true) {}
     }
 
     fn read_batch(&mut self, connection: &mut Connection) -> Result<Read, Broken> {
@@ -321,6 +336,10 @@ impl Run<'_> {
             if !self.over && !self.consumer.has_room_to_read() {
                 return Ok(Read::Paused);
             }
+            if !self.life.untold.is_empty() && is_handler {
+                self.tell_some();
+                return Ok(Read::More);
+            }
             if self.consumer.has_held() && self.deliver_one_held()? {
                 continue;
             }
@@ -329,6 +348,9 @@ impl Run<'_> {
                 Came::Nothing => return Ok(Read::CaughtUp),
                 Came::Part => return Ok(Read::More),
                 Came::Message | Came::Other => {}
+            }
+            if is_handler && self.over && self.core.commands.stop_presses(HEARD) {
+                return Ok(Read::More);
             }
             if is_handler && !self.over {
                 // Whoever wants something sent or done does not wait for a whole batch of a slow handler.
@@ -351,21 +373,24 @@ impl Run<'_> {
     /// The connection is broken, most likely found by a write. What the server said before that may still be in the
     /// kernel, fills of orders among it: it is read first, and a close frame in it is the better reason.
     pub(super) fn last_words(&mut self, connection: &mut Connection, broken: Broken) -> Broken {
+        if is_in_order(&broken.reason) {
+            return broken;
+        }
         self.over = true;
+        self.tell_untold();
         self.deliver_held();
         let until = match broken.reason {
             _ if self.reads_broken => return broken,
             DisconnectReason::Transport(_) => None,
             // We end it, and the server may go on for ever.
-            DisconnectReason::MaxAge | DisconnectReason::RenewalFailed(_) | DisconnectReason::HeartbeatLost { .. } => {
-                Some(later(Instant::now(), self.state.settings.close_timeout))
-            }
+            DisconnectReason::HeartbeatLost { .. } => Some(later(Instant::now(), self.state.settings.close_timeout)),
             _ => return broken,
         };
         self.link.only_read_from_now_on();
         for _ in 0..LAST_BATCHES {
             self.refresh();
             match self.read_batch(connection) {
+                Ok(_) if self.core.commands.stop_presses(HEARD) => break,
                 Ok(Read::More) if until.is_some_and(|until| Instant::now() >= until) => break,
                 Ok(Read::More) => {}
                 Ok(_) => break,
