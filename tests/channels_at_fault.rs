@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 mod common;
-use common::{LONG, config, json_of, methods, ms};
+use common::{LONG, config, json_of, methods, ms, takes};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -153,6 +153,49 @@ fn closing_channel_one_by_one_costs_that_only() {
         st.refused.iter().map(|r| &r.channel).collect::<Vec<_>>()
     );
 }
+/// How a server ends the line over a channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Over {
+    /// It acknowledges, and closes a moment later.
+    Acknowledged,
+    /// Without a close frame.
+    Cut,
+}
+#[test]
+fn a_channel_over_which_the_line_ends_later_or_without_a_word_costs_that_only() {
+    for over in [Over::Acknowledged, Over::Cut] {
+        for size in [1, 100] {
+            let server = Arc::new(Server::start(Script::silent()).unwrap());
+            let weak = Arc::downgrade(&server);
+            server.set_script(Script::reply(move |_, m| match over {
+                _ if !has(m, "bad") => ok(m),
+                Over::Cut => {
+                    weak.upgrade().unwrap().cut();
+                    vec![]
+                }
+                Over::Acknowledged => {
+                    let weak = weak.clone();
+                    std::thread::spawn(move || {
+                        takes(ms(20));
+                        weak.upgrade().map(|server| server.close_all(1008, "no such channel"));
+                    });
+                    ok(m)
+                }
+            }));
+            let sup = Supervisor::start().unwrap();
+            let wants = config(&server).venue(P(size)).connect_timeout(ms(1000)).subscribe(["a", "b", "bad", "c"]);
+            let client = sup.spawn_client(wants).unwrap();
+            let found = until(LONG, || {
+                let status = client.subscriptions();
+                let refused = status.refused.iter().map(|refusal| &*refusal.channel).collect::<Vec<_>>();
+                status.active.len() == 3 && refused == ["bad"] && client.ready_state() == ReadyState::Open
+            });
+            assert!(found, "{over:?} {size}: {} connections, {:?}", server.accepts(), client.subscriptions());
+            assert!(server.accepts() <= 12, "{over:?} {size}: {}", server.accepts());
+        }
+    }
+}
+
 // Resubscribe whose unsubscribe is refused is told as done
 #[test]
 fn resubscribe_refused_is_not_told_as_done() {
@@ -265,7 +308,7 @@ fn a_venue_that_closes_at_its_channel_limit_converges() {
     let sup = Supervisor::start().unwrap();
     let names: Vec<String> = (0..25).map(|i| format!("c{i:02}")).collect();
     let c = sup.spawn_client(config(&server).venue(P(8)).connect_timeout(ms(500)).subscribe(&names)).unwrap();
-    let good = until(ms(15_000), || {
+    let good = until(2 * LONG, || {
         active(&c) == 20 && c.ready_state() == ReadyState::Open && c.subscriptions().refused.len() == 5
     });
     let st = c.subscriptions();

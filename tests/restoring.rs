@@ -372,3 +372,15 @@ fn the_margin_on_the_venues_limit_is_never_used_up() {
         }
     });
 }
+
+#[test]
+fn a_venue_that_lets_pass_one_at_a_time_finds_no_two_too_close() {
+    let server = ws_supervisor::testing::DeribitServer::builder().matching_engine(1, 5).start().unwrap();
+    let venue = Deribit::new().client_signature("id", "secret").matching_engine_limit(1, 5).unwrap();
+    let client = Client::connect(ClientConfig::new(server.url()).unwrap().venue(venue)).unwrap();
+    for _ in 0..8 {
+        let cancel = ws_supervisor::venue::deribit::cancel_all();
+        client.call::<u64>(cancel.wait_for_limit(LONG)).unwrap();
+    }
+    assert_eq!(server.violations(), Vec::<String>::new());
+}

@@ -1,5 +1,6 @@
 //! One channel of a client: what is wanted of it, what is known of it at the server, and what that is to be asked. Pure.
 
+use super::suspects::Ending;
 use crate::request::RpcError;
 
 /// What a batch asks for.
@@ -39,16 +40,17 @@ pub(super) struct Channel {
     pub(super) together: usize,
     /// The server ended a connection while it was asked for this one.
     pub(super) suspect: bool,
-    /// How often it did so while it was asked for this one alone, and for others it did not.
+    /// How often the connection was cut while the server was asked for this one.
+    pub(super) cuts: u32,
+    /// What speaks against it: the server ended connections over this one alone, and over others it did not.
     pub(super) strikes: u32,
-    /// How many channels had been joined by then: what proves that the venue is well, and no outage to blame.
+    /// How often other channels had been proven by then.
     pub(super) struck_at: u64,
+    /// How often the server acknowledged this one and went on.
+    pub(super) proven: u64,
     /// How often the server refused it for the moment, on this connection.
     pub(super) put_off: u32,
 }
-
-/// So often a server may end the connection over a channel before that is set aside.
-pub(super) const STRIKES: u32 = 2;
 
 impl Channel {
     pub(super) fn unwanted() -> Self {
@@ -62,17 +64,26 @@ impl Channel {
             uncertain: false,
             together: usize::MAX,
             suspect: false,
+            cuts: 0,
             strikes: 0,
             struck_at: 0,
+            proven: 0,
             put_off: 0,
         }
     }
 
-    /// The server closed the connection while it was asked for nothing else. Nobody is to blame while it does that to all.
-    pub(super) fn strike(&mut self, joined: u64) {
-        if self.strikes == 0 || joined > self.struck_at {
-            (self.strikes, self.struck_at) = (self.strikes + 1, joined);
+    /// The server ended the connection over this one alone; so often channels were proven so far. Nobody is to blame while it
+    /// does that to all.
+    pub(super) fn strike(&mut self, ending: Ending, proven: u64) {
+        let others = proven - self.proven;
+        if self.strikes == 0 || others > self.struck_at {
+            (self.strikes, self.struck_at) = (self.strikes + ending.weight(), others);
         }
+    }
+
+    /// It is no suspect any more, if it was.
+    pub(super) fn acquit(&mut self) {
+        (self.suspect, self.cuts, self.strikes) = (false, 0, 0);
     }
 
     /// What was asked was not done.
@@ -92,7 +103,8 @@ impl Channel {
             // One that the server does not name was not subscribed to.
             Operation::Unsubscribe => (AtServer::Absent, false),
         };
-        (self.suspect, self.strikes, self.put_off) = (false, 0, 0);
+        // A suspect remains one: the server may yet close the connection over it.
+        (self.cuts, self.put_off) = (0, 0);
     }
 
     /// What the server has to be asked, if anything.

@@ -28,8 +28,8 @@ pub(crate) struct Connection {
     pub(super) plans: usize,
     /// How long the venue is left alone after it refused for the moment, next time.
     pub(super) patience: Duration,
-    /// When the rest of an answer in parts is no longer waited for.
-    pub(super) parts_due: Option<Instant>,
+    /// When to look at the table of channels again.
+    pub(super) channels_due: Option<Instant>,
 }
 
 /// Channels planned in one go, at least and at most: other work gets its turn in between.
@@ -49,7 +49,7 @@ impl Connection {
     ) -> Self {
         let (monitor, first) = Monitor::open(rules.heartbeat.clone(), nonce, now);
         let (upkeep, opening, plans, patience) = (Upkeep::default(), false, PLANS.1, PATIENCE.0);
-        let connection = Self { rules, monitor, upkeep, opening, plans, patience, parts_due: None };
+        let connection = Self { rules, monitor, upkeep, opening, plans, patience, channels_due: None };
         if let Beat::Send(message) = first {
             connection.send_first(message, now, tables, out);
         }
@@ -73,7 +73,7 @@ impl Connection {
 
     /// When it wants to be asked again, if nothing else happens.
     pub(crate) fn due(&self, tables: &impl Tables) -> Option<Instant> {
-        [self.monitor.due(), tables.requests_due(), self.upkeep.due(), self.parts_due].into_iter().flatten().min()
+        [self.monitor.due(), tables.requests_due(), self.upkeep.due(), self.channels_due].into_iter().flatten().min()
     }
 
     /// Whether a rate limit holds up what it would ask for, so that a change of what is wanted is no reason to ask now.
@@ -167,7 +167,7 @@ impl Connection {
         if tables.subscriptions(|table| table.expects_more(batch)) {
             tables.requests(|table| table.expect_more(id, purpose, now));
         }
-        self.parts_due = tables.subscriptions(|table| table.parts_due());
+        self.channels_due = tables.subscriptions(|table| table.due());
     }
 
     /// Something may be due.
@@ -178,10 +178,10 @@ impl Connection {
             beat => self.beat(beat, turn.clogged, out),
         }
         self.expire(now, turn.caught_up, tables, out);
-        if self.parts_due.is_some_and(|due| now >= due) {
-            let refused = tables.subscriptions(|table| table.end_parts(now));
+        if self.channels_due.is_some_and(|due| now >= due) {
+            let refused = tables.subscriptions(|table| table.expire(now));
             out.extend(refused.into_iter().map(Action::Refused));
-            self.parts_due = tables.subscriptions(|table| table.parts_due());
+            self.channels_due = tables.subscriptions(|table| table.due());
             self.upkeep.ask_for_channels_at(now);
         }
         let all = if self.opening { Only::Unsuspected } else { Only::All };

@@ -15,6 +15,7 @@ pub(crate) mod requests;
 pub(crate) mod restart;
 pub(crate) mod restart_intensity;
 pub(crate) mod subscriptions;
+mod suspects;
 pub(crate) mod terms;
 pub(crate) mod timers;
 pub(crate) mod upkeep;

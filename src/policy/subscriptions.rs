@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use super::channel::Operation;
-use super::channel::{AtServer, Channel, STRIKES, Turn};
+use super::channel::{AtServer, Channel, Turn};
+pub(crate) use super::suspects::Ending;
+use super::suspects::{CUTS, Fresh, STRIKES, Together};
 use crate::error::RefusedChannel;
 use crate::request::{Request, RpcError};
 
@@ -125,8 +127,9 @@ pub(crate) struct Subscriptions {
     last_batch: u64,
     /// Channels that were settled, one way or the other.
     settled: u64,
-    /// Channels that the server acknowledged, on whichever connection.
-    joined: u64,
+    fresh: Fresh,
+    /// Channels that the server acknowledged and went on, on whichever connection.
+    proven: u64,
 }
 
 impl Subscriptions {
@@ -137,7 +140,7 @@ impl Subscriptions {
                 (channel.wanted, channel.kept) = (true, None);
                 if matches!(channel.at_server, AtServer::Refused(_)) {
                     (channel.at_server, channel.together) = (AtServer::Absent, usize::MAX);
-                    (channel.suspect, channel.strikes) = (false, 0);
+                    channel.acquit();
                 }
             });
         }
@@ -221,7 +224,8 @@ impl Subscriptions {
     }
 
     fn may_try_suspects(&self, only: Only) -> bool {
-        only != Only::Unsuspected && !self.batches.values().any(|batch| batch.on_trial)
+        let is_clear = self.fresh.until().is_none() && !self.batches.values().any(|batch| batch.on_trial);
+        only != Only::Unsuspected && is_clear
     }
 
     /// Whether there is more to ask now.
@@ -270,7 +274,7 @@ impl Subscriptions {
     }
 
     /// The server carried out a batch, for the acknowledged channels of it. Of a part the rest may follow: when to look,
-    /// [`parts_due`](Subscriptions::parts_due) says. Returns what is refused by it.
+    /// [`due`](Subscriptions::due) says. Returns what is refused by it.
     pub(crate) fn answered(
         &mut self,
         batch: u64,
@@ -287,12 +291,16 @@ impl Subscriptions {
                 std::mem::take(&mut under_way.names).into_iter().partition(|name| acknowledged.contains(name));
             if !done.is_empty() && !rest.is_empty() {
                 (under_way.names, under_way.more_until) = (rest, Some(now + MORE_ANSWERS));
+                let on_trial = under_way.on_trial;
                 for name in &done {
                     self.settle_one(batch, name, |channel| channel.carried_out(Operation::Subscribe));
                 }
+                self.joined(done, on_trial, now);
                 return Vec::new();
             }
-            under_way.names = [done, rest].concat();
+            under_way.names = [done.clone(), rest].concat();
+            let on_trial = under_way.on_trial;
+            self.joined(done, on_trial, now);
         }
         self.end_batch(batch, |operation, name, channel, _| match operation {
             Operation::Subscribe if !acknowledged.contains(name) => {
@@ -303,13 +311,37 @@ impl Subscriptions {
         })
     }
 
-    /// When the rest of a batch that was answered in part is no longer waited for.
-    pub(crate) fn parts_due(&self) -> Option<Instant> {
-        self.batches.values().filter_map(|under_way| under_way.more_until).min()
+    /// These are there. While anything is fresh, no suspect is tried.
+    fn joined(&mut self, names: Vec<Arc<str>>, on_trial: bool, now: Instant) {
+        self.prove(now);
+        if !names.is_empty() {
+            self.fresh.push(Together { names, on_trial }, now);
+        }
     }
 
-    /// Gives up on parts that did not come; returns what is refused by it.
-    pub(crate) fn end_parts(&mut self, now: Instant) -> Vec<RefusedChannel> {
+    /// What is no longer fresh was nothing to close the connection over.
+    fn prove(&mut self, now: Instant) {
+        while let Some(names) = self.fresh.next_proven(now) {
+            for name in &names {
+                self.proven += 1;
+                self.change(name, false, |channel| {
+                    channel.proven += 1;
+                    channel.acquit();
+                });
+            }
+        }
+    }
+
+    /// When to look again: the rest of a batch that was answered in part is no longer waited for, or nothing is fresh any
+    /// more.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let parts = self.batches.values().filter_map(|under_way| under_way.more_until);
+        parts.chain(self.fresh.until()).min()
+    }
+
+    /// Gives up on parts that did not come, and ends trials; returns what is refused by it.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<RefusedChannel> {
+        self.prove(now);
         let over = |under_way: &UnderWay| under_way.more_until.is_some_and(|until| until <= now);
         let ended: Vec<_> = self.batches.iter().filter(|(_, batch)| over(batch)).map(|(batch, _)| *batch).collect();
         let nothing_more = BTreeSet::new();
@@ -412,34 +444,35 @@ impl Subscriptions {
     }
 
     fn settle_one(&mut self, batch: u64, name: &Arc<str>, verdict: impl FnOnce(&mut Channel)) {
-        let (mut settled, mut joined) = (0, 0);
+        let mut settled = 0;
         self.change(name, false, |channel| {
             if channel.at_server == AtServer::Asked(batch) {
                 verdict(channel);
-                joined = u64::from(channel.at_server == AtServer::Present);
                 settled = u64::from(matches!(channel.at_server, AtServer::Present | AtServer::Refused(_)));
             }
         });
         self.settled += settled;
-        self.joined += joined;
     }
 
-    /// The server has ended the connection, and not for a reason of its own: what it was being asked for may be why. That
-    /// is narrowed down on the connections that follow.
-    pub(crate) fn suspect(&mut self) {
-        let asked: Vec<_> =
-            self.batches.values().filter(|batch| batch.operation == Operation::Subscribe).cloned().collect();
-        let (joined, one_batch) = (self.joined, asked.len() == 1);
-        for UnderWay { names, .. } in asked {
-            let (alone, half) = (one_batch && names.len() == 1, (names.len() / 2).max(1));
-            for name in &names {
-                self.change(name, false, |channel| {
-                    (channel.suspect, channel.together) = (true, channel.together.min(half));
+    /// The server has ended the connection, and not for a reason of its own: what it was being asked for, or what it had just
+    /// acknowledged, may be why. That is narrowed down on the connections that follow.
+    pub(crate) fn suspect(&mut self, ending: Ending, now: Instant) {
+        self.prove(now);
+        let asked = self.batches.values().filter(|batch| batch.operation == Operation::Subscribe);
+        let asked = asked.map(|batch| Together { names: batch.names.clone(), on_trial: batch.on_trial }).collect();
+        let blamed = self.fresh.blamed(asked, ending);
+        let (proven, alone, half) = (self.proven, blamed.len() == 1, (blamed.len() / 2).max(1));
+        for name in &blamed {
+            self.change(name, false, |channel| {
+                channel.cuts += u32::from(ending == Ending::Cut);
+                channel.suspect |= ending == Ending::Closed || channel.cuts >= CUTS;
+                if channel.suspect {
+                    channel.together = channel.together.min(half);
                     if alone {
-                        channel.strike(joined);
+                        channel.strike(ending, proven);
                     }
-                });
-            }
+                }
+            });
         }
     }
 
@@ -447,6 +480,7 @@ impl Subscriptions {
     pub(crate) fn disconnected(&mut self) {
         self.batches.clear();
         self.late.clear();
+        self.fresh.clear();
         let names: Vec<_> = self.channels.keys().cloned().collect();
         for name in &names {
             self.change(name, false, |channel| {

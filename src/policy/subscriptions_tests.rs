@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::suspects::PROBATION;
 
 fn plan(subscriptions: &Subscriptions) -> Vec<(Operation, Vec<Arc<str>>)> {
     subscriptions.plan(usize::MAX, Only::All)
@@ -18,7 +19,7 @@ fn answer(subscriptions: &mut Subscriptions, batch: u64, has: impl Fn(&str) -> b
     let acknowledged = subscriptions.channels_of(batch).into_iter().filter(|name| has(name)).collect();
     let now = Instant::now();
     let mut refused = subscriptions.answered(batch, &acknowledged, now);
-    refused.extend(subscriptions.end_parts(now + MORE_ANSWERS));
+    refused.extend(subscriptions.expire(now + MORE_ANSWERS));
     refused
 }
 
@@ -79,10 +80,10 @@ fn an_answer_in_parts_is_waited_for_and_what_never_came_is_refused() {
     assert!(subscriptions.expects_more(batch) && subscriptions.standing("a", true) == Standing::UnderWay);
     assert_eq!(subscriptions.answered(batch, &part("a"), now), []);
     assert_eq!(subscriptions.active(), names(&["a", "b"]));
-    assert_eq!(subscriptions.end_parts(now), []);
-    let refused = subscriptions.end_parts(subscriptions.parts_due().unwrap());
+    assert_eq!(subscriptions.expire(now), []);
+    let refused = subscriptions.expire(subscriptions.due().unwrap());
     assert_eq!((refused.len(), &*refused[0].channel), (1, "c"));
-    assert!(!subscriptions.is_asking() && subscriptions.parts_due().is_none());
+    assert!(!subscriptions.is_asking());
 }
 
 #[test]
@@ -103,34 +104,72 @@ fn what_is_let_go_and_wanted_again_is_asked_for_anew() {
     assert!(plan(&subscriptions).is_empty() && subscriptions.standing("book", true) == Standing::Settled);
 }
 
-#[test]
-fn a_channel_that_ends_the_connection_is_found_and_set_aside_and_costs_no_other() {
-    let mut subscriptions = Subscriptions::default();
-    subscriptions.want(&names(&["a", "b", "bad", "c", "d", "e", "f"]));
+/// A table whose server has something against one channel; returns how many connections it takes.
+fn connections_until_set_aside(subscriptions: &mut Subscriptions, ending: Ending, acknowledges: bool) -> usize {
     let (mut connections, mut opening) = (0, true);
-    while subscriptions.has_more(Only::All) {
-        assert!(connections < 20);
-        let Some((operation, channels)) =
-            subscriptions.plan(usize::MAX, if opening { Only::Unsuspected } else { Only::All }).into_iter().next()
-        else {
-            opening = false;
-            continue;
-        };
-        let bad = channels.iter().any(|name| &**name == "bad");
-        let batch = subscriptions.asked(operation, channels);
-        if bad {
-            subscriptions.suspect();
+    let mut now = Instant::now();
+    while subscriptions.has_more(Only::All) || subscriptions.due().is_some() {
+        assert!(connections < 30);
+        now += PROBATION;
+        subscriptions.expire(now);
+        let only = if opening { Only::Unsuspected } else { Only::All };
+        let plan = subscriptions.plan(usize::MAX, only);
+        opening &= !plan.is_empty();
+        let mut ends = false;
+        for (operation, channels) in plan {
+            let bad = channels.iter().any(|name| &**name == "bad");
+            let batch = subscriptions.asked(operation, channels);
+            if !bad || acknowledges {
+                subscriptions.answered(batch, &subscriptions.channels_of(batch).into_iter().collect(), now);
+            }
+            ends |= bad;
+        }
+        if ends {
+            subscriptions.suspect(ending, now);
             subscriptions.disconnected();
             (connections, opening) = (connections + 1, true);
-        } else {
-            answer(&mut subscriptions, batch, |_| true);
         }
     }
-    assert_eq!(subscriptions.active(), names(&["a", "b", "c", "d", "e", "f"]));
-    let [refused] = &subscriptions.refusals()[..] else { panic!() };
-    assert!(&*refused.channel == "bad" && refused.error.to_string().contains("set aside"));
-    subscriptions.want(&names(&["bad"]));
-    assert_eq!(plan(&subscriptions), [(Operation::Subscribe, names(&["bad"]))], "asked for again when wanted anew");
+    connections
+}
+
+#[test]
+fn a_channel_that_ends_the_connection_is_found_and_set_aside_and_costs_no_other() {
+    // While it is asked for; a moment later; or without a word.
+    for (ending, acknowledges) in [(Ending::Closed, false), (Ending::Closed, true), (Ending::Cut, false)] {
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.want(&names(&["a", "b", "bad", "c", "d", "e", "f"]));
+        let connections = connections_until_set_aside(&mut subscriptions, ending, acknowledges);
+        assert!(connections <= 8, "{ending:?} {acknowledges}: {connections}");
+        assert_eq!(subscriptions.active(), names(&["a", "b", "c", "d", "e", "f"]));
+        let [refused] = &subscriptions.refusals()[..] else { panic!() };
+        assert!(&*refused.channel == "bad" && refused.error.to_string().contains("set aside"));
+        subscriptions.want(&names(&["bad"]));
+        assert_eq!(plan(&subscriptions), [(Operation::Subscribe, names(&["bad"]))], "asked for again when wanted anew");
+    }
+}
+
+#[test]
+fn nobody_is_set_aside_while_every_connection_ends() {
+    let now = Instant::now();
+    for (ending, acknowledges) in [(Ending::Closed, false), (Ending::Closed, true), (Ending::Cut, false)] {
+        for wanted in [names(&["one"]), names(&["one", "other"])] {
+            let mut subscriptions = Subscriptions::default();
+            subscriptions.want(&wanted);
+            for _ in 0..20 {
+                // The whole of it in the first moment of a connection.
+                for (operation, channels) in plan(&subscriptions) {
+                    let batch = subscriptions.asked(operation, channels.clone());
+                    if acknowledges {
+                        subscriptions.answered(batch, &channels.into_iter().collect(), now);
+                    }
+                }
+                subscriptions.suspect(ending, now);
+                subscriptions.disconnected();
+            }
+            assert!(subscriptions.refusals().is_empty(), "{ending:?} {acknowledges} {}", wanted.len());
+        }
+    }
 }
 
 #[test]

@@ -139,7 +139,8 @@ impl Deribit {
     }
 
     /// The limit of requests that reach the matching engine, as `private/get_account_summary` tells it for your account:
-    /// so many at once, so many a second.
+    /// so many at once, so many a second. A margin is kept of it: one fewer at once and 5 % less a second are sent, and half as
+    /// many a second where only one may be sent at once.
     ///
     /// ```
     /// use ws_supervisor::venue::deribit::Deribit;
@@ -276,10 +277,12 @@ pub(crate) enum Pool {
     None,
 }
 
-/// The venue's limit with a margin: one fewer at once, a twentieth less a second, and a tenth of it, at least one, for
-/// what cancels.
+/// The venue's limit with a margin: one fewer at once and a twentieth less a second; where no more than one may go at once,
+/// half as many a second, since the network may bring two close together. A tenth of it, at least one, is for what
+/// cancels.
 fn matching_engine(burst: u32, a_second: u32) -> Result<RateLimit, crate::error::ConfigError> {
-    let (most, a_minute) = (burst.saturating_sub(1).max(burst.min(1)), a_second.saturating_mul(57));
+    let (most, of_60) = if burst > 1 { (burst - 1, 57) } else { (burst, 30) };
+    let a_minute = a_second.saturating_mul(of_60);
     let limit = RateLimit::bucket(most, a_minute, Duration::from_secs(60))?.cost(cost(Pool::MatchingEngine, 1));
     let cancels = |message: &Message| method(message).is_some_and(|method| method.starts_with("private/cancel"));
     Ok(if most < 3 { limit } else { limit.reserve((burst / 10).max(1), cancels) })

@@ -22,6 +22,7 @@ use crate::outbound::link::Link;
 use crate::overflow::Stage;
 use crate::policy::connection::Connection;
 use crate::policy::idle::Rest;
+use crate::policy::subscriptions::Ending;
 use crate::policy::terms::Turn;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::telemetry::duty::Doing;
@@ -128,17 +129,16 @@ impl Run<'_> {
         }
     }
 
-    /// The server has closed the connection: if not for a reason of its own, then perhaps over what it was being asked for.
-    /// An end without a close frame says nothing: networks do that.
+    /// The server has ended the connection: if not for a reason of its own, then perhaps over what it was being asked for.
     fn suspect_channels(&self, reason: &DisconnectReason) {
         const ITS_OWN: [u16; 3] = [CloseFrame::GOING_AWAY, 1012, 1013];
-        let suspicious = match reason {
-            DisconnectReason::ClosedByServer(Some(frame)) => !ITS_OWN.contains(&frame.code),
-            _ => false,
+        let ending = match reason {
+            DisconnectReason::ClosedByServer(Some(frame)) if ITS_OWN.contains(&frame.code) => return,
+            DisconnectReason::ClosedByServer(Some(_)) => Ending::Closed,
+            DisconnectReason::ClosedByServer(None) | DisconnectReason::Transport(_) => Ending::Cut,
+            _ => return,
         };
-        if suspicious {
-            self.core.wanted.look(|table| table.suspect());
-        }
+        self.core.wanted.look(|table| table.suspect(ending, Instant::now()));
     }
 
     /// Discards what a session that never opened left behind; it may have panicked.
