@@ -373,3 +373,38 @@ fn a_venue_that_closes_on_everything_for_a_while_sets_no_channel_aside() {
         outage(code, reason);
     }
 }
+
+#[test]
+fn an_error_for_one_part_of_an_answer_costs_that_channel_and_no_part_reaches_a_reader() {
+    let server = Server::start(Script::reply(|_, m| {
+        let request = json_of(m);
+        let part = |channel: &serde_json::Value| match channel == "b" {
+            true => json!({"id": request["id"], "error": {"code": 1, "message": "no such pair"}}),
+            false => json!({"id": request["id"], "result": [channel]}),
+        };
+        request["params"].as_array().unwrap().iter().map(|channel| part(channel).to_string().into()).collect()
+    }))
+    .unwrap();
+    let client = Client::connect(config(&server).venue(P(100)).subscribe(["a", "b", "c", "d"])).unwrap();
+    assert!(until(LONG, || active(&client) == 3 && client.subscriptions().refused.len() == 1));
+    client.close().unwrap();
+    let events: Vec<_> = client.events().iter().collect();
+    assert!(!events.iter().any(|event| matches!(event, Event::Message(_))), "{events:?}");
+}
+
+/// A token is not refused because the venue is busy.
+#[test]
+fn a_renewal_refused_for_the_moment_is_asked_for_again_on_the_same_connection() {
+    let renewals = Arc::new(AtomicUsize::new(0));
+    let counts = renewals.clone();
+    let server = Server::start(Script::reply(move |_, m| match json_of(m)["method"] == "renew" {
+        true if counts.fetch_add(1, Ordering::SeqCst) == 0 => err(m, 429, "too many requests"),
+        _ => ok(m),
+    }))
+    .unwrap();
+    let venue = common::Plain { renews: Some(ms(50)), ..Default::default() };
+    let client = Client::connect(config(&server).venue(venue)).unwrap();
+    assert!(until(LONG, || renewals.load(Ordering::SeqCst) == 2));
+    client.close().unwrap();
+    assert_eq!((client.epoch(), server.accepts()), (1, 1));
+}

@@ -192,7 +192,10 @@ impl Connection {
         }
         if let Some(request) = self.upkeep.take_renewal(now) {
             if let Err(unasked) = self.ask(request, Purpose::Renewal, now, tables, out) {
-                out.push(not_renewed(unasked.describe()));
+                match unasked.try_again(now) {
+                    Some(at) => self.upkeep.renew_again(at),
+                    None => out.push(not_renewed(unasked.describe())),
+                }
             }
         }
         if self.upkeep.is_too_old(now, || tables.requests(|table| table.pending())) {
@@ -257,9 +260,16 @@ impl Connection {
         out: &mut Vec<Action<T::Caller>>,
     ) {
         match purpose {
-            Purpose::Renewal => match self.renewed(response) {
-                Ok(renewal) => self.upkeep.renew(now, renewal),
-                Err(message) => out.push(not_renewed(message)),
+            Purpose::Renewal => match &response.outcome {
+                Err(RequestError::Rpc(error)) if self.is_temporary(error) => {
+                    out.push(Action::Warn(format!("the renewal is refused for the moment: {error}").into()));
+                    let at = self.after_patience(now);
+                    self.upkeep.renew_again(at);
+                }
+                _ => match self.renewed(response) {
+                    Ok(renewal) => self.upkeep.renew(now, renewal),
+                    Err(message) => out.push(not_renewed(message)),
+                },
             },
             Purpose::Subscription(batch) => {
                 let outcome = match response.outcome {
@@ -269,8 +279,8 @@ impl Connection {
                         tables.subscriptions(|table| table.put_off(batch));
                         // Whatever else is refused meanwhile changes nothing.
                         if !self.upkeep.asks_later() {
-                            self.upkeep.ask_for_channels_at(later(now, self.patience));
-                            self.patience = (self.patience * 2).min(PATIENCE.1);
+                            let at = self.after_patience(now);
+                            self.upkeep.ask_for_channels_at(at);
                         }
                         return;
                     }
@@ -288,6 +298,13 @@ impl Connection {
                 self.ask_when_free(now);
             }
         }
+    }
+
+    /// When a venue that refused for the moment is asked again; each time that is later.
+    fn after_patience(&mut self, now: Instant) -> Instant {
+        let at = later(now, self.patience);
+        self.patience = (self.patience * 2).min(PATIENCE.1);
+        at
     }
 
     fn renewed(&self, response: Response) -> Result<Option<Renewal>, Box<str>> {

@@ -18,6 +18,9 @@ pub(crate) const MAX_PENDING: usize = 65_536;
 /// For so long requests that have failed are remembered, so that a late answer is known for what it is.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
+/// The other parts of an answer follow within this time: while they may, each message has to be looked at.
+const PARTS_FOLLOW: Duration = Duration::from_secs(5);
+
 /// While nothing is read, what the worker itself asked for gets this much longer, again and again.
 const LONGER_UNREAD: Duration = Duration::from_secs(1);
 
@@ -116,7 +119,7 @@ pub(crate) struct Leftover<C> {
 pub(crate) struct Requests<C> {
     pending: HashMap<RequestId, Pending<C>>,
     given_up: HashMap<RequestId, GivenUp>,
-    /// In the order in which they are forgotten; some may be gone already.
+    /// In the order in which they came, and are forgotten; some may be gone already.
     to_forget: VecDeque<(Instant, RequestId)>,
     /// When something is due at the earliest. May be too early, which costs a needless look, never too late.
     due: Option<Instant>,
@@ -252,27 +255,27 @@ impl<C> Requests<C> {
     }
 
     fn remember(&mut self, id: RequestId, pending: &Pending<C>, now: Instant) {
-        if self.to_forget.len() == MAX_PENDING {
-            self.forget_one();
-        }
         let (method, message) = (pending.method.clone(), pending.message.clone());
         let own = match pending.whom {
             Whom::Worker(purpose) => Some(purpose),
             _ => None,
         };
-        let forget_at = now + REMEMBERED;
-        self.is_due_by(forget_at);
-        self.to_forget.push_back((forget_at, id.clone()));
-        self.given_up.insert(id, GivenUp { method, message, own, forget_at });
+        self.keep(id, GivenUp { method, message, own, forget_at: now + REMEMBERED });
     }
 
     /// The answer that came was a part: what else comes under this id is for the same.
     pub(crate) fn expect_more(&mut self, id: RequestId, purpose: Purpose, now: Instant) {
-        let forget_at = now + REMEMBERED;
-        self.is_due_by(forget_at);
-        self.to_forget.push_back((forget_at, id.clone()));
         let (method, message) = ("".into(), Message::text(""));
-        self.given_up.insert(id, GivenUp { method, message, own: Some(purpose), forget_at });
+        self.keep(id, GivenUp { method, message, own: Some(purpose), forget_at: now + PARTS_FOLLOW });
+    }
+
+    fn keep(&mut self, id: RequestId, given_up: GivenUp) {
+        if self.to_forget.len() == MAX_PENDING {
+            self.forget_one();
+        }
+        self.is_due_by(given_up.forget_at);
+        self.to_forget.push_back((given_up.forget_at, id.clone()));
+        self.given_up.insert(id, given_up);
     }
 
     fn forget_one(&mut self) {

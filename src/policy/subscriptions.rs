@@ -259,7 +259,8 @@ impl Subscriptions {
 
     /// Whether more answers to a batch may come, though there was one.
     pub(crate) fn expects_more(&self, batch: u64) -> bool {
-        self.batches.get(&batch).is_some_and(|under_way| under_way.more_until.is_some())
+        let expects = |under_way: &UnderWay| under_way.more_until.is_some();
+        self.batches.get(&batch).is_some_and(expects) || self.late.contains_key(&batch)
     }
 
     /// How many channels were settled so far: while this rises, there is progress.
@@ -281,8 +282,13 @@ impl Subscriptions {
         acknowledged: &BTreeSet<Arc<str>>,
         now: Instant,
     ) -> Vec<RefusedChannel> {
-        if let Some(under_way) = self.late.remove(&batch) {
+        if let Some(mut under_way) = self.late.remove(&batch) {
             self.answered_late(batch, &under_way, acknowledged);
+            under_way.names.retain(|name| !acknowledged.contains(name));
+            // Of a part the rest may follow.
+            if !under_way.names.is_empty() {
+                self.late.insert(batch, under_way);
+            }
             return Vec::new();
         }
         let Some(under_way) = self.batches.get_mut(&batch) else { return Vec::new() };
@@ -374,6 +380,10 @@ impl Subscriptions {
     /// The server refused a batch. Of several channels one may be to blame: they are tried in halves. Returns what is
     /// refused by it.
     pub(crate) fn refused(&mut self, batch: u64, error: &RpcError) -> Vec<RefusedChannel> {
+        // It may be a part, and others follow.
+        if let Some(known) = self.batches.get(&batch).filter(|known| known.names.len() > 1).cloned() {
+            self.keep_late(batch, known);
+        }
         self.end_batch(batch, |operation, _, channel, size| match (operation, size) {
             (Operation::Subscribe, 1) => channel.at_server = AtServer::Refused(error.clone()),
             (Operation::Unsubscribe, 1) => {

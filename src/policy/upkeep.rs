@@ -72,6 +72,8 @@ const ROTATION_LOOKS: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
     renewal: Option<(Instant, Renewal)>,
+    /// The one that is being asked for.
+    renewing: Option<Renewal>,
     /// When the connection is to be replaced: once nothing is pending, or at the latest.
     rotation: Option<(Instant, Instant)>,
     /// When to ask again for channels that are wanted.
@@ -89,6 +91,11 @@ impl Upkeep {
 
     pub(crate) fn renew(&mut self, now: Instant, renewal: Option<Renewal>) {
         self.renewal = renewal.map(|renewal| (later(now, renewal.after.max(LEAST_RENEWAL)), renewal));
+    }
+
+    /// The venue could not renew it now, or was not asked after all: it is asked again.
+    pub(crate) fn renew_again(&mut self, at: Instant) {
+        self.renewal = self.renewing.take().map(|renewal| (at, renewal));
     }
 
     pub(crate) fn ask_for_channels_at(&mut self, at: Instant) {
@@ -129,7 +136,8 @@ impl Upkeep {
     }
 
     pub(crate) fn take_renewal(&mut self, now: Instant) -> Option<Request> {
-        self.renewal.take_if(|(at, _)| now >= *at).map(|(_, renewal)| (renewal.request)())
+        let (_, renewal) = self.renewal.take_if(|(at, _)| now >= *at)?;
+        Some((self.renewing.insert(renewal).request)())
     }
 
     /// Whether the connection has to be replaced now, with so many requests pending.
