@@ -47,13 +47,27 @@ fn what_came_behind_a_failed_renewal_is_delivered() {
 // a handler's drop that panics undoes what was decided
 struct DropBomb;
 impl Handler for DropBomb {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        panic!("message");
+    }
 }
 impl Drop for DropBomb {
     fn drop(&mut self) {
         panic!("drop");
     }
 }
+/// Two panics at once would end the process.
+#[test]
+fn a_handler_that_panics_and_does_so_again_as_it_is_dropped_costs_one_restart() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&server).delivery(Delivery::inline(|| DropBomb))).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    server.push("boom");
+    eventually("the next connection", || client.epoch() == 2);
+    assert_eq!((supervisor.stop_client(client.id()), client.stats().restarts), (Ok(()), 1));
+}
+
 #[test]
 fn a_handler_that_panics_as_it_is_dropped_leaves_a_parked_client_parked() {
     let server = Server::start(Script::refuse(404)).unwrap();

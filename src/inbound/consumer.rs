@@ -31,7 +31,11 @@ pub(crate) struct Consumer<'a> {
 
 enum To<'a> {
     Queue(&'a mut Queue),
-    Handler { handler: Box<dyn Handler>, timers: Timers },
+    /// Not owned: it is dropped when the run has been accounted for, however that ended.
+    Handler {
+        handler: &'a mut dyn Handler,
+        timers: Timers,
+    },
 }
 
 /// What a handler is shown and may use.
@@ -61,7 +65,7 @@ impl<'a> Consumer<'a> {
         Self { to: To::Queue(queue), overflow, held: None, holding: false, pacer: Pacer::default() }
     }
 
-    pub(crate) fn handler(handler: Box<dyn Handler>, overflow: Overflow) -> Self {
+    pub(crate) fn handler(handler: &'a mut dyn Handler, overflow: Overflow) -> Self {
         Self {
             to: To::Handler { handler, timers: Timers::default() },
             overflow,

@@ -1,7 +1,6 @@
 //! One run of the worker: from dial to dial, until something ends it.
 
 use std::net::TcpStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -316,13 +315,6 @@ impl<'a> Run<'a> {
                     }
                 }
             }
-        }
-        let Run { state, link, consumer, .. } = self;
-        drop(link);
-        // What a handler does as it is dropped changes nothing of what was decided and told.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(consumer))) {
-            log::error!("client `{}`: its handler panicked as it was dropped", state.core.tag.name);
-            std::mem::forget(payload);
         }
         exit
     }

@@ -91,6 +91,7 @@ fn cores() -> Vec<usize> {
 /// The whole of a worker's thread.
 fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -> Exit {
     state.core.set_thread();
+    let mut handler = None;
     let result = catch_unwind(AssertUnwindSafe(|| {
         let Some(work) = state.work() else { return Exit::new(state, ExitReason::Closed) };
         let mut kept = state.kept.lock();
@@ -100,7 +101,7 @@ fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -
         }
         let overflow = state.settings.overflow;
         let consumer = match (&work.hooks.delivery.0, queue) {
-            (Way::Inline(factory), _) => Consumer::handler(factory(), overflow),
+            (Way::Inline(factory), _) => Consumer::handler(&mut **handler.insert(factory()), overflow),
             (_, Some(queue)) => Consumer::queue(queue, overflow),
             (_, None) => return Exit::new(state, ExitReason::Closed),
         };
@@ -115,9 +116,14 @@ fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -
         dropped.unwrap_or_else(std::mem::forget);
         post_mortem(state, message)
     });
-    // Its drops are the caller's code.
+    // What the caller's code does as it is dropped changes nothing of what was decided and told. Not before: a drop that
+    // panics while a panic unwinds ends the process.
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(handler)));
     let let_go = catch_unwind(AssertUnwindSafe(|| state.let_go()));
-    let_go.unwrap_or_else(std::mem::forget);
+    for payload in [dropped, let_go].into_iter().filter_map(Result::err) {
+        log::error!("client `{}`: what it held for you panicked as it was dropped", state.core.tag.name);
+        std::mem::forget(payload);
+    }
     exit
 }
 
