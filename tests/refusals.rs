@@ -275,3 +275,24 @@ fn a_loop_of_crashes_turns_less_and_less_often_and_is_parked() {
     assert_eq!(server.accepts(), 11);
     assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
 }
+
+/// A server that finds the head too large says so before it has read all of it, and hangs up.
+#[test]
+fn a_refusal_that_comes_while_the_request_is_still_written_is_told() {
+    for hangs_up in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let _ = stream.read(&mut [0; 1000]);
+            let _ = stream.write_all(b"HTTP/1.1 431 Too Large\r\nContent-Length: 3\r\n\r\nbig");
+            if !hangs_up {
+                std::mem::forget(stream);
+            }
+        });
+        match refused(to(address).header("X-Token", "a".repeat(8 << 20))) {
+            ConnectError::Refused(refusal) => assert_eq!((refusal.status, &*refusal.body), (431, "big")),
+            other => panic!("hangs up: {hangs_up}: {other}"),
+        }
+    }
+}

@@ -29,10 +29,11 @@ const MAX_INTERIM: usize = 1_000;
 /// Runs the upgrade; returns the bytes that came after the server's answer.
 pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>, Halt> {
     let key = generate_key();
-    write_all(attempt, wire, request(attempt.settings, attempt.dial, &key).as_bytes())?;
     let mut came = Vec::with_capacity(1024);
+    let request = request(attempt.settings, attempt.dial, &key);
+    let mut broke = write_all(attempt, wire, request.as_bytes(), &mut came)?;
     for _ in 0..=MAX_INTERIM {
-        let length = read_head(attempt, wire, &mut came)?;
+        let length = read_head(attempt, wire, &mut came).map_err(|halt| broke.take().unwrap_or(halt))?;
         let rest = came.split_off(length);
         match check(attempt.settings, &key, &came)? {
             Verdict::Upgraded => return Ok(rest),
@@ -154,16 +155,36 @@ fn request(settings: &Settings, dial: &Dial, key: &str) -> String {
     request + "\r\n"
 }
 
-fn write_all(attempt: &Attempt<'_>, wire: &mut Wire, mut bytes: &[u8]) -> Result<(), Halt> {
+/// Ends early when the server answers before it has read all; when the line breaks with that, which it may have said why.
+fn write_all(
+    attempt: &Attempt<'_>,
+    wire: &mut Wire,
+    mut bytes: &[u8],
+    came: &mut Vec<u8>,
+) -> Result<Option<Halt>, Halt> {
     while !bytes.is_empty() {
         match wire.write(bytes) {
-            Ok(0) => return Err(attempt.lost("the server closed the connection")),
+            Ok(0) => return Ok(Some(attempt.lost("the server closed the connection"))),
             Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
-            Err(error) => return Err(broken(attempt, &error)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if let Some(error) = wire.socket_mut().take_write_error() {
+                    return Ok(Some(broken(attempt, &error)));
+                }
+                let mut chunk = [0; 4096];
+                match wire.read(&mut chunk) {
+                    Ok(read @ 1..) => {
+                        came.extend_from_slice(&chunk[..read]);
+                        return Ok(None);
+                    }
+                    Ok(_) => return Ok(Some(attempt.lost("the server closed the connection"))),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
+                    Err(error) => return Ok(Some(broken(attempt, &error))),
+                }
+            }
+            Err(error) => return Ok(Some(broken(attempt, &error))),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// A TLS 1.3 server refuses us only after the handshake.
