@@ -12,9 +12,9 @@ use std::time::Duration;
 use common::{LONG, config, eventually, ms, next, next_open, next_text, wait_for_state};
 use ws_supervisor::testing::{self, Script, Server};
 use ws_supervisor::{
-    Client, ClientPhase, Context, Delivery, DisconnectReason, Event, ExitReason, Handler, Heartbeat, IntensityScope,
-    Message, ParkReason, ReadyState, Restart, RestartCounting, SendError, StartError, StopError, Supervisor,
-    SupervisorEvent, SupervisorExit,
+    Client, ClientConfig, ClientPhase, Context, Delivery, DisconnectReason, Event, ExitReason, Handler, Heartbeat,
+    IntensityScope, Message, ParkReason, ReadyState, Restart, RestartCounting, SendError, StartError, StopError,
+    Supervisor, SupervisorEvent, SupervisorExit,
 };
 
 /// Panics on the worker's thread when told to; counts how often it was built.
@@ -417,4 +417,32 @@ fn an_unsupervised_client_reconnects_closes_and_reports_a_failed_start() {
         Err(StartError::Ended(ExitReason::Panicked(message))) => assert_eq!(&*message, "no handler"),
         other => panic!("{other:?}"),
     }
+}
+
+/// What is handed back there is told nowhere else.
+#[test]
+fn an_order_handed_back_in_a_supervisors_event_outlives_a_thousand_other_events() {
+    struct Bug;
+    impl Handler for Bug {
+        fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+            context.send("an order").unwrap();
+            panic!("a bug");
+        }
+    }
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::builder().intensity(0, LONG).start().unwrap();
+    let client = supervisor.spawn_client(config(&server).delivery(Delivery::inline(|| Bug))).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    server.push("tick");
+    wait_for_state(&client, ReadyState::Parked);
+    eventually("the word of it", || supervisor.count_clients().parked == 1);
+    for n in 0..1_100 {
+        let other = ClientConfig::new("ws://127.0.0.1:9").unwrap().name(n.to_string());
+        let other = supervisor.spawn_client(other).unwrap();
+        supervisor.stop_client(other.id()).unwrap();
+    }
+    let alerts = supervisor.events();
+    let handed_back = alerts.try_iter().filter_map(|event| event.handed_back().cloned());
+    let unsent: Vec<_> = handed_back.flat_map(|handed_back| handed_back.unsent).collect();
+    assert_eq!(unsent, [Message::from("an order")]);
 }

@@ -83,20 +83,22 @@ impl Load {
     }
 }
 
-/// What became of all that was accepted. Counted under the line's lock, but for the first.
+/// What became of all that was accepted. Two are counted without the line's lock, the second for a client whose thread is
+/// left behind.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) accepted: AtomicU64,
+    pub(crate) unsent: AtomicU64,
     /// The kernel had all of it.
     pub(crate) sent: Counter,
-    pub(crate) unsent: Counter,
     /// Of those sent: the peer's kernel never said that it had it.
     pub(crate) uncertain: Counter,
 }
 
 impl Tally {
     pub(crate) fn read(&self) -> Ended {
-        let (uncertain, sent, unsent) = (self.uncertain.get(), self.sent.get(), self.unsent.get());
+        let (uncertain, sent) = (self.uncertain.get(), self.sent.get());
+        let unsent = self.unsent.load(Ordering::Relaxed);
         // Last, so that nothing has ended before it was accepted.
         Ended { accepted: self.accepted.load(Ordering::Relaxed), sent, unsent, uncertain }
     }

@@ -2,6 +2,7 @@
 //! the kernel has its last byte.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::message::Message;
@@ -42,7 +43,7 @@ impl Books {
         self.leave(item);
         item.refund(limits);
         if !item.own {
-            self.tally.unsent.add(1);
+            self.tally.unsent.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -101,6 +101,30 @@ pub enum SupervisorEvent {
     },
 }
 
+impl SupervisorEvent {
+    /// What it hands back of yours; `None` where that can be nothing.
+    ///
+    /// ```
+    /// use ws_supervisor::Supervisor;
+    /// # let supervisor = Supervisor::start()?;
+    /// for event in supervisor.events().try_iter() {
+    ///     if let Some(handed_back) = event.handed_back().filter(|handed_back| !handed_back.is_empty()) {
+    ///         eprintln!("to be settled by hand: {handed_back:?}");
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn handed_back(&self) -> Option<&HandedBack> {
+        match self {
+            Self::Parked { handed_back, .. }
+            | Self::Closed { handed_back, .. }
+            | Self::LeftBehind { handed_back, .. }
+            | Self::CameBack { handed_back, .. } => Some(handed_back),
+            _ => None,
+        }
+    }
+}
+
 /// Why a supervisor ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -230,7 +230,7 @@ impl Supervisor {
     }
 
     /// What happens to the clients, for alerts. All receivers share one queue of the latest 1,024 events; older ones
-    /// that nobody read give way.
+    /// that nobody read give way, those that hand back messages or requests of yours last.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -24,7 +24,7 @@ use crate::state::{ClientId, ReadyState};
 use crate::worker::exit::Exit;
 use crate::worker::thread;
 
-/// Events that wait for whoever watches; older ones give way.
+/// Events that wait for whoever watches; older ones give way, those that hand something back last.
 const EVENTS: usize = 1024;
 
 /// How often to look for stalled workers, at the least and at the most.
@@ -43,6 +43,7 @@ pub(crate) struct Table {
     pub(super) changed: Condvar,
     notices: (Sender<Notice>, Receiver<Notice>),
     events: (Sender<SupervisorEvent>, Receiver<SupervisorEvent>),
+    telling: Mutex<()>,
     /// There is no supervisor any more who would hear a notice.
     pub(super) ended: AtomicBool,
 }
@@ -139,6 +140,7 @@ impl Table {
             changed: Condvar::new(),
             notices: crossbeam_channel::unbounded(),
             events: crossbeam_channel::bounded(EVENTS),
+            telling: Mutex::default(),
             ended: AtomicBool::new(false),
         }
     }
@@ -295,10 +297,20 @@ impl Table {
     }
 
     pub(super) fn tell(&self, event: SupervisorEvent) {
+        // One at a time: what is put back keeps its order.
+        let _turn = self.telling.lock();
         let mut event = event;
         while let Err(TrySendError::Full(refused)) = self.events.0.try_send(event) {
-            let _ = self.events.1.try_recv();
             event = refused;
+            let mut all: Vec<_> = self.events.1.try_iter().collect();
+            let is_the_only_word =
+                |event: &SupervisorEvent| event.handed_back().is_some_and(|handed_back| !handed_back.is_empty());
+            let gives_way = all.iter().position(|event| !is_the_only_word(event)).unwrap_or(0);
+            if gives_way < all.len() {
+                all.remove(gives_way);
+            }
+            // There is room for them: nobody else puts anything in.
+            all.into_iter().for_each(|event| drop(self.events.0.try_send(event)));
         }
     }
 

@@ -311,6 +311,10 @@ impl<'a> Run<'a> {
                     // A handler hears it while it is not closed yet.
                     None => {
                         self.tell_untold();
+                        // Of the end it hears however little time is left.
+                        if let Some(last) = self.life.untold.pop_back() {
+                            self.emit(last);
+                        }
                         self.state.announce(end);
                     }
                 }
