@@ -200,7 +200,8 @@ impl fmt::Debug for Request {
 /// use ws_supervisor::Json;
 /// let result = Json::from(r#"{"access_token":"secret"}"#.to_owned());
 /// assert_eq!(format!("{result:?}"), "Json(25 bytes)");
-/// assert!(result.as_bytes().starts_with(b"{"));
+/// assert_eq!(result.as_str(), r#"{"access_token":"secret"}"#);
+/// assert_eq!(result.as_bytes(), result.as_str().as_bytes());
 /// let fields: std::collections::BTreeMap<String, String> = result.decode()?;
 /// # assert_eq!(fields["access_token"], "secret");
 /// # Ok::<(), ws_supervisor::RequestError>(())
@@ -212,6 +213,11 @@ impl Json {
     /// The JSON text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The JSON text; empty for bytes of yours that are no UTF-8.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 

@@ -143,9 +143,7 @@ impl ClientState {
         }
         let mailbox = &self.core.mailbox;
         mailbox.gate.close(end.pass());
-        let mut collected = Collected::default();
-        mailbox.source.queue.try_iter().for_each(|item| self.hand_back(item, &mut collected));
-        self.abandon_requests(&mut collected);
+        let collected = self.settle_unwritten(mailbox.source.queue.try_iter());
         let last = collected.events(|unsent, uncertain| end.event(unsent, uncertain));
         let untold = match &self.tail {
             // Closed, so that the thread, should it come back, has nowhere to put a word after the last.
@@ -157,6 +155,21 @@ impl ClientState {
         };
         self.left.lock().extend(untold);
         self.announce(end);
+    }
+
+    /// None of these was written, and no answer to anything will come.
+    fn settle_unwritten(&self, items: impl IntoIterator<Item = Accepted>) -> Collected {
+        let mut collected = Collected::default();
+        items.into_iter().for_each(|item| self.hand_back(item, &mut collected));
+        self.abandon_requests(&mut collected);
+        collected
+    }
+
+    /// The same for a connection that never was one.
+    #[cfg(feature = "testing")]
+    pub(crate) fn rehearse_the_end(&self, items: Vec<Accepted>) -> HandedBack {
+        let Collected { unsent, uncertain, responses } = self.settle_unwritten(items);
+        HandedBack { unsent, uncertain, responses, dropped: 0 }
     }
 
     /// Whether that has been said already.

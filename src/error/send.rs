@@ -30,8 +30,8 @@ pub enum SendError {
         /// What the client was doing.
         state: ReadyState,
     },
-    /// `send_capacity` messages (or `queue_while_disconnected` ones) wait to be written: the server takes them more
-    /// slowly than you send.
+    /// `send_capacity` messages, or `send_bytes` of them, wait to be written: the server takes them more slowly than you
+    /// send. While there is no connection, `queue_while_disconnected` of them, or `send_bytes`.
     #[non_exhaustive]
     Full {
         /// The message, untouched.
@@ -89,7 +89,10 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotOpen { state, .. } => write!(f, "not sent: the client is {state}, not Open"),
-            Self::Full { .. } => f.write_str("not sent: the queue of messages to write is full"),
+            Self::Full { .. } => f.write_str(
+                "not sent: as much waits to be written as `send_capacity` and `send_bytes` allow, or \
+                 `queue_while_disconnected` before there is a connection",
+            ),
             Self::TooLarge { message, limit } => {
                 write!(f, "not sent: {} bytes are more than `max_message_size` of {limit}", message.len())
             }

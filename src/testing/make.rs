@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{ConnectError, RefusedChannel, RequestError};
+use crate::error::{ConnectError, RefusedChannel, RequestError, Unanswered};
 use crate::event::{ClientEvent, Event};
+use crate::handed_back::HandedBack;
 use crate::lifecycle::{ExitReason, ParkReason};
 use crate::message::Message;
 use crate::request::{Json, RequestId, RpcError};
 use crate::response::Response;
 use crate::state::{ClientId, DisconnectReason};
+use crate::supervisor::SupervisorEvent;
 
 /// A message as it would have been read at this time.
 ///
@@ -119,6 +121,69 @@ pub fn response(
     outcome: Result<Json, RequestError>,
 ) -> Response {
     Response { id: id.into(), method: method.into(), outcome }
+}
+
+/// The outcome of a request that was accepted and never written.
+///
+/// ```
+/// use ws_supervisor::{RequestError, Unanswered, testing::{not_sent, response}};
+/// let outcome = Err(not_sent("the request", Unanswered::Disconnected));
+/// assert!(matches!(response(7, "private/buy", outcome).outcome, Err(RequestError::NotSent { .. })));
+/// ```
+pub fn not_sent(message: impl Into<Message>, cause: Unanswered) -> RequestError {
+    RequestError::NotSent { message: message.into(), cause }
+}
+
+/// The outcome of a request that was written and never answered.
+///
+/// ```
+/// use ws_supervisor::{RequestError, Unanswered, testing::outcome_unknown};
+/// assert!(matches!(outcome_unknown(7, Unanswered::TimedOut), RequestError::OutcomeUnknown { .. }));
+/// ```
+pub fn outcome_unknown(id: impl Into<RequestId>, cause: Unanswered) -> RequestError {
+    RequestError::OutcomeUnknown { id: id.into(), cause }
+}
+
+/// [`Event::Collapsed`].
+///
+/// ```
+/// use ws_supervisor::{HandedBack, testing::collapsed};
+/// let mut handed_back = HandedBack::default();
+/// handed_back.unsent.push("an order".into());
+/// println!("{:?}", collapsed(5_000, 0, handed_back));
+/// ```
+pub fn collapsed(events: u64, dropped: u64, handed_back: HandedBack) -> Event {
+    Event::Collapsed { events, dropped, handed_back: Box::new(handed_back) }
+}
+
+/// [`SupervisorEvent::Parked`].
+///
+/// ```
+/// use ws_supervisor::{HandedBack, ParkReason, testing::client_parked};
+/// println!("{:?}", client_parked(1, "orders", ParkReason::Deserted, HandedBack::default()));
+/// ```
+pub fn client_parked(
+    client: u64,
+    name: impl Into<Arc<str>>,
+    reason: ParkReason,
+    handed_back: HandedBack,
+) -> SupervisorEvent {
+    SupervisorEvent::Parked { client: ClientId(client), name: name.into(), reason, handed_back }
+}
+
+/// [`SupervisorEvent::Closed`].
+///
+/// ```
+/// use ws_supervisor::{ExitReason, HandedBack, testing::client_closed};
+/// println!("{:?}", client_closed(1, "orders", ExitReason::Closed, HandedBack::default()));
+/// ```
+pub fn client_closed(
+    client: u64,
+    name: impl Into<Arc<str>>,
+    reason: ExitReason,
+    handed_back: HandedBack,
+) -> SupervisorEvent {
+    SupervisorEvent::Closed { client: ClientId(client), name: name.into(), reason, handed_back }
 }
 
 /// An event of one of the clients that share a channel.

@@ -45,8 +45,8 @@ use rustix::event::PollFlags;
 use self::certificates::Certificates;
 use self::connection::Line;
 pub use self::make::{
-    client_event, closed, connect_failed, disconnected, lagged, opened, parked, received, response, restarted,
-    subscription_refused,
+    client_closed, client_event, client_parked, closed, collapsed, connect_failed, disconnected, lagged, not_sent,
+    opened, outcome_unknown, parked, received, response, restarted, subscription_refused,
 };
 pub use self::rehearsal::Rehearsal;
 pub use self::script::{Peer, Script};

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::client_state::ClientState;
 use crate::config::ClientConfig;
+use crate::handed_back::HandedBack;
 use crate::inbound::context::Context;
 use crate::inbound::delivery::Handler;
 use crate::lifecycle::StartError;
@@ -68,10 +69,27 @@ impl Rehearsal {
         self.state.core.status.set(ReadyState::Open);
     }
 
-    /// From now on there is no connection.
-    pub fn disconnect(&mut self) {
+    /// From now on there is no connection. What the end of one does to messages and requests happens here: those that
+    /// [`take_sent`](Rehearsal::take_sent) has not taken were never written, and no answer comes. What your handler would be
+    /// told of it is returned.
+    ///
+    /// ```
+    /// use ws_supervisor::{ClientConfig, Request, RequestError, testing::Rehearsal};
+    /// let mut rehearsal = Rehearsal::new(ClientConfig::new("wss://venue.example")?)?;
+    /// rehearsal.open(1);
+    /// rehearsal.context().request(Request::new("private/buy", ()))?;
+    /// rehearsal.take_sent();
+    /// rehearsal.context().send("an order")?;
+    /// let handed_back = rehearsal.disconnect();
+    /// assert_eq!(handed_back.unsent, ["an order".into()]);
+    /// assert!(matches!(handed_back.responses[0].outcome, Err(RequestError::OutcomeUnknown { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn disconnect(&mut self) -> HandedBack {
         self.epoch = None;
         self.state.core.status.set(ReadyState::Backoff);
+        let items = self.outbox.take_all(&self.state.core.mailbox.source.books);
+        self.state.rehearse_the_end(items)
     }
 
     /// What [`Context::now`] says from now on.
