@@ -156,7 +156,7 @@ impl Client {
 
     /// As [`send`](Client::send), and returns once the kernel has all of the message, or says what is known instead.
     /// Blocks for at most `timeout`. Nothing is handed back in events for such a message: this call's result is its
-    /// account.
+    /// account. One whose time ran out keeps its place within `send_capacity` until the worker comes across it.
     ///
     /// # Errors
     /// [`ConfirmError::Refused`] when it was not accepted (always so on the client's own handler's thread, which would
@@ -407,7 +407,7 @@ impl Client {
     /// What of yours ended with this client when nobody was left to be told: a handler that panicked, without a
     /// supervisor to make another. Empty for a supervised client, whose [`SupervisorEvent`](crate::SupervisorEvent) has it, for
     /// a queue, which gets its last words, and until the client is [`Closed`](ReadyState::Closed). Each is told once.
-    /// Waits for the client's thread to drop its handler, `close_timeout` at most.
+    /// Waits for the client's thread, `close_timeout` at most.
     ///
     /// ```
     /// # use std::time::Duration;

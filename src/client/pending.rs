@@ -13,8 +13,8 @@ use crate::receipt::Receipt;
 use crate::request::RequestId;
 use crate::response::Response;
 
-/// A request that is under way. Drop it if you don't care: an answer that comes after that is an
-/// [`Event::LateResponse`](crate::Event::LateResponse).
+/// A request that is under way. Drop it if you don't care: an answer that has come by then goes with it, one that comes after
+/// that is an [`Event::LateResponse`](crate::Event::LateResponse).
 pub struct PendingResponse {
     pub(crate) id: RequestId,
     pub(crate) deadline: Instant,

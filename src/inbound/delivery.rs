@@ -104,6 +104,9 @@ impl fmt::Debug for Delivery {
 /// A strategy that lives on the worker's thread. While one of these methods runs, nothing else of the client does: no
 /// read, no heartbeat, no stop. A panic ends the run of the worker, and the supervisor starts another with a new
 /// handler.
+///
+/// It is dropped on that thread, when all has been told; and after it what your code keeps in thread-locals, for which
+/// whoever joins the thread waits: the supervisor, and with it its other clients. Let those be quick to drop.
 pub trait Handler {
     /// A connection is open. Called instead of [`on_event`](Handler::on_event) with [`Event::Open`]; which channels the
     /// server has acknowledged or refused, [`Context::subscriptions`] says.
