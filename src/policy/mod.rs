@@ -3,6 +3,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod asking;
+mod batches;
 pub(crate) mod channel;
 pub(crate) mod connection;
 pub(crate) mod heartbeat;

@@ -2,40 +2,21 @@
 //! set is the caller's alone: nothing that the server says or sends adds to it. Pure: no socket, thread or clock. Every
 //! step costs what it changes, not what there is: a client may have twenty thousand channels.
 //!
-//! Over 400 lines: one table, and all that is done to it.
+//! Over 400 lines: one table, and all that is done to it but for what is under way (`batches`) and whom an end is blamed on
+//! (`suspects`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+pub use super::batches::Batch;
+use super::batches::{Batches, MORE_ANSWERS, UnderWay};
 pub(crate) use super::channel::Operation;
 use super::channel::{AtServer, Channel, Turn};
 pub(crate) use super::suspects::Ending;
 use super::suspects::{CUTS, Fresh, STRIKES, Together};
 use crate::error::RefusedChannel;
-use crate::request::{Request, RpcError};
-
-/// One request for some channels.
-///
-/// ```
-/// use std::sync::Arc;
-/// use ws_supervisor::{Request, venue::Batch};
-/// let channels: Vec<Arc<str>> = vec!["trades".into(), "book".into()];
-/// let batches: Vec<_> = channels.chunks(100).map(|some| Batch::new(Request::new("subscribe", some), some)).collect();
-/// # let _ = batches;
-/// ```
-#[derive(Clone, Debug)]
-pub struct Batch {
-    pub(crate) request: Request,
-    pub(crate) channels: Vec<Arc<str>>,
-}
-
-impl Batch {
-    /// `request` asks for exactly these channels.
-    pub fn new(request: Request, channels: &[Arc<str>]) -> Self {
-        Self { request, channels: channels.to_vec() }
-    }
-}
+use crate::request::RpcError;
 
 /// What a client wants to be subscribed to and what the server has acknowledged.
 ///
@@ -99,20 +80,6 @@ impl Only {
     }
 }
 
-/// A request for some channels that is under way.
-#[derive(Clone, Debug)]
-struct UnderWay {
-    operation: Operation,
-    names: Vec<Arc<str>>,
-    /// Some of them were acknowledged; the rest may be, by answers that still come, until then.
-    more_until: Option<Instant>,
-    /// The server closed a connection while it was asked for them.
-    on_trial: bool,
-}
-
-/// A server may acknowledge the channels of one request in several answers (Kraken does, one for each).
-const MORE_ANSWERS: Duration = Duration::from_millis(500);
-
 /// Refused for the moment so often, the channels of a batch are tried in parts: one of them may be the reason.
 const PUT_OFF: u32 = 3;
 
@@ -121,10 +88,7 @@ pub(crate) struct Subscriptions {
     channels: BTreeMap<Arc<str>, Channel>,
     /// Those of them that the server has to be asked about.
     to_ask: BTreeSet<(Turn, Arc<str>)>,
-    batches: HashMap<u64, UnderWay>,
-    /// Batches whose time ran out: their answers may still come.
-    late: BTreeMap<u64, UnderWay>,
-    last_batch: u64,
+    batches: Batches,
     /// Channels that were settled, one way or the other.
     settled: u64,
     fresh: Fresh,
@@ -224,7 +188,7 @@ impl Subscriptions {
     }
 
     fn may_try_suspects(&self, only: Only) -> bool {
-        let is_clear = self.fresh.until().is_none() && !self.batches.values().any(|batch| batch.on_trial);
+        let is_clear = self.fresh.until().is_none() && !self.batches.has_trial();
         only != Only::Unsuspected && is_clear
     }
 
@@ -236,8 +200,7 @@ impl Subscriptions {
 
     /// A batch is about to be sent; returns its number.
     pub(crate) fn asked(&mut self, operation: Operation, names: Vec<Arc<str>>) -> u64 {
-        self.last_batch += 1;
-        let batch = self.last_batch;
+        let batch = self.batches.next_number();
         for name in &names {
             self.change(name, false, |channel| {
                 channel.at_server = AtServer::Asked(batch);
@@ -254,13 +217,12 @@ impl Subscriptions {
 
     /// Whether batches wait for their answers.
     pub(crate) fn is_asking(&self) -> bool {
-        !self.batches.is_empty()
+        self.batches.is_asking()
     }
 
     /// Whether more answers to a batch may come, though there was one.
     pub(crate) fn expects_more(&self, batch: u64) -> bool {
-        let expects = |under_way: &UnderWay| under_way.more_until.is_some();
-        self.batches.get(&batch).is_some_and(expects) || self.late.contains_key(&batch)
+        self.batches.expects_more(batch)
     }
 
     /// How many channels were settled so far: while this rises, there is progress.
@@ -270,8 +232,7 @@ impl Subscriptions {
 
     /// The channels of a batch that may still be answered.
     pub(crate) fn channels_of(&self, batch: u64) -> Vec<Arc<str>> {
-        let known = self.batches.get(&batch).or_else(|| self.late.get(&batch));
-        known.map_or_else(Vec::new, |under_way| under_way.names.clone())
+        self.batches.names(batch)
     }
 
     /// The server carried out a batch, for the acknowledged channels of it. Of a part the rest may follow: when to look,
@@ -282,16 +243,14 @@ impl Subscriptions {
         acknowledged: &BTreeSet<Arc<str>>,
         now: Instant,
     ) -> Vec<RefusedChannel> {
-        if let Some(mut under_way) = self.late.remove(&batch) {
+        if let Some(mut under_way) = self.batches.take_late(batch) {
             self.answered_late(batch, &under_way, acknowledged);
             under_way.names.retain(|name| !acknowledged.contains(name));
             // Of a part the rest may follow.
-            if !under_way.names.is_empty() {
-                self.late.insert(batch, under_way);
-            }
+            self.batches.keep_late(batch, under_way);
             return Vec::new();
         }
-        let Some(under_way) = self.batches.get_mut(&batch) else { return Vec::new() };
+        let Some(under_way) = self.batches.get_mut(batch) else { return Vec::new() };
         if under_way.operation == Operation::Subscribe {
             let (done, rest): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut under_way.names).into_iter().partition(|name| acknowledged.contains(name));
@@ -341,23 +300,20 @@ impl Subscriptions {
     /// When to look again: the rest of a batch that was answered in part is no longer waited for, or nothing is fresh any
     /// more.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let parts = self.batches.values().filter_map(|under_way| under_way.more_until);
-        parts.chain(self.fresh.until()).min()
+        [self.batches.parts_due(), self.fresh.until()].into_iter().flatten().min()
     }
 
     /// Gives up on parts that did not come, and ends trials; returns what is refused by it.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<RefusedChannel> {
         self.prove(now);
-        let over = |under_way: &UnderWay| under_way.more_until.is_some_and(|until| until <= now);
-        let ended: Vec<_> = self.batches.iter().filter(|(_, batch)| over(batch)).map(|(batch, _)| *batch).collect();
         let nothing_more = BTreeSet::new();
         let mut refused = Vec::new();
-        for batch in ended {
-            let known = self.batches.get(&batch).cloned();
+        for batch in self.batches.incomplete(now) {
+            let known = self.batches.get(batch).cloned();
             refused.extend(self.answered(batch, &nothing_more, now));
             // A part that is later still is believed.
             if let Some(known) = known {
-                self.keep_late(batch, known);
+                self.batches.keep_late(batch, known);
             }
         }
         refused
@@ -381,8 +337,8 @@ impl Subscriptions {
     /// refused by it.
     pub(crate) fn refused(&mut self, batch: u64, error: &RpcError) -> Vec<RefusedChannel> {
         // It may be a part, and others follow.
-        if let Some(known) = self.batches.get(&batch).filter(|known| known.names.len() > 1).cloned() {
-            self.keep_late(batch, known);
+        if let Some(known) = self.batches.get(batch).filter(|known| known.names.len() > 1).cloned() {
+            self.batches.keep_late(batch, known);
         }
         self.end_batch(batch, |operation, _, channel, size| match (operation, size) {
             (Operation::Subscribe, 1) => channel.at_server = AtServer::Refused(error.clone()),
@@ -415,8 +371,8 @@ impl Subscriptions {
 
     /// Nobody knows what became of a batch. To ask again does no harm.
     pub(crate) fn unanswered(&mut self, batch: u64) {
-        if let Some(known) = self.batches.get(&batch).cloned() {
-            self.keep_late(batch, known);
+        if let Some(known) = self.batches.get(batch).cloned() {
+            self.batches.keep_late(batch, known);
         }
         self.end_batch(batch, |operation, _, channel, size| {
             (channel.at_server, channel.uncertain) = (AtServer::Unknown, true);
@@ -429,19 +385,12 @@ impl Subscriptions {
         });
     }
 
-    fn keep_late(&mut self, batch: u64, known: UnderWay) {
-        self.late.insert(batch, known);
-        if self.late.len() > 256 {
-            self.late.pop_first();
-        }
-    }
-
     fn end_batch(
         &mut self,
         batch: u64,
         mut verdict: impl FnMut(Operation, &Arc<str>, &mut Channel, usize),
     ) -> Vec<RefusedChannel> {
-        let Some(UnderWay { operation, names, .. }) = self.batches.remove(&batch) else { return Vec::new() };
+        let Some(UnderWay { operation, names, .. }) = self.batches.end(batch) else { return Vec::new() };
         let size = names.len();
         let mut refused = Vec::new();
         for name in &names {
@@ -468,9 +417,7 @@ impl Subscriptions {
     /// acknowledged, may be why. That is narrowed down on the connections that follow.
     pub(crate) fn suspect(&mut self, ending: Ending, now: Instant) {
         self.prove(now);
-        let asked = self.batches.values().filter(|batch| batch.operation == Operation::Subscribe);
-        let asked = asked.map(|batch| Together { names: batch.names.clone(), on_trial: batch.on_trial }).collect();
-        let blamed = self.fresh.blamed(asked, ending);
+        let blamed = self.fresh.blamed(self.batches.joining(), ending);
         let (proven, alone, half) = (self.proven, blamed.len() == 1, (blamed.len() / 2).max(1));
         for name in &blamed {
             self.change(name, false, |channel| {
@@ -489,7 +436,6 @@ impl Subscriptions {
     /// The connection is over: the next one knows nothing, but for what ended the last ones.
     pub(crate) fn disconnected(&mut self) {
         self.batches.clear();
-        self.late.clear();
         self.fresh.clear();
         let names: Vec<_> = self.channels.keys().cloned().collect();
         for name in &names {
