@@ -359,3 +359,21 @@ fn what_the_server_said_before_the_line_broke_is_still_delivered() {
     assert_eq!(expect[..3], ["first true", "fill 1 true", "fill 2 true"]);
     assert!(expect[3].starts_with("connection lost") && expect[3].ends_with("unsent"), "{}", expect[3]);
 }
+
+#[test]
+fn answers_that_nobody_reads_are_bounded_in_bytes_and_none_is_lost() {
+    const ASKED: usize = 100;
+    let big = serde_json::Value::from("x".repeat(64 << 10));
+    for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Disconnect, Overflow::Backpressure] {
+        let big = big.clone();
+        let server = Server::start(rpc(move |_, _| Some(Ok(big.clone())))).unwrap();
+        let unread = config(&server).overflow(overflow).event_bytes(256 << 10).heartbeat(Heartbeat::disabled());
+        let client = Client::connect(unread).unwrap();
+        (0..ASKED).for_each(|_| drop(client.post(Request::new("history", ())).unwrap()));
+        eventually("reading is held up", || client.stats().paused_for.is_some());
+        let answered = ASKED - client.stats().pending_requests as usize;
+        assert!(answered <= 12, "{overflow:?}: {answered}");
+        let answers = client.events().iter().filter(|event| matches!(event, Event::Response(_))).take(ASKED).count();
+        assert_eq!(answers, ASKED, "{overflow:?}");
+    }
+}

@@ -277,6 +277,8 @@ impl ClientConfig {
     /// How many bytes of messages wait unread before `overflow` applies, if that comes before `event_capacity`; a single
     /// message may exceed it. Also what is kept while a session is being opened, where no event can be delivered yet.
     /// Defaults to 64 MiB.
+    /// Answers to what you [`post`](crate::Client::post) are never dropped: while as many bytes of them wait behind the full
+    /// queue the socket is not read, whatever the policy.
     ///
     /// ```
     /// use ws_supervisor::ClientConfig;

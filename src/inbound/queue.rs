@@ -24,8 +24,9 @@ const BURST: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Queue {
     tail: SharedTail,
-    /// Something waits there for room.
+    /// Something waits there for room; of that, so many bytes of answers, which no policy drops.
     waits: bool,
+    answers_behind: usize,
     tag: Tag,
     overflow: Overflow,
     /// What the channel takes before it counts as full.
@@ -52,6 +53,10 @@ fn bytes_of(event: &Event) -> usize {
         Event::Response(response) | Event::LateResponse(response) => {
             response.outcome.as_ref().map_or(0, |result| result.as_bytes().len())
         }
+        Event::Collapsed { handed_back, .. } => {
+            let results = handed_back.responses.iter().filter_map(|response| response.outcome.as_ref().ok());
+            results.map(|result| result.as_bytes().len()).sum()
+        }
         _ => 0,
     }
 }
@@ -70,6 +75,7 @@ impl Queue {
         Self {
             tail: Arc::new(Mutex::new(tail)),
             waits: false,
+            answers_behind: 0,
             tag,
             overflow,
             capacity: Capacity { events: capacity.events.saturating_sub(behind).max(1), bytes },
@@ -155,13 +161,22 @@ impl Queue {
         }
     }
 
-    /// Whether another message can be taken from the socket. Only `Backpressure` ever says no.
+    /// Whether another message can be taken from the socket. `Backpressure` says no when the queue is full, the others only
+    /// when as much of answers, which they don't drop, waits behind it.
+    #[inline]
     pub(crate) fn has_room_to_read(&mut self) -> bool {
-        self.overflow != Overflow::Backpressure || (self.refill() && self.has_room()) || {
+        let drops = self.overflow != Overflow::Backpressure;
+        (drops && self.answers_behind < self.capacity.bytes) || self.makes_room_to_read(drops)
+    }
+
+    fn makes_room_to_read(&mut self, drops: bool) -> bool {
+        let has_caught_up = self.refill();
+        let has_room = if drops { self.answers_behind < self.capacity.bytes } else { has_caught_up && self.has_room() };
+        if !has_room {
             self.flush();
             self.warn();
-            false
         }
+        has_room
     }
 
     /// Moves what waits into the channel as far as there is room; true when nothing waits any more.
@@ -186,8 +201,12 @@ impl Queue {
         // A statement of its own: what gives it may need the lock.
         let event = self.tail.lock().backlog.pop();
         match event {
-            Some(event) => self.give(event),
-            None => self.waits = false,
+            Some(Event::Message(message)) => self.give(Event::Message(message)),
+            Some(event) => {
+                self.answers_behind = self.answers_behind.saturating_sub(bytes_of(&event));
+                self.give(event);
+            }
+            None => (self.waits, self.answers_behind) = (false, 0),
         }
     }
 
@@ -218,6 +237,7 @@ impl Queue {
         self.flush();
         self.warn();
         self.waits = true;
+        self.answers_behind += bytes_of(&event);
         let backlog = &mut self.tail.lock().backlog;
         if backlog.others() < LIFECYCLE_LIMIT {
             return backlog.push_event(event);
