@@ -317,3 +317,25 @@ fn a_reader_is_told_when_reading_was_held_up_and_the_supervisor_while_it_is() {
     assert!(paused && after >= ms(150) && after < begun.elapsed() + LONG);
     assert!(client.stats().paused >= ms(150));
 }
+
+/// A reason that is cut within a character, that is too long; a code that may not be on the wire, with frames behind it or
+/// what looks like one before it.
+#[test]
+fn a_close_frame_is_told_as_the_server_sent_it() {
+    let cut = frame(8, b"\x03\xf0token expir\xc3");
+    let long = [&[0x88, 126, 0, 202, 15, 161][..], &[b'x'; 200]].concat();
+    let behind = [closing(1006, "token expired"), frame(1, &[b'x'; 100]), frame(9, b""), vec![0xff; 200]].concat();
+    let before = [frame(2, &[0x88, 2, 0, 1, 0x88, 3, 0, 0, 0]), closing(1006, "token expired")].concat();
+    for (bytes, told) in [(cut, "1008 token expir"), (long, "4001 xxx"), (behind, "1006 token"), (before, "1006 token")]
+    {
+        let server = Server::start(Script::silent().then_raw(bytes)).unwrap();
+        let supervisor = Supervisor::start().unwrap();
+        let client = supervisor.spawn_client(config(&server)).unwrap();
+        let reason = common::next(&client, |event| match event {
+            Event::Disconnected { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert!(matches!(&reason, DisconnectReason::ClosedByServer(Some(_))), "{reason}");
+        assert!(reason.to_string().contains(told), "{told}: {reason}");
+    }
+}

@@ -276,23 +276,103 @@ fn a_loop_of_crashes_turns_less_and_less_often_and_is_parked() {
     assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
+/// A server of bare bytes for one connection, of whose request it gets the first part.
+fn reads_a_part(serve: impl FnOnce(std::net::TcpStream, Vec<u8>) + Send + 'static) -> ClientConfig {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut part = vec![0; 1000];
+        let read = stream.read(&mut part).unwrap();
+        part.truncate(read);
+        serve(stream, part);
+    });
+    // More than the two kernels take.
+    to(address).header("X-Token", "a".repeat(8 << 20))
+}
+
+fn accepts(head: &[u8]) -> Vec<u8> {
+    let head = String::from_utf8_lossy(head);
+    let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
+    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
+    format!("{head}\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").into_bytes()
+}
+
 /// A server that finds the head too large says so before it has read all of it, and hangs up.
 #[test]
 fn a_refusal_that_comes_while_the_request_is_still_written_is_told() {
     for hangs_up in [true, false] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let mut stream = listener.accept().unwrap().0;
-            let _ = stream.read(&mut [0; 1000]);
+        let config = reads_a_part(move |mut stream, _| {
             let _ = stream.write_all(b"HTTP/1.1 431 Too Large\r\nContent-Length: 3\r\n\r\nbig");
             if !hangs_up {
                 std::mem::forget(stream);
             }
         });
-        match refused(to(address).header("X-Token", "a".repeat(8 << 20))) {
+        match refused(config) {
             ConnectError::Refused(refusal) => assert_eq!((refusal.status, &*refusal.body), (431, "big")),
             other => panic!("hangs up: {hangs_up}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn an_interim_answer_that_comes_meanwhile_does_not_end_the_request() {
+    let config = reads_a_part(|mut stream, mut head| {
+        stream.write_all(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n").unwrap();
+        let mut chunk = vec![0; 1 << 20];
+        while !head.ends_with(b"\r\n\r\n") {
+            let read = stream.read(&mut chunk).unwrap();
+            head.extend_from_slice(&chunk[..read]);
+        }
+        stream.write_all(&accepts(&head)).unwrap();
+        std::mem::forget(stream);
+    });
+    Client::connect(config).unwrap();
+}
+
+/// What is sent then would be read as a part of the head.
+#[test]
+fn a_server_that_accepts_before_it_has_read_all_is_not_believed() {
+    let config = reads_a_part(|mut stream, head| {
+        stream.write_all(&accepts(&head)).unwrap();
+        std::mem::forget(stream);
+    });
+    let error = refused(config);
+    assert!(error.to_string().contains("before the server had read all"), "{error}");
+}
+
+#[test]
+fn much_that_comes_at_once_is_read_to_its_end() {
+    let server = raw(|mut stream, _, answer| {
+        let interim = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "l".repeat(300));
+        stream.write_all(format!("{}{answer}\r\n", interim.repeat(300)).as_bytes()).unwrap();
+        std::mem::forget(stream);
+    });
+    Client::connect(to(server)).unwrap();
+    let chunks = format!("Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", "1\r\nb\r\n".repeat(60_000));
+    let headers = format!("X: {}\r\nContent-Length: 5000\r\n\r\n{}", "h".repeat(61_000), "b".repeat(5_000));
+    for (rest, length) in [(chunks, 60_000), (headers, 5_000)] {
+        let server = raw(move |mut stream, _, _| {
+            stream.write_all(format!("HTTP/1.1 403 No\r\n{rest}").as_bytes()).unwrap();
+            std::mem::forget(stream);
+        });
+        match refused(to(server)) {
+            ConnectError::Refused(refusal) => assert_eq!(refusal.body.len(), length),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn a_header_that_may_not_be_hides_neither_status_nor_body() {
+    for header in ["Retry-After : 5", "X: \u{1}", "no colon here", "Bad Name: x"] {
+        let server = raw(move |mut stream, _, _| {
+            let _ = stream.write_all(format!("HTTP/1.1 401 No\r\n{header}\r\nContent-Length: 3\r\n\r\nban").as_bytes());
+        });
+        match refused(to(server)) {
+            ConnectError::Refused(refusal) => assert_eq!((refusal.status, &*refusal.body), (401, "ban"), "{header}"),
+            other => panic!("{header}: {other}"),
         }
     }
 }

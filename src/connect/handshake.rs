@@ -20,6 +20,9 @@ const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 128;
 const MAX_BODY: usize = 64 << 10;
 
+/// As many bytes of chunks are read for that: the smallest take six for one.
+const MAX_CHUNKS: usize = 8 * MAX_BODY;
+
 /// A refusal's body is waited for so long: the connection is of no other use.
 const BODY_TIME: Duration = Duration::from_secs(2);
 
@@ -31,11 +34,24 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>,
     let key = generate_key();
     let mut came = Vec::with_capacity(1024);
     let request = request(attempt.settings, attempt.dial, &key);
-    let mut broke = write_all(attempt, wire, request.as_bytes(), &mut came)?;
+    let written = write_all(attempt, wire, request.as_bytes(), &key, &mut came)?;
     for _ in 0..=MAX_INTERIM {
-        let length = read_head(attempt, wire, &mut came).map_err(|halt| broke.take().unwrap_or(halt))?;
+        let length = match read_head(attempt, wire, &mut came) {
+            Ok(length) => length,
+            Err(halt) => {
+                // That there is nothing to read says less than what the write met.
+                let says_nothing = matches!(halt, Halt::Failed(ConnectError::Lost { .. }));
+                return Err(match written {
+                    Written::Broke(first) if says_nothing => first,
+                    _ => halt,
+                });
+            }
+        };
         let rest = came.split_off(length);
         match check(attempt.settings, &key, &came)? {
+            Verdict::Upgraded if !matches!(written, Written::Whole) => {
+                return Err(wrong("it was accepted before the server had read all of it"));
+            }
             Verdict::Upgraded => return Ok(rest),
             // RFC 9110 section 15.2: a client must be able to take them, though it did not ask.
             Verdict::Interim => came = rest,
@@ -49,17 +65,25 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>,
     Err(wrong(format!("more than {MAX_INTERIM} interim answers")))
 }
 
+/// Where a head ends, of which the bytes before `looked` have been looked at.
+fn head_end(came: &[u8], looked: usize) -> Option<usize> {
+    let end = came[looked..].windows(2).position(|pair| pair == b"\n\n" || pair == b"\n\r");
+    match end.map(|at| looked + at)? {
+        at if came[at + 1] == b'\n' => Some(at + 2),
+        at if came.get(at + 2) == Some(&b'\n') => Some(at + 3),
+        _ => None,
+    }
+}
+
 /// Reads until the head is whole; returns its length. What is no HTTP is told at once.
 fn read_head(attempt: &Attempt<'_>, wire: &mut Wire, came: &mut Vec<u8>) -> Result<usize, Halt> {
     let (mut looked, mut lines) = (0, 0);
     loop {
         // Only new bytes are looked at: a head that comes a byte at a time is not parsed at every byte.
-        let end = came[looked..].windows(2).position(|pair| pair == b"\n\n" || pair == b"\n\r");
-        match end.map(|at| looked + at) {
-            Some(at) if came[at + 1] == b'\n' => return Ok(at + 2),
-            Some(at) if came.get(at + 2) == Some(&b'\n') => return Ok(at + 3),
-            _ => looked = came.len().saturating_sub(2),
+        if let Some(end) = head_end(came, looked) {
+            return Ok(end);
         }
+        looked = came.len().saturating_sub(2);
         let start = b"HTTP/1.";
         let common = came.len().min(start.len());
         if came[..common] != start[..common] {
@@ -92,14 +116,14 @@ fn read_body(attempt: &Attempt<'_>, wire: &mut Wire, refusal: &Refusal, mut came
             false => (came[..came.len().min(length)].to_vec(), came.len() >= length),
         };
         body.truncate(MAX_BODY);
-        if is_whole || body.len() == MAX_BODY || came.len() >= 4 * MAX_BODY {
+        if is_whole || body.len() == MAX_BODY || came.len() >= MAX_CHUNKS {
             return body;
         }
         // All that is there before it is looked at again: it may come a byte at a time.
         let before = came.len();
         loop {
             let mut chunk = [0; 4096];
-            match wire.read(&mut chunk) {
+            match read(wire, &mut chunk) {
                 Ok(read) if read > 0 => came.extend_from_slice(&chunk[..read]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock && came.len() == before => {
                     let socket = wire.socket_mut();
@@ -112,7 +136,7 @@ fn read_body(attempt: &Attempt<'_>, wire: &mut Wire, refusal: &Refusal, mut came
                 _ if came.len() == before => return body,
                 _ => break,
             }
-            if came.len() >= 4 * MAX_BODY || Instant::now() >= until {
+            if came.len() >= MAX_CHUNKS || Instant::now() >= until {
                 break;
             }
         }
@@ -155,36 +179,61 @@ fn request(settings: &Settings, dial: &Dial, key: &str) -> String {
     request + "\r\n"
 }
 
-/// Ends early when the server answers before it has read all; when the line breaks with that, which it may have said why.
+/// How far the request came.
+enum Written {
+    Whole,
+    /// The server answered before it had read all.
+    InPart,
+    /// The line broke, and the server may have said why.
+    Broke(Halt),
+}
+
 fn write_all(
     attempt: &Attempt<'_>,
     wire: &mut Wire,
     mut bytes: &[u8],
+    key: &str,
     came: &mut Vec<u8>,
-) -> Result<Option<Halt>, Halt> {
+) -> Result<Written, Halt> {
     while !bytes.is_empty() {
         match wire.write(bytes) {
-            Ok(0) => return Ok(Some(attempt.lost("the server closed the connection"))),
+            Ok(0) => return Ok(Written::Broke(attempt.lost("the server closed the connection"))),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if let Some(error) = wire.socket_mut().take_write_error() {
-                    return Ok(Some(broken(attempt, &error)));
+                    return Ok(Written::Broke(broken(attempt, &error)));
                 }
                 let mut chunk = [0; 4096];
-                match wire.read(&mut chunk) {
-                    Ok(read @ 1..) => {
-                        came.extend_from_slice(&chunk[..read]);
-                        return Ok(None);
-                    }
-                    Ok(_) => return Ok(Some(attempt.lost("the server closed the connection"))),
+                match read(wire, &mut chunk) {
+                    Ok(0) => return Ok(Written::Broke(attempt.lost("the server closed the connection"))),
+                    Ok(read) => came.extend_from_slice(&chunk[..read]),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
-                    Err(error) => return Ok(Some(broken(attempt, &error))),
+                    Err(error) => return Ok(Written::Broke(broken(attempt, &error))),
+                }
+                while let Some(length) = head_end(came, 0) {
+                    if check(attempt.settings, key, &came[..length])? != Verdict::Interim {
+                        return Ok(Written::InPart);
+                    }
+                    came.drain(..length);
+                }
+                if came.len() >= MAX_HEAD {
+                    return Ok(Written::InPart);
                 }
             }
-            Err(error) => return Ok(Some(broken(attempt, &error))),
+            Err(error) => return Ok(Written::Broke(broken(attempt, &error))),
         }
     }
-    Ok(None)
+    Ok(Written::Whole)
+}
+
+/// Reads what there is. That the wire wants others to have their turn now and then concerns nobody here.
+fn read(wire: &mut Wire, chunk: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match wire.read(chunk) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && wire.take_exhausted() => {}
+            result => return result,
+        }
+    }
 }
 
 /// A TLS 1.3 server refuses us only after the handshake.
@@ -195,7 +244,7 @@ fn broken(attempt: &Attempt<'_>, error: &io::Error) -> Halt {
 fn read_some(attempt: &Attempt<'_>, wire: &mut Wire, head: &mut Vec<u8>) -> Result<(), Halt> {
     let mut chunk = [0; 4096];
     loop {
-        match wire.read(&mut chunk) {
+        match read(wire, &mut chunk) {
             Ok(0) if attempt.dial.target.tls => {
                 return Err(attempt.lost("the server closed the connection before it answered"));
             }
@@ -233,6 +282,9 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
     // RFC 9112 section 5.2: a user agent must take a folded line for a space.
     let mut parser = httparse::ParserConfig::default();
     parser.allow_obsolete_multiline_headers_in_responses(true);
+    // A header that may not be hides neither the status nor the others.
+    parser.allow_spaces_after_header_name_in_responses(true);
+    parser.ignore_invalid_headers_in_responses(true);
     match parser.parse_response(&mut response, head) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(wrong("not HTTP/1.1 (a head without an end)")),

@@ -2,6 +2,7 @@
 //! one wait that a readable socket, a deadline or a caller can end (`wait`). Platform code is here, in `wake` and, for
 //! cores and priorities, in `worker/thread`; others only name descriptors.
 
+mod frames;
 mod socket;
 mod unacknowledged;
 mod wait;
@@ -93,6 +94,7 @@ impl Transport {
         // tungstenite would take the tail, but size its buffers by it from then on: a few bytes, and each message that
         // outlives the next one would cost allocations of its own.
         wire.tail = Cursor::new(tail);
+        wire.follow_frames();
         let write_limit = 4 * WRITE_BUFFER;
         let config = WebSocketConfig::default()
             .read_buffer_size(CHUNK)
@@ -187,7 +189,7 @@ impl Transport {
                 Ok(Incoming::Nothing)
             }
             Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(Incoming::Ended),
-            Err(error) => Err(broken(error)),
+            Err(error) => Err(self.broken_by(error)),
         }
     }
 
@@ -212,14 +214,20 @@ impl Transport {
         }
     }
 
-    /// tungstenite puts its own verdict in the place of a code that may not be on the wire (RFC 6455 section 7.4): what the
-    /// server said is what its user has to know.
+    /// tungstenite puts its own verdict in the place of a code that may not be on the wire (RFC 6455 section 7.4).
     fn as_sent(&self, frame: CloseFrame) -> CloseFrame {
         if frame.code != CloseFrame::PROTOCOL_ERROR || &*frame.reason != "Protocol violation" {
             return frame;
         }
-        let sent = self.ws.get_ref().forbidden_close();
-        sent.map_or(frame, |(code, reason)| CloseFrame { code, reason: String::from_utf8_lossy(reason).into() })
+        self.ws.get_ref().close_frame().unwrap_or(frame)
+    }
+
+    /// Reading has failed; if that was at a close frame, what that says is the reason.
+    #[cold]
+    fn broken_by(&self, error: tungstenite::Error) -> Broken {
+        let Broken { reason, code } = broken(error);
+        let close = self.ws.get_ref().close_frame().filter(|_| matches!(reason, DisconnectReason::Protocol(_)));
+        Broken { reason: close.map_or(reason, |frame| DisconnectReason::ClosedByServer(Some(frame))), code }
     }
 
     /// Whether a message should own its memory: it waits for a reader, and little came with it that it could share.

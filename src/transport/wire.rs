@@ -3,9 +3,10 @@
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 
 use native_tls::TlsStream;
-use tungstenite::protocol::frame::coding::CloseCode;
 
+use super::frames::Frames;
 use super::socket::Socket;
+use crate::message::CloseFrame;
 
 /// Plain or TLS, and how many bytes of the WebSocket layer have left: what decides whether a message was written.
 /// Under TLS a byte counts when its whole record is in the kernel; a part of a record is of no use to the peer.
@@ -17,12 +18,9 @@ pub(crate) struct Wire {
     /// Bytes that may still be taken until something whole has come of them.
     budget: usize,
     exhausted: bool,
-    /// The latest bytes that were taken: tungstenite does not tell of a close frame whose code may not be on the wire.
-    latest: [u8; LARGEST_CONTROL_FRAME],
+    /// Once the upgrade is over.
+    frames: Option<Frames>,
 }
-
-/// RFC 6455 section 5.5: a control frame's payload has at most 125 bytes, and from a server no mask.
-const LARGEST_CONTROL_FRAME: usize = 127;
 
 /// Bytes that are taken in one go while nothing whole comes of them: a message may be split into millions of frames, and
 /// whoever takes them apart looks neither at the clock nor at what is to be written.
@@ -41,7 +39,7 @@ impl Wire {
             written: 0,
             budget: BUDGET,
             exhausted: false,
-            latest: [0; LARGEST_CONTROL_FRAME],
+            frames: None,
         }
     }
 
@@ -52,7 +50,7 @@ impl Wire {
             written: 0,
             budget: BUDGET,
             exhausted: false,
-            latest: [0; LARGEST_CONTROL_FRAME],
+            frames: None,
         }
     }
 
@@ -66,22 +64,21 @@ impl Wire {
         }
     }
 
-    fn remember(&mut self, bytes: &[u8]) {
-        let keep = LARGEST_CONTROL_FRAME - bytes.len().min(LARGEST_CONTROL_FRAME);
-        self.latest.copy_within(LARGEST_CONTROL_FRAME - keep.., 0);
-        self.latest[keep..].copy_from_slice(&bytes[bytes.len() - (LARGEST_CONTROL_FRAME - keep)..]);
+    /// From now on it is frames that come.
+    pub(super) fn follow_frames(&mut self) {
+        self.frames = Some(Frames::default());
     }
 
-    /// The code and the reason of the first close frame in the latest bytes whose code may not be on the wire.
-    pub(super) fn forbidden_close(&self) -> Option<(u16, &[u8])> {
-        (0..LARGEST_CONTROL_FRAME).find_map(|at| match self.latest[at..] {
-            [0x88, length @ 2..=125, high, low, ref rest @ ..] => {
-                let code = u16::from_be_bytes([high, low]);
-                let reason = rest.get(..usize::from(length) - 2)?;
-                (!CloseCode::from(code).is_allowed()).then_some((code, reason))
-            }
-            _ => None,
-        })
+    /// The server's close frame, as it was sent.
+    pub(super) fn close_frame(&self) -> Option<CloseFrame> {
+        self.frames.as_ref()?.close()
+    }
+
+    #[inline]
+    fn follow(&mut self, bytes: &[u8]) {
+        if let Some(frames) = &mut self.frames {
+            frames.follow(bytes);
+        }
     }
 
     /// Something whole has come.
@@ -92,7 +89,7 @@ impl Wire {
     }
 
     /// Whether reading ended for want of a budget, and not of bytes.
-    pub(super) fn take_exhausted(&mut self) -> bool {
+    pub(crate) fn take_exhausted(&mut self) -> bool {
         std::mem::take(&mut self.exhausted)
     }
 
@@ -122,7 +119,7 @@ impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.tail.position() < self.tail.get_ref().len() as u64 {
             let read = self.tail.read(buffer)?;
-            self.remember(&buffer[..read]);
+            self.follow(&buffer[..read]);
             return Ok(read);
         }
         if self.budget == 0 {
@@ -134,7 +131,7 @@ impl Read for Wire {
             Stream::Tls(tls) => tls.read(buffer),
         }?;
         self.budget = self.budget.saturating_sub(read);
-        self.remember(&buffer[..read]);
+        self.follow(&buffer[..read]);
         Ok(read)
     }
 }
