@@ -22,7 +22,8 @@ use crate::request::RequestId;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Unsettled {
-    /// Messages that were accepted and not written; the venue has none of them.
+    /// Messages that were accepted and not written; the venue has none of them. The very ones that
+    /// [`Event::Disconnected`](crate::Event::Disconnected) hands back: send them again there or here, not in both places.
     pub unsent: Vec<Message>,
     /// Messages that were written, and that the peer's kernel never acknowledged: as in
     /// [`Event::Disconnected`](crate::Event::Disconnected).

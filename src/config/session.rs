@@ -98,7 +98,8 @@ impl ClientConfig {
 
     /// Called on every connection but the first, when it is signed in and its channels are restored, before anything of
     /// the caller's may be sent: the place to ask the venue what became of open orders. It is given what the last open
-    /// connection left undecided. Until it returns, sends are refused as without a connection; its error ends the
+    /// connection left undecided, which [`Event::Disconnected`](crate::Event::Disconnected) has told too: send again what still
+    /// holds in one of the two places. Until it returns, sends are refused as without a connection; its error ends the
     /// attempt, and the next connection has to settle the same. Defaults to nothing: traffic flows at once.
     ///
     /// ```

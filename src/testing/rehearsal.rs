@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::client_state::ClientState;
 use crate::config::ClientConfig;
+use crate::error::RequestError;
 use crate::handed_back::HandedBack;
 use crate::inbound::context::Context;
 use crate::inbound::delivery::Handler;
@@ -12,7 +13,10 @@ use crate::lifecycle::StartError;
 use crate::message::Message;
 use crate::outbound::outbox::Outbox;
 use crate::policy::rate_limit::Limits;
+use crate::policy::requests::Claim;
 use crate::policy::timers::Timers;
+use crate::request::{Json, RequestId, RpcError};
+use crate::response::Response;
 use crate::state::ReadyState;
 
 /// What a handler stands on in a unit test: a [`Context`] whose time you set and whose messages you are shown, with no
@@ -90,6 +94,50 @@ impl Rehearsal {
         self.state.core.status.set(ReadyState::Backoff);
         let items = self.outbox.take_all(&self.state.core.mailbox.source.books);
         self.state.rehearse_the_end(items)
+    }
+
+    /// Answers a request, as the server would: what your handler is told, as
+    /// [`Event::Response`](crate::Event::Response). `None`: no request with this id waits.
+    ///
+    /// ```
+    /// use ws_supervisor::{ClientConfig, Json, Request, testing::Rehearsal};
+    /// let mut rehearsal = Rehearsal::new(ClientConfig::new("wss://venue.example")?)?;
+    /// rehearsal.open(1);
+    /// let id = rehearsal.context().request(Request::new("private/buy", ()))?;
+    /// let response = rehearsal.answer(&id, Ok(Json::from("true".to_owned()))).expect("it waits");
+    /// assert!(response.outcome.is_ok() && rehearsal.disconnect().responses.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn answer(&mut self, id: &RequestId, outcome: Result<Json, RpcError>) -> Option<Response> {
+        match self.state.core.asked.look(|table| table.claim(id)) {
+            Claim::Pending(pending) => {
+                let outcome = outcome.map_err(RequestError::Rpc);
+                Some(Response { id: id.clone(), method: pending.method, outcome })
+            }
+            Claim::Late { .. } | Claim::Nobody => None,
+        }
+    }
+
+    /// What your handler is told of the requests whose time is up.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use ws_supervisor::{ClientConfig, Request, RequestError, testing::Rehearsal};
+    /// let mut rehearsal = Rehearsal::new(ClientConfig::new("wss://venue.example")?)?;
+    /// let start = Instant::now();
+    /// rehearsal.open(1);
+    /// rehearsal.set_now(start);
+    /// rehearsal.context().request(Request::new("private/buy", ()).timeout(Duration::from_secs(2)))?;
+    /// rehearsal.take_sent();
+    /// rehearsal.set_now(start + Duration::from_secs(2));
+    /// let [response] = &rehearsal.time_out()[..] else { panic!() };
+    /// assert!(matches!(response.outcome, Err(RequestError::OutcomeUnknown { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn time_out(&mut self) -> Vec<Response> {
+        let now = self.now;
+        let told = self.state.core.asked.look(|table| table.expire(now, true));
+        told.into_iter().map(|(response, _)| response).collect()
     }
 
     /// What [`Context::now`] says from now on.
