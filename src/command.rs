@@ -1,6 +1,8 @@
 //! What a worker is told to do, whatever it is doing.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cmp::Ordering;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -16,7 +18,7 @@ pub(crate) struct Command {
 
 impl Command {
     /// Whether more than this share of its time is gone.
-    fn is_spent(&self, share: f64, now: Instant) -> bool {
+    pub(crate) fn is_spent(&self, share: f64, now: Instant) -> bool {
         now >= self.given + self.deadline.saturating_duration_since(self.given).mul_f64(share)
     }
 }
@@ -52,17 +54,21 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    /// Gives a command. A stop is never overruled, nor an end by a new connection.
+    /// Gives a command. A stop is never overruled, nor an end by a new connection; of two alike the more urgent stands.
     pub(crate) fn give(&self, command: Command) {
         let mut slot = self.command.lock();
-        if slot.is_none_or(|standing| command.kind.weight() >= standing.kind.weight()) {
+        let stands = |standing: &Command| match standing.kind.weight().cmp(&command.kind.weight()) {
+            Ordering::Equal => standing.deadline <= command.deadline,
+            order => order == Ordering::Greater,
+        };
+        if !slot.as_ref().is_some_and(stands) {
             *slot = Some(command);
         }
-        self.pending.store(true, Ordering::Release);
+        self.pending.store(true, Release);
     }
 
     pub(crate) fn pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
+        self.pending.load(Acquire)
     }
 
     pub(crate) fn standing(&self) -> Option<Command> {
@@ -73,9 +79,9 @@ impl Commands {
         self.standing().is_some_and(|command| command.kind == CommandKind::Stop)
     }
 
-    /// Whether a stop stands of whose time more than this share is gone.
+    /// Whether the client is to end, and more than this share of the time for that is gone.
     pub(crate) fn stop_presses(&self, share: f64) -> bool {
-        let stop = self.standing().filter(|command| command.kind == CommandKind::Stop);
+        let stop = self.standing().filter(|command| matches!(command.kind, CommandKind::Stop | CommandKind::Close));
         stop.is_some_and(|command| command.is_spent(share, Instant::now()))
     }
 
@@ -85,7 +91,7 @@ impl Commands {
         let standing = *slot;
         if slot.is_some_and(|standing| standing.kind != CommandKind::Stop) {
             *slot = None;
-            self.pending.store(false, Ordering::Release);
+            self.pending.store(false, Release);
         }
         standing
     }

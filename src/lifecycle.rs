@@ -206,8 +206,8 @@ pub enum StopError {
     /// The supervisor has no client of this id; it may have ended before.
     NotFound,
     /// Of a stop: the thread of this client did not come back within the grace time, most likely because a handler of yours
-    /// does not return. Its socket is shut, its thread is left behind, and with it the messages it had taken and not
-    /// written: they are in no event.
+    /// does not return. Its socket is shut and its thread left behind; what was on its way to it and what it had taken follow in
+    /// [`SupervisorEvent::LeftBehind`](crate::SupervisorEvent) and `CameBack`, should it come back.
     LeftBehind(Box<str>),
     /// Of `resume_client`: the client is not parked, so there is nothing to resume.
     NotParked,

@@ -115,7 +115,7 @@ fn posted_requests_that_time_out_together_are_all_told_though_the_handler_panics
 /// Its supervisor has ended by then.
 #[test]
 fn what_a_thread_left_behind_had_in_its_hands_is_told_after_a_shutdown_too() {
-    for shut_down in [false, true] {
+    for (shut_down, panics) in [(false, false), (true, false), (false, true), (true, true)] {
         let server = Server::start(Script::silent()).unwrap();
         let ((entered, was_entered), (go, gone)) = (bounded(1), bounded::<()>(1));
         let one = RateLimit::bucket(1, 1, Duration::from_secs(3600)).unwrap();
@@ -123,6 +123,7 @@ fn what_a_thread_left_behind_had_in_its_hands_is_told_after_a_shutdown_too() {
         let stuck = stuck.on_open(move |session| {
             entered.send(()).unwrap();
             gone.recv().unwrap();
+            assert!(!panics || session.epoch() == 1, "a panic that is meant to be");
             if session.epoch() == 2 { Err(SessionError::retryable("no")) } else { Ok(()) }
         });
         let supervisor = Supervisor::start().unwrap();
@@ -146,7 +147,9 @@ fn what_a_thread_left_behind_had_in_its_hands_is_told_after_a_shutdown_too() {
             _ => None,
         });
         let unsent: Vec<_> = came_back.expect("it comes back").iter().map(text).collect();
-        assert_eq!(unsent, ["1", "2", "3", "4"], "shut down: {shut_down}");
+        assert_eq!(unsent, ["1", "2", "3", "4"], "shut down: {shut_down}, panics: {panics}");
+        let stats = client.stats();
+        assert_eq!(stats.accepted, stats.written + stats.unsent + stats.uncertain, "{stats:?}");
     }
 }
 

@@ -278,7 +278,8 @@ impl Client {
 
     /// Tells the client's inline handler a value, on the client's thread, between two messages:
     /// [`Handler::on_command`](crate::Handler::on_command). Returns at once; also while there is no connection. A handler that
-    /// panics takes what it was told with it, the rest waits for the next.
+    /// panics takes what it was told with it, the rest waits for the next. What is never told is dropped by the thread that
+    /// ends the client.
     ///
     /// # Errors
     /// With the value, when the client has no inline handler, is closed, or has 1,024 values waiting.

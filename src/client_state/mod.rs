@@ -5,6 +5,7 @@ pub(crate) mod settlement;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -167,8 +168,18 @@ impl ClientState {
         if self.core.status.get() == ReadyState::Closed {
             let work = self.work.lock().take();
             self.core.mailbox.wake.silence_for_good();
-            drop(work);
-            while self.core.next_told().is_some() {}
+            self.drop_for_caller(work);
+            while let Some(value) = self.core.next_told() {
+                self.drop_for_caller(value);
+            }
+        }
+    }
+
+    /// Drops what is the caller's. Should that panic, it changes nothing of what was decided and told.
+    pub(crate) fn drop_for_caller<T>(&self, held: T) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(held))) {
+            log::error!("client `{}`: what it held for you panicked as it was dropped", self.core.tag.name);
+            std::mem::forget(payload);
         }
     }
 
@@ -219,6 +230,10 @@ impl ClientState {
     }
 
     fn untold(&self, kept: &mut Kept) -> HandedBack {
+        // A thread that was left behind may have come back in any way, and nothing more is going to be written.
+        if self.core.status.get() == ReadyState::Closed {
+            self.settle_rest(&mut kept.life);
+        }
         let (mut all, lost) = kept.queue.as_mut().map(Queue::take_orphans).unwrap_or_default();
         self.core.counters.dropped.add(lost);
         let untold = std::mem::take(&mut kept.life.untold);

@@ -6,7 +6,7 @@ use crate::asked::tell_caller;
 use crate::event::Event;
 use crate::handed_back::HandedBack;
 use crate::inbound::queue::Queue;
-use crate::lifecycle::End;
+use crate::lifecycle::{End, ExitReason};
 use crate::message::Message;
 use crate::outbound::accepted::Accepted;
 use crate::outbound::gate::Pass;
@@ -155,6 +155,14 @@ impl ClientState {
         };
         self.left.lock().extend(untold);
         self.announce(end);
+    }
+
+    /// Whatever is left of a client that has ended.
+    pub(super) fn settle_rest(&self, life: &mut Life) {
+        let link = &mut *self.core.mailbox.line.lock();
+        let collected = self.settle(life, link, Pass::Ended);
+        let rest = |unsent, uncertain| End::Closed(ExitReason::Closed).event(unsent, uncertain);
+        life.untold.extend(collected.events(rest));
     }
 
     /// None of these was written, and no answer to anything will come.

@@ -3,7 +3,7 @@
 //! Until the session is open it holds what comes, under the same overflow policy.
 
 use std::any::Any;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, Overrun};
 use super::context::Context;
@@ -48,6 +48,9 @@ pub(crate) struct Scene<'a> {
 
 /// Timers that fire one after the other before whoever wants something sent gets a turn.
 const TIMERS_AT_ONCE: usize = 16;
+
+/// And no more of them after so long.
+const FIRES_FOR: Duration = Duration::from_millis(1);
 
 /// What became of a message.
 pub(crate) enum Taken {
@@ -133,6 +136,9 @@ impl<'a> Consumer<'a> {
             let Some(token) = timers.due(now, mark) else { break };
             core.duty.begin(now, Doing::Handler);
             handler.on_timer(&mut Context { core, outbox, timers, epoch, now }, token);
+            if now.elapsed() >= FIRES_FOR {
+                break;
+            }
         }
     }
 

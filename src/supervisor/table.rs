@@ -299,19 +299,15 @@ impl Table {
     pub(super) fn tell(&self, event: SupervisorEvent) {
         // One at a time: what is put back keeps its order.
         let _turn = self.telling.lock();
-        let mut event = event;
-        while let Err(TrySendError::Full(refused)) = self.events.0.try_send(event) {
-            event = refused;
-            let mut all: Vec<_> = self.events.1.try_iter().collect();
+        let Err(TrySendError::Full(event)) = self.events.0.try_send(event) else { return };
+        let mut all: Vec<_> = self.events.1.try_iter().chain([event]).collect();
+        if all.len() > EVENTS {
             let is_the_only_word =
                 |event: &SupervisorEvent| event.handed_back().is_some_and(|handed_back| !handed_back.is_empty());
-            let gives_way = all.iter().position(|event| !is_the_only_word(event)).unwrap_or(0);
-            if gives_way < all.len() {
-                all.remove(gives_way);
-            }
-            // There is room for them: nobody else puts anything in.
-            all.into_iter().for_each(|event| drop(self.events.0.try_send(event)));
+            all.remove(all.iter().position(|event| !is_the_only_word(event)).unwrap_or(0));
         }
+        // There is room for them: nobody else puts anything in.
+        all.into_iter().for_each(|event| drop(self.events.0.try_send(event)));
     }
 
     pub(super) fn shut_down(&self, exit: SupervisorExit, grace: Duration) -> ShutdownReport {

@@ -125,6 +125,17 @@ impl Transport {
         self.ws.get_mut().socket_mut().refresh();
     }
 
+    /// Bytes of the TCP connection that have arrived by now, read or not.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.ws.get_ref().socket().arrived()
+    }
+
+    /// Bytes of the TCP connection of which all that is whole has been told for sure.
+    pub(crate) fn heard(&self) -> u64 {
+        // The framing may have taken as much, and not taken it apart yet.
+        self.ws.get_ref().socket().taken().saturating_sub(2 * CHUNK as u64)
+    }
+
     /// Bytes of the WebSocket layer that the kernel has.
     pub(crate) fn written(&self) -> u64 {
         self.ws.get_ref().written

@@ -29,6 +29,8 @@ pub(crate) struct Socket {
     written: u64,
     /// Writing has failed, and for what reason, until someone has heard it. From then on nothing is written, and it looks
     /// as if the kernel were full: what is still to be read must not be hidden by it.
+    /// Bytes read so far.
+    came: u64,
     write_failed: bool,
     write_error: Option<io::Error>,
     read_at: Instant,
@@ -55,6 +57,7 @@ impl Socket {
             drained: false,
             full: false,
             written: 0,
+            came: 0,
             write_failed: false,
             write_error: None,
             read_at,
@@ -126,6 +129,16 @@ impl Socket {
         self.write_error.take()
     }
 
+    /// Bytes that came so far, those in the kernel among them.
+    pub(super) fn arrived(&self) -> u64 {
+        self.came + rustix::io::ioctl_fionread(&*self.tcp).unwrap_or(0)
+    }
+
+    /// Those that were taken from here.
+    pub(super) fn taken(&self) -> u64 {
+        self.came - (self.end - self.next) as u64
+    }
+
     /// Bytes that the kernel took so far.
     pub(super) fn written(&self) -> u64 {
         self.written
@@ -152,6 +165,7 @@ impl Socket {
             Ok((read, in_socket)) if read > 0 => {
                 (self.read_at, self.in_socket) = (Instant::now(), in_socket);
                 (self.next, self.end) = (0, read);
+                self.came += read as u64;
                 self.drained = read < self.ahead.len();
                 (self.owes_ack, self.mid_frame) = (true, true);
                 true

@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use rustix::event::PollFlags;
+
 use super::reading::Came;
 use super::run::Run;
 use crate::message::CloseFrame;
@@ -12,7 +14,7 @@ use crate::outbound::gate::Pass;
 use crate::overflow::Stage;
 use crate::policy::connection::Connection;
 use crate::state::ReadyState;
-use crate::transport::{Broken, Outgoing, wait};
+use crate::transport::{Broken, HANG_UP, Outgoing, wait};
 
 /// So much of a command's time goes to the close; the rest is for the thread to end before its caller gives up on it.
 const SHARE: f64 = 0.75;
@@ -25,15 +27,21 @@ fn deadline_within(limit: Instant) -> Instant {
 
 impl Run<'_> {
     /// What was accepted is written, then a close frame, then the server has its say; all of it before `limit`. Heartbeats
-    /// and answers are seen to as before.
-    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, limit: Instant) {
+    /// and answers are seen to as before. `goes_on`: another connection follows, so that the reader is waited for.
+    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, limit: Instant, goes_on: bool) {
         // What it was told before is heard, and what it sends for that is sent.
+        self.tell_untold();
         self.tell_handler();
         self.deliver_held();
-        if let Err(broken) = self.close_until_broken(tcp, connection, limit) {
-            self.last_words(connection, broken);
+        match self.close_until_broken(tcp, connection, limit, goes_on) {
+            Ok(()) => {
+                self.over = true;
+                self.hear_what_is_there(connection);
+            }
+            Err(broken) => drop(self.last_words(connection, broken)),
         }
         self.consumer.flush();
+        self.end_turn(Instant::now());
     }
 
     fn close_until_broken(
@@ -41,6 +49,7 @@ impl Run<'_> {
         tcp: &TcpStream,
         connection: &mut Connection,
         mut limit: Instant,
+        goes_on: bool,
     ) -> Result<(), Broken> {
         let core = self.core;
         let mut deadline = deadline_within(limit);
@@ -48,12 +57,19 @@ impl Run<'_> {
         core.status.set(ReadyState::Closing);
         self.closing = true;
         let mut asked = false;
-        while Instant::now() < deadline {
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(());
+            }
             // A shutdown may have less patience than what we began with.
             if let Some(later) = core.commands.standing().filter(|later| later.deadline < limit) {
                 (limit, deadline) = (later.deadline, deadline_within(later.deadline));
             }
             self.expire_requests(connection)?;
+            self.tell_untold();
+            self.tell_handler();
+            self.fire_timers(now);
             if !asked {
                 self.link.take(&core.mailbox.source.queue);
             }
@@ -68,23 +84,30 @@ impl Run<'_> {
                 asked = true;
                 self.ask_to_close()?;
             }
+            let is_paused = goes_on && !self.consumer.has_room_to_read();
             let take = |run: &mut Self, message, now| run.deliver(message, now, Stage::Closing);
-            match self.read_next(connection, take)? {
-                Came::Message | Came::Other | Came::Part => {}
-                Came::Nothing => {
-                    let Some(transport) = &mut self.link.transport else { break };
-                    let interest = (tcp.as_fd(), transport.interest());
-                    let due = [limited_until, core.asked.due()].into_iter().flatten();
-                    let until = due.fold(deadline, Instant::min);
-                    match wait(Some(interest), &core.mailbox.wake, Some(until), || false) {
-                        Ok(waited) if waited.socket => transport.refresh(),
-                        Ok(_) => {}
-                        Err(_) => break,
-                    }
-                }
+            if !is_paused && self.read_next(connection, take)? != Came::Nothing {
+                continue;
+            }
+            let now = Instant::now();
+            self.end_turn(now);
+            let hand_over = self.consumer.hand_over(now, is_paused);
+            let Some(transport) = &mut self.link.transport else { return Ok(()) };
+            let interest = match (is_paused, transport.is_full()) {
+                (false, _) => transport.interest(),
+                (true, true) => PollFlags::OUT | HANG_UP,
+                (true, false) => HANG_UP,
+            };
+            let due = [limited_until, core.asked.due(), hand_over, self.consumer.next_timer()];
+            let until = due.into_iter().flatten().fold(deadline, Instant::min);
+            match wait(Some((tcp.as_fd(), interest)), &core.mailbox.wake, Some(until), || core.has_told()) {
+                // All that it still has to say is there.
+                Ok(waited) if is_paused && waited.hung_up => return Ok(()),
+                Ok(waited) if waited.socket => transport.refresh(),
+                Ok(_) => {}
+                Err(_) => return Ok(()),
             }
         }
-        Ok(())
     }
 
     /// A close frame, after which nothing goes out.

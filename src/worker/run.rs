@@ -36,8 +36,11 @@ const MAX_AVOIDED: usize = 16;
 /// Values told to a handler, one after the other, before the socket and whoever wants something sent get their turn.
 const TOLD_AT_ONCE: usize = 16;
 
+/// And no more of them after so long.
+const TOLD_FOR: Duration = Duration::from_millis(1);
+
 /// While the client is stopped, its handler is told what became of its messages for this share of the time.
-const TOLD: f64 = 0.9;
+const TOLD: f64 = 0.75;
 
 /// What ended a connection.
 pub(super) enum Ended {
@@ -66,6 +69,8 @@ pub(super) struct Run<'a> {
     pub(super) closing: bool,
     /// The connection is over, and what the kernel still has of it is read whether there is room for it or not.
     pub(super) over: bool,
+    /// The run ends, since this was commanded.
+    ending: Option<Command>,
 }
 
 impl<'a> Run<'a> {
@@ -89,6 +94,7 @@ impl<'a> Run<'a> {
             reads_broken: false,
             closing: false,
             over: false,
+            ending: None,
         }
     }
 
@@ -131,7 +137,10 @@ impl<'a> Run<'a> {
         // It may have been overruled since it was given. What is commanded from now on is for the next run.
         let command = self.core.commands.take().unwrap_or(command);
         match command.kind {
-            CommandKind::Close | CommandKind::Stop => Some(ExitReason::Closed),
+            CommandKind::Close | CommandKind::Stop => {
+                self.ending = Some(command);
+                Some(ExitReason::Closed)
+            }
             CommandKind::Restart => {
                 self.life.reconnect.reset();
                 Some(ExitReason::RestartRequested)
@@ -341,18 +350,28 @@ impl<'a> Run<'a> {
     /// is told the rest.
     pub(super) fn tell_untold(&mut self) {
         // What nobody reads any more, or not in time for a stop, is for the supervisor to tell.
-        while !self.consumer.is_deserted() && !self.core.commands.stop_presses(TOLD) {
+        while !self.consumer.is_deserted() && !self.is_pressed() {
             let Some(event) = self.life.untold.pop_front() else { break };
             self.emit(event);
         }
     }
 
+    /// Whether whoever ends the client waits, and has waited for long.
+    fn is_pressed(&self) -> bool {
+        let commanded = self.ending.is_some_and(|command| command.is_spent(TOLD, Instant::now()));
+        commanded || self.core.commands.stop_presses(TOLD)
+    }
+
     /// As `tell_untold`, a few at a time: a cancel does not wait until a handler was told of a thousand timeouts. Until it
     /// is, nothing more is read.
     pub(super) fn tell_some(&mut self) {
+        let until = Instant::now() + TOLD_FOR;
         for _ in 0..TOLD_AT_ONCE {
             let Some(event) = self.life.untold.pop_front() else { break };
             self.emit(event);
+            if Instant::now() >= until {
+                break;
+            }
         }
     }
 
@@ -378,6 +397,9 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn fire_timers(&mut self, now: Instant) {
+        if self.is_pressed() {
+            return;
+        }
         let epoch = self.open_epoch();
         let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
         self.consumer.fire_timers(scene);
@@ -385,13 +407,18 @@ impl<'a> Run<'a> {
 
     /// Tells the handler what callers have for it, a few at a time. True when there was something.
     pub(super) fn tell_handler(&mut self) -> bool {
-        let mut told = false;
+        let (mut told, mut now) = (false, Instant::now());
+        let until = now + TOLD_FOR;
         for _ in 0..TOLD_AT_ONCE {
+            if now >= until || self.is_pressed() {
+                break;
+            }
             let Some(value) = self.core.next_told() else { break };
             told = true;
-            let (epoch, now) = (self.open_epoch(), Instant::now());
+            let epoch = self.open_epoch();
             let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
             self.consumer.command(scene, value);
+            now = Instant::now();
         }
         told
     }

@@ -10,7 +10,7 @@ use rustix::event::PollFlags;
 use super::pause::Pause;
 use super::reading::Came;
 use super::run::{Ended, Run};
-use crate::command::Command;
+use crate::command::{Command, CommandKind};
 use crate::connect::attempt::Halt;
 use crate::deadline::later;
 use crate::error::{ConnectError, RefusedChannel, SessionError};
@@ -43,6 +43,9 @@ const TURNS_A_CLOCK: u32 = 16;
 
 /// While the client is stopped, its handler hears what the server still said for this share of the time.
 const HEARD: f64 = 0.5;
+
+/// A server that does not answer our close frame keeps us from the next connection for no longer than this.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What one turn of reading found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,6 +82,7 @@ impl Run<'_> {
         let ended = self.serve_on(&tcp, deadline);
         // What came before the end is told of before it, though there be no room.
         self.over = true;
+        self.tell_untold();
         self.deliver_held();
         self.core.counters.dropped.add(self.consumer.forget_held() as u64);
         self.consumer.flush();
@@ -110,13 +114,14 @@ impl Run<'_> {
         }
         match self.serve_until_broken(tcp, &mut connection) {
             Ok(command) => {
-                self.close(tcp, &mut connection, command.deadline);
+                let goes_on = matches!(command.kind, CommandKind::Reconnect | CommandKind::Restart);
+                self.close(tcp, &mut connection, command.deadline, goes_on);
                 Ended::Commanded(command)
             }
             // Our own decision, on a line that works: in good order, so that what was written arrives.
             Err(broken) if is_in_order(&broken.reason) => {
-                let limit = later(Instant::now(), self.state.settings.close_timeout);
-                self.close(tcp, &mut connection, limit);
+                let patience = self.state.settings.close_timeout.min(PATIENCE);
+                self.close(tcp, &mut connection, later(Instant::now(), patience), true);
                 Ended::Lost(broken.reason)
             }
             Err(broken) => {
@@ -192,7 +197,7 @@ impl Run<'_> {
                 }
             }
             let now = Instant::now();
-            self.end_turn(now);
+            self.end_turn_once_told(now);
             self.pause(&mut pause, read == Read::Paused, connection, now);
             if self.is_due(connection, now) {
                 if read == Read::CaughtUp {
@@ -237,6 +242,13 @@ impl Run<'_> {
         }
     }
 
+    /// While a handler has yet to be told of something nothing is read: all of that is one turn.
+    fn end_turn_once_told(&self, now: Instant) {
+        if !self.consumer.is_handler() || self.life.untold.is_empty() {
+            self.end_turn(now);
+        }
+    }
+
     /// Whether the connection wants to be asked.
     fn is_due(&self, connection: &Connection, now: Instant) -> bool {
         (!connection.is_held_up() && self.core.wanted.has_changed())
@@ -249,7 +261,7 @@ impl Run<'_> {
         let wants_changed = !connection.is_held_up() && core.wanted.take_changed();
         core.duty.begin(now, Doing::Upkeep);
         connection.tick(self.turn(now, caught_up, wants_changed), core, &mut self.actions);
-        self.end_turn(Instant::now());
+        self.end_turn_once_told(Instant::now());
         let done = !self.actions.is_empty();
         self.carry_out(connection)?;
         Ok(done)
@@ -379,29 +391,44 @@ impl Run<'_> {
         self.over = true;
         self.tell_untold();
         self.deliver_held();
-        let until = match broken.reason {
-            _ if self.reads_broken => return broken,
-            DisconnectReason::Transport(_) => None,
-            // We end it, and the server may go on for ever.
-            DisconnectReason::HeartbeatLost { .. } => Some(later(Instant::now(), self.state.settings.close_timeout)),
-            _ => return broken,
-        };
+        match broken.reason {
+            _ if self.reads_broken => broken,
+            DisconnectReason::Transport(_) => match self.hear(connection, None) {
+                // A close frame of the server's is the better reason.
+                Some(found) if !matches!(found.reason, DisconnectReason::Transport(_)) => found,
+                _ => broken,
+            },
+            DisconnectReason::HeartbeatLost { .. } => {
+                self.hear_what_is_there(connection);
+                broken
+            }
+            _ => broken,
+        }
+    }
+
+    /// We end the connection, and the server may go on for ever: what the kernel has of it now is read.
+    pub(super) fn hear_what_is_there(&mut self, connection: &mut Connection) {
+        let there = self.link.transport.as_ref().map(Transport::arrived);
+        if !self.reads_broken && there.is_some() {
+            self.hear(connection, there);
+        }
+    }
+
+    /// Reads to the end, or to that many bytes of the connection; returns how reading failed, if it did.
+    fn hear(&mut self, connection: &mut Connection, until: Option<u64>) -> Option<Broken> {
         self.link.only_read_from_now_on();
         for _ in 0..LAST_BATCHES {
             self.refresh();
-            match self.read_batch(connection) {
+            let read = self.read_batch(connection);
+            let heard = self.link.transport.as_ref().map_or(u64::MAX, Transport::heard);
+            match read {
                 Ok(_) if self.core.commands.stop_presses(HEARD) => break,
-                Ok(Read::More) if until.is_some_and(|until| Instant::now() >= until) => break,
-                Ok(Read::More) => {}
+                Ok(Read::More) if until.is_none_or(|until| heard < until) => {}
                 Ok(_) => break,
-                // A close frame of the server's is the better reason, if the line just broke.
-                Err(found) if until.is_none() && !matches!(found.reason, DisconnectReason::Transport(_)) => {
-                    return found;
-                }
-                Err(_) => break,
+                Err(found) => return Some(found),
             }
         }
-        broken
+        None
     }
 
     pub(super) fn refresh(&mut self) {

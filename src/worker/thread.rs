@@ -116,14 +116,9 @@ fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -
         dropped.unwrap_or_else(std::mem::forget);
         post_mortem(state, message)
     });
-    // What the caller's code does as it is dropped changes nothing of what was decided and told. Not before: a drop that
-    // panics while a panic unwinds ends the process.
-    let dropped = catch_unwind(AssertUnwindSafe(|| drop(handler)));
-    let let_go = catch_unwind(AssertUnwindSafe(|| state.let_go()));
-    for payload in [dropped, let_go].into_iter().filter_map(Result::err) {
-        log::error!("client `{}`: what it held for you panicked as it was dropped", state.core.tag.name);
-        std::mem::forget(payload);
-    }
+    // Not before: a drop that panics while a panic unwinds ends the process.
+    state.drop_for_caller(handler);
+    state.let_go();
     exit
 }
 
