@@ -161,7 +161,7 @@ impl Tables for Core {
         self.mailbox.admission.write(door, regardless, || now, write)
     }
 
-    fn give_back(&self, price: &Price) {
-        self.mailbox.admission.limits.give_back(price);
+    fn refund(&self, price: &mut Price) {
+        self.mailbox.admission.limits.refund(price);
     }
 }

@@ -109,7 +109,7 @@ fn a_second_stop_does_not_make_the_first_late() {
     let (_server, supervisor, client, _) = slow(Calls::Outcomes, false, Duration::from_secs(2));
     std::thread::scope(|scope| {
         let first = scope.spawn(|| supervisor.stop_client(client.id()));
-        eventually("the first is there", || client.ready_state() != ReadyState::Open || !client.tell(()).is_ok());
+        eventually("the first is there", || client.ready_state() != ReadyState::Open || client.tell(()).is_err());
         takes(ms(500));
         let report = supervisor.shutdown(LONG);
         assert_eq!((first.join().unwrap(), report.left_behind), (Ok(()), vec![]));

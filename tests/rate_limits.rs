@@ -3,15 +3,17 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{LONG, config, eventually, json_of, methods, ms, next, next_open, rpc};
+use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 use serde_json::json;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, Context, Delivery, Event, Handler, Heartbeat, Message, RateLimit, Request, RequestError, SendError,
-    Supervisor,
+    Client, Context, Correlation, Delivery, Event, Handler, Heartbeat, Message, RateLimit, Request, RequestError,
+    RequestId, SendError, Supervisor,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -208,4 +210,35 @@ fn what_is_written_anew_on_the_next_connection_pays_its_limit_there() {
     // The others would follow at once.
     client.close().unwrap();
     assert_eq!(client.stats().sent, 1, "the venue allows one a connection");
+}
+
+/// It pays before it is written, and the connection may be another by then.
+#[test]
+fn what_a_request_paid_on_one_connection_is_not_good_for_the_next() {
+    let server = Server::start(Script::silent()).unwrap();
+    let ((entered, was_entered), (go, gone)) = (bounded(1), bounded::<()>(1));
+    let first = AtomicBool::new(true);
+    let write = move |_: &RequestId, _: &str, _: Option<&str>| {
+        if first.swap(false, Ordering::Relaxed) {
+            entered.send(()).unwrap();
+            gone.recv().unwrap();
+        }
+        Message::text("request")
+    };
+    let one = RateLimit::bucket(1, 1, HOUR).unwrap().per_connection();
+    let slow = config(&server).rate_limit(one).correlation(Correlation::new(write, |_| None));
+    let client = Client::connect(slow.heartbeat(Heartbeat::disabled())).unwrap();
+    std::thread::scope(|scope| {
+        let posted = scope.spawn(|| client.post(Request::new("order", ())));
+        was_entered.recv_timeout(LONG).unwrap();
+        server.cut();
+        eventually("the next connection", || client.epoch() == 2);
+        client.wait_until_open(LONG).unwrap();
+        client.send("the one that it may carry").unwrap();
+        go.send(()).unwrap();
+        let refused = posted.join().unwrap();
+        assert!(matches!(refused, Err(RequestError::Refused(SendError::RateLimited { .. }))), "{refused:?}");
+    });
+    client.close().unwrap();
+    assert!(server.records().iter().all(|record| record.received.len() <= 1));
 }

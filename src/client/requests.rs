@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::deadline::later;
 use crate::error::{RequestError, SendError, SubscribeError};
 use crate::message::Message;
+use crate::outbound::gate::Pass;
 use crate::outbound::mailbox::Enlists;
 use crate::policy::admission::{Door, Unwritten};
 use crate::policy::rate_limit::Over;
@@ -125,33 +126,48 @@ impl Client {
             return Err(SendError::OwnThread { message: request.draft(&id) }.into());
         }
         let waits_until = Instant::now().checked_add(request.limit_wait);
-        let (message, price) = loop {
-            let state = core.status.get();
-            if state != ReadyState::Open {
+        let mut whom = Some(whom);
+        loop {
+            let (state, pass) = (core.status.get(), core.mailbox.gate.pass());
+            let (ReadyState::Open, Pass::Open { epoch }) = (state, pass) else {
+                let state = state.unless_open();
                 return Err(SendError::NotOpen { message: request.draft(&id), state }.into());
-            }
+            };
             let door = Door { queued: core.mailbox.queued(), ..Door::WORKERS };
             let write = || core.correlation.encode(request, &id);
-            match core.mailbox.admission.write(door, false, Instant::now, &write) {
-                Ok(written) => break written,
+            let (message, price) = match core.mailbox.admission.write(door, false, Instant::now, &write) {
+                Ok(written) => written,
                 Err(Unwritten::Over(Over::Wait(time), _)) if is_in_time(waits_until, time) => {
                     core.status.wait_until_closed(time);
+                    continue;
                 }
                 Err(unwritten) => return Err(unwritten.refuse(request, &id)),
+            };
+            let deadline = later(Instant::now(), request.timeout.unwrap_or(core.request_timeout));
+            let receipt = Arc::new(Receipt::request(id.clone()));
+            let (mut sooner, mut is_stale) = (false, false);
+            let registration = Registration {
+                core,
+                method: &request.method,
+                id: &id,
+                deadline,
+                receipt: &receipt,
+                epoch,
+                whom: &mut whom,
+                sooner: &mut sooner,
+                is_stale: &mut is_stale,
+            };
+            match core.mailbox.accept_at(message, price, || core.status.get(), registration) {
+                // What it paid was for a connection that has ended meanwhile.
+                Err(_) if is_stale => continue,
+                accepted => accepted?,
             }
-        };
-        let deadline = later(Instant::now(), request.timeout.unwrap_or(core.request_timeout));
-        let receipt = Arc::new(Receipt::request(id.clone()));
-        let mut sooner = false;
-        let (method, sooner_) = (&request.method, &mut sooner);
-        let registration =
-            Registration { core, method, id: &id, deadline, receipt: &receipt, whom: Some(whom), sooner: sooner_ };
-        core.mailbox.accept_paid(message, price, || core.status.get(), registration)?;
-        if sooner {
-            // A worker that sleeps would sleep through the deadline.
-            core.mailbox.wake.wake();
+            if sooner {
+                // A worker that sleeps would sleep through the deadline.
+                core.mailbox.wake.wake();
+            }
+            return Ok(Started { id, deadline, receipt });
         }
-        Ok(Started { id, deadline, receipt })
     }
 
     /// Sends a JSON-RPC 2.0 notification (section 4.1): a request without an id, which nobody answers. Accounted for like
@@ -289,15 +305,19 @@ struct Registration<'a> {
     id: &'a RequestId,
     deadline: Instant,
     receipt: &'a Arc<Receipt>,
-    whom: Option<Whom<Caller>>,
+    /// The connection that it has paid for.
+    epoch: u64,
+    whom: &'a mut Option<Whom<Caller>>,
     sooner: &'a mut bool,
+    is_stale: &'a mut bool,
 }
 
 impl Enlists for Registration<'_> {
     type Error = RequestError;
 
     fn enlist(&mut self, message: &Message, epoch: Option<u64>) -> Result<Option<Arc<Receipt>>, RequestError> {
-        let Some(whom) = self.whom.take().filter(|_| epoch.is_some()) else {
+        *self.is_stale = epoch != Some(self.epoch);
+        let Some(whom) = self.whom.take_if(|_| epoch == Some(self.epoch)) else {
             let (message, state) = (message.clone(), self.core.status.get().unless_open());
             return Err(SendError::NotOpen { message, state }.into());
         };

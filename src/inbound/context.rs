@@ -52,8 +52,9 @@ impl Context<'_> {
     /// already, or when the message is larger than `max_message_size`. The message is handed back.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SendError> {
         let (mailbox, message) = (&self.core.mailbox, message.into());
-        let price = mailbox.admission.price(&message);
+        let mut price = mailbox.admission.price(&message);
         let message = mailbox.accept_here(message, self.open(), Charge::Now(&price), self.now)?;
+        price.is_paid(Instant::now);
         self.outbox.push(Accepted::paid(message, self.epoch, None, price));
         Ok(())
     }
@@ -96,9 +97,9 @@ impl Context<'_> {
         let mailbox = &core.mailbox;
         let door = Door { queued: mailbox.queued(), ..Door::WORKERS };
         let written = mailbox.admission.write(door, false, || self.now, &|| core.correlation.encode(&request, &id));
-        let (message, price) = written.map_err(|unwritten| unwritten.refuse(&request, &id))?;
+        let (message, mut price) = written.map_err(|unwritten| unwritten.refuse(&request, &id))?;
         let accepted = mailbox.accept_here(message, Ok(()), Charge::Paid, self.now);
-        let message = accepted.inspect_err(|_| mailbox.admission.limits.give_back(&price))?;
+        let message = accepted.inspect_err(|_| mailbox.admission.limits.refund(&mut price))?;
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {
             method: request.method,
@@ -108,7 +109,7 @@ impl Context<'_> {
             whom: Whom::Consumer,
         };
         if let Err(barred) = core.asked.look(|table| table.register(id.clone(), pending)) {
-            mailbox.withdraw_here(message.len(), &price);
+            mailbox.withdraw_here(message.len(), &mut price);
             return Err(barred.error(&id, &message));
         }
         self.outbox.push(Accepted::paid(message, self.epoch, Some(receipt), price));

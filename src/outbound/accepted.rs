@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::message::Message;
-use crate::policy::rate_limit::{Limits, Price};
+use crate::policy::rate_limit::Price;
 use crate::receipt::Receipt;
 use crate::telemetry::counter::Counter;
 use crate::telemetry::stats::Ended;
@@ -16,9 +16,8 @@ pub(crate) struct Accepted {
     /// The connection it was accepted for; `None`: whichever comes next.
     pub(crate) epoch: Option<u64>,
     pub(crate) receipt: Option<Arc<Receipt>>,
-    /// What the rate limits take for it; that they have it already, or take it when it is written.
+    /// What the rate limits took for it, or take when it is written.
     pub(crate) price: Price,
-    pub(crate) paid: bool,
     /// The worker's own: nobody is told what becomes of it, and it is in no account.
     pub(crate) own: bool,
 }
@@ -26,19 +25,12 @@ pub(crate) struct Accepted {
 impl Accepted {
     /// A handler's, for the open connection; the rate limits have let it pass.
     pub(crate) fn paid(message: Message, epoch: Option<u64>, receipt: Option<Arc<Receipt>>, price: Price) -> Self {
-        Self { message, epoch, receipt, price, paid: true, own: false }
+        Self { message, epoch, receipt, price, own: false }
     }
 
     /// The worker's own.
     pub(crate) fn own(message: Message, epoch: u64, receipt: Arc<Receipt>, price: Price) -> Self {
         Self { own: true, ..Self::paid(message, Some(epoch), Some(receipt), price) }
-    }
-
-    /// It was not written: the limits give back what it paid.
-    pub(crate) fn refund(&mut self, limits: &Limits) {
-        if std::mem::take(&mut self.paid) {
-            limits.give_back(&self.price);
-        }
     }
 }
 

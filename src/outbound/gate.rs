@@ -61,6 +61,11 @@ impl Gate {
         Passage { gate: Some(self), pass: decode(word) }
     }
 
+    /// Who may pass now.
+    pub(crate) fn pass(&self) -> Pass {
+        decode(self.word.load(Ordering::Acquire))
+    }
+
     /// Lets `pass` through from now on. Called by the one that owns the client's worker state.
     pub(crate) fn set(&self, pass: Pass) {
         let mut word = self.word.load(Ordering::Relaxed);

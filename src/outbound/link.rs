@@ -42,7 +42,7 @@ impl Link {
     /// A connection on which the session is still to be opened.
     pub(crate) fn open(&mut self, transport: Transport) {
         (self.transport, self.broken, self.only_read) = (Some(transport), None, false);
-        self.outbox.hold();
+        self.outbox.hold(Instant::now());
     }
 
     /// Nothing more is written on it.

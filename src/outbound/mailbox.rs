@@ -79,25 +79,14 @@ impl Mailbox {
         others: E,
     ) -> Result<(), E::Error> {
         let price = self.admission.price(&message);
-        self.accept_at(message, price, false, state, others)
+        self.accept_at(message, price, state, others)
     }
 
-    /// As `accept`, for a message that has paid; should it be refused it gets that back.
-    pub(crate) fn accept_paid<E: Enlists>(
+    /// As `accept`, for a message whose price is known. One that has been paid is given back should it be refused.
+    pub(crate) fn accept_at<E: Enlists>(
         &self,
         message: Message,
-        price: Price,
-        state: impl FnOnce() -> ReadyState,
-        others: E,
-    ) -> Result<(), E::Error> {
-        self.accept_at(message, price, true, state, others)
-    }
-
-    fn accept_at<E: Enlists>(
-        &self,
-        message: Message,
-        price: Price,
-        paid: bool,
+        mut price: Price,
         state: impl FnOnce() -> ReadyState,
         mut others: E,
     ) -> Result<(), E::Error> {
@@ -117,13 +106,15 @@ impl Mailbox {
             full: is_open && !has_place,
             queued: if waits { 0 } else { self.queued() },
         };
-        let charge = match (waits, paid) {
-            (_, true) => Charge::Paid,
-            (true, false) => Charge::WhenWritten(&price),
-            (false, false) => Charge::Now(&price),
+        let (pays_now, charge) = match (price.has_paid(), waits) {
+            (true, _) => (false, Charge::Paid),
+            (false, true) => (false, Charge::WhenWritten(&price)),
+            (false, false) => (true, Charge::Now(&price)),
         };
         let admitted = self.admission.admit(message, door, charge, Instant::now).map_err(E::Error::from);
-        let paid = paid || (admitted.is_ok() && !waits);
+        if pays_now && admitted.is_ok() {
+            price.is_paid(Instant::now);
+        }
         let enlisted = admitted.and_then(|message| others.enlist(&message, epoch).map(|receipt| (message, receipt)));
         let (message, receipt) = match enlisted {
             Ok(accepted) => accepted,
@@ -131,15 +122,13 @@ impl Mailbox {
                 if has_place {
                     load.leave(length);
                 }
-                if paid {
-                    self.admission.limits.give_back(&price);
-                }
+                self.admission.limits.refund(&mut price);
                 return Err(error);
             }
         };
         self.source.books.tally.accepted.fetch_add(1, Ordering::Relaxed);
         // The receiver is ours, so this cannot fail.
-        let _ = self.enter.send(Accepted { message, epoch, receipt, price, paid, own: false });
+        let _ = self.enter.send(Accepted { message, epoch, receipt, price, own: false });
         drop(passage);
         self.line.pass_on(&self.source);
         Ok(())
@@ -173,10 +162,10 @@ impl Mailbox {
     }
 
     /// A handler's message was not put into the outbox after all.
-    pub(crate) fn withdraw_here(&self, length: usize, price: &Price) {
+    pub(crate) fn withdraw_here(&self, length: usize, price: &mut Price) {
         self.source.books.open.leave(length);
         self.source.books.tally.accepted.fetch_sub(1, Ordering::Relaxed);
-        self.admission.limits.give_back(price);
+        self.admission.limits.refund(price);
     }
 
     /// Messages that wait for the next connection.

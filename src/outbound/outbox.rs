@@ -41,7 +41,7 @@ impl Books {
     /// It was not written, and who sent it has it back, the limits' tokens with it.
     pub(crate) fn not_sent(&self, item: &mut Accepted, limits: &Limits) {
         self.leave(item);
-        item.refund(limits);
+        limits.refund(&mut item.price);
         if !item.own {
             self.tally.unsent.fetch_add(1, Ordering::Relaxed);
         }
@@ -100,9 +100,9 @@ impl Outbox {
     }
 
     /// A new connection, on which the session is still to be opened.
-    pub(crate) fn hold(&mut self) {
+    pub(crate) fn hold(&mut self, now: Instant) {
         (self.only_urgent, self.limited_until) = (true, None);
-        self.limits.begin_connection();
+        self.limits.begin_connection(now);
     }
 
     /// The session could not be opened: what it wanted to say is forgotten.
@@ -186,12 +186,12 @@ impl Outbox {
 
     /// Whether the rate limits let the next one pass.
     fn may_go(&mut self, clock: fn() -> Instant) -> bool {
-        let Some(Accepted { price, paid, receipt, .. }) = self.waiting.front_mut() else { return true };
+        let Some(Accepted { price, receipt, .. }) = self.waiting.front_mut() else { return true };
         // What its sender took back goes nowhere and costs nothing.
         if receipt.as_ref().is_some_and(|receipt| receipt.is_taken_back()) {
             return true;
         }
-        if *paid {
+        if price.has_paid() {
             return true;
         }
         let now = clock();
@@ -207,13 +207,14 @@ impl Outbox {
             Err(Over::Never { .. }) => self.limits.force(price, now),
             Ok(()) => {}
         }
-        (*paid, self.limited_until) = (true, None);
+        price.is_paid(|| now);
+        self.limited_until = None;
         true
     }
 
     /// What has paid goes before what has yet to: a cancel, for which tokens are reserved, does not wait behind a queue.
     fn bring_paid_forward(&mut self) -> bool {
-        let paid = self.waiting.iter().position(|item| item.paid);
+        let paid = self.waiting.iter().position(|item| item.price.has_paid());
         let item = paid.and_then(|at| self.waiting.remove(at));
         item.map(|item| self.waiting.push_front(item)).is_some()
     }
@@ -288,7 +289,7 @@ impl Outbox {
 
     /// Puts back what waits for the next connection, where it pays anew: of one that was half written the venue has nothing.
     pub(crate) fn requeue(&mut self, mut items: Vec<Accepted>) {
-        items.iter_mut().for_each(|item| item.refund(&self.limits));
+        items.iter_mut().for_each(|item| self.limits.refund(&mut item.price));
         self.waiting = items.into();
     }
 }

@@ -104,21 +104,22 @@ impl Admission {
         &self,
         door: Door,
         regardless: bool,
-        clock: impl FnOnce() -> Instant,
+        clock: impl Fn() -> Instant,
         write: &dyn Fn() -> Result<Message, Box<str>>,
     ) -> Result<(Message, Price), Unwritten> {
         let early = if self.limits.read_messages() { Some(write().map_err(Unwritten::Fault)?) } else { None };
-        let price = early.as_ref().map_or_else(|| self.price(&Message::text("")), |message| self.price(message));
+        let mut price = early.as_ref().map_or_else(|| self.price(&Message::text("")), |message| self.price(message));
         let charge = if regardless { Charge::Regardless(&price) } else { Charge::Now(&price) };
-        if let Err(over) = self.charge(door, charge, clock) {
+        if let Err(over) = self.charge(door, charge, &clock) {
             return Err(Unwritten::Over(over, early));
         }
+        price.is_paid(&clock);
         let fault = match early.map_or_else(write, Ok) {
             Ok(message) if message.len() <= self.max_message_size => return Ok((message, price)),
             Ok(message) => Unwritten::Refused(SendError::TooLarge { message, limit: self.max_message_size }),
             Err(fault) => Unwritten::Fault(fault),
         };
-        self.limits.give_back(&price);
+        self.limits.refund(&mut price);
         Err(fault)
     }
 

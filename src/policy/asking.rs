@@ -89,7 +89,7 @@ impl Connection {
                     continue;
                 }
                 let size = asked.len();
-                let batch = tables.subscriptions(|table| table.asked(operation, asked));
+                let batch = tables.subscriptions(|table| table.asked(operation, asked, now));
                 match self.ask(request, Purpose::Subscription(batch), now, tables, out) {
                     Ok(()) => count += size,
                     Err(unasked) => match unasked.try_again(now) {
@@ -131,7 +131,7 @@ impl Connection {
         tables: &T,
         out: &mut Vec<Action<T::Caller>>,
     ) {
-        let batch = tables.subscriptions(|table| table.asked(operation, channels));
+        let batch = tables.subscriptions(|table| table.asked(operation, channels, now));
         self.batch_answered(batch, &Err(RpcError::new(0, fault)), now, tables, out);
     }
 
@@ -154,7 +154,7 @@ impl Connection {
         };
         let first = purpose == Purpose::Renewal;
         let write = || self.rules.correlation.encode(&request, &id);
-        let (message, price) = tables.write(first, now, &write).map_err(Unasked::Unwritten)?;
+        let (message, mut price) = tables.write(first, now, &write).map_err(Unasked::Unwritten)?;
         let receipt = Arc::new(Receipt::request(id.clone()));
         let pending = Pending {
             method: request.method,
@@ -164,7 +164,7 @@ impl Connection {
             whom: Whom::Worker(purpose),
         };
         if let Err(barred) = tables.requests(|table| table.register(id, pending)) {
-            tables.give_back(&price);
+            tables.refund(&mut price);
             return Err(Unasked::Barred(barred));
         }
         out.push(match first {

@@ -1,6 +1,6 @@
 //! Requests for channels that are under way, and those whose answers may still come. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,15 +41,17 @@ const MAX_LATE: usize = 256;
 pub(super) struct UnderWay {
     pub(super) operation: Operation,
     pub(super) names: Vec<Arc<str>>,
-    /// Some of them were acknowledged; the rest may be, by answers that still come, until then.
-    pub(super) more_until: Option<Instant>,
     /// The server ended a connection while it was asked for them.
     pub(super) on_trial: bool,
+    pub(super) asked_at: Instant,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     under_way: HashMap<u64, UnderWay>,
+    /// Those that were answered in part, and those with suspects in them: looked for often, and few.
+    in_part: BTreeMap<u64, Instant>,
+    trials: BTreeSet<u64>,
     /// Their time ran out, or a part of them was refused: more answers may come.
     late: BTreeMap<u64, UnderWay>,
     last: u64,
@@ -62,6 +64,9 @@ impl Batches {
     }
 
     pub(super) fn insert(&mut self, batch: u64, under_way: UnderWay) {
+        if under_way.on_trial {
+            self.trials.insert(batch);
+        }
         self.under_way.insert(batch, under_way);
     }
 
@@ -73,7 +78,14 @@ impl Batches {
         self.under_way.get_mut(&batch)
     }
 
+    /// It was answered in part: the rest may follow until then.
+    pub(super) fn expect_rest(&mut self, batch: u64, until: Instant) {
+        self.in_part.insert(batch, until);
+    }
+
     pub(super) fn end(&mut self, batch: u64) -> Option<UnderWay> {
+        self.in_part.remove(&batch);
+        self.trials.remove(&batch);
         self.under_way.remove(&batch)
     }
 
@@ -82,13 +94,12 @@ impl Batches {
     }
 
     pub(super) fn has_trial(&self) -> bool {
-        self.under_way.values().any(|batch| batch.on_trial)
+        !self.trials.is_empty()
     }
 
     /// Whether more answers to a batch may come, though there was one.
     pub(super) fn expects_more(&self, batch: u64) -> bool {
-        let expects = |under_way: &UnderWay| under_way.more_until.is_some();
-        self.get(batch).is_some_and(expects) || self.late.contains_key(&batch)
+        self.in_part.contains_key(&batch) || self.late.contains_key(&batch)
     }
 
     /// The channels of a batch that may still be answered.
@@ -97,21 +108,21 @@ impl Batches {
         known.map_or_else(Vec::new, |under_way| under_way.names.clone())
     }
 
-    /// What the server is being asked for.
-    pub(super) fn joining(&self) -> Vec<Together> {
+    /// What the server is being asked for since then.
+    pub(super) fn joining(&self, since: Option<Instant>) -> Vec<Together> {
         let joining = self.under_way.values().filter(|batch| batch.operation == Operation::Subscribe);
+        let joining = joining.filter(|batch| since.is_none_or(|since| batch.asked_at > since));
         joining.map(|batch| Together { names: batch.names.clone(), on_trial: batch.on_trial }).collect()
     }
 
     /// When the rest of a batch that was answered in part is no longer waited for.
     pub(super) fn parts_due(&self) -> Option<Instant> {
-        self.under_way.values().filter_map(|under_way| under_way.more_until).min()
+        self.in_part.values().min().copied()
     }
 
     /// Those whose rest is no longer waited for.
     pub(super) fn incomplete(&self, now: Instant) -> Vec<u64> {
-        let is_over = |under_way: &UnderWay| under_way.more_until.is_some_and(|until| until <= now);
-        self.under_way.iter().filter(|(_, batch)| is_over(batch)).map(|(batch, _)| *batch).collect()
+        self.in_part.iter().filter(|(_, until)| **until <= now).map(|(batch, _)| *batch).collect()
     }
 
     /// Answers to the rest of these are believed.
@@ -131,7 +142,7 @@ impl Batches {
 
     /// The connection is over; numbers are never used again.
     pub(super) fn clear(&mut self) {
-        self.under_way.clear();
-        self.late.clear();
+        let last = self.last;
+        *self = Self { last, ..Self::default() };
     }
 }

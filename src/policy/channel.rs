@@ -40,7 +40,7 @@ pub(super) struct Channel {
     pub(super) together: usize,
     /// The server ended a connection while it was asked for this one.
     pub(super) suspect: bool,
-    /// How often the connection was cut while the server was asked for this one.
+    /// How much speaks against it since the connection was cut when the server was asked for it, or had just acknowledged it.
     pub(super) cuts: u32,
     /// What speaks against it: the server ended connections over this one alone, and over others it did not.
     pub(super) strikes: u32,
@@ -50,6 +50,8 @@ pub(super) struct Channel {
     pub(super) proven: u64,
     /// How often the server refused it for the moment, on this connection.
     pub(super) put_off: u32,
+    /// How often it was tried as a suspect, and that came to nothing: the others get their turn.
+    pub(super) tries: u32,
 }
 
 impl Channel {
@@ -69,6 +71,7 @@ impl Channel {
             struck_at: 0,
             proven: 0,
             put_off: 0,
+            tries: 0,
         }
     }
 
@@ -83,7 +86,7 @@ impl Channel {
 
     /// It is no suspect any more, if it was.
     pub(super) fn acquit(&mut self) {
-        (self.suspect, self.cuts, self.strikes) = (false, 0, 0);
+        (self.suspect, self.cuts, self.strikes, self.tries) = (false, 0, 0, 0);
     }
 
     /// What was asked was not done.
@@ -103,8 +106,8 @@ impl Channel {
             // One that the server does not name was not subscribed to.
             Operation::Unsubscribe => (AtServer::Absent, false),
         };
-        // A suspect remains one: the server may yet close the connection over it.
-        (self.cuts, self.put_off) = (0, 0);
+        // A suspect remains one: the server may yet end the connection over it.
+        self.put_off = 0;
     }
 
     /// What the server has to be asked, if anything.
@@ -123,7 +126,7 @@ impl Channel {
     pub(super) fn turn(&self) -> Option<Turn> {
         Some(match self.asks()? {
             Operation::Unsubscribe => Turn::Leave,
-            Operation::Subscribe if self.suspect => Turn::JoinSuspect { strikes: self.strikes },
+            Operation::Subscribe if self.suspect => Turn::JoinSuspect { tries: self.tries, strikes: self.strikes },
             Operation::Subscribe => Turn::Join,
         })
     }
@@ -139,10 +142,10 @@ impl Channel {
 }
 
 /// What is to be asked, in the order in which it is: what goes makes room for what comes, and what may end the connection
-/// comes last, the least suspected first.
+/// comes last, the least tried and the least suspected first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Turn {
     Leave,
     Join,
-    JoinSuspect { strikes: u32 },
+    JoinSuspect { tries: u32, strikes: u32 },
 }

@@ -28,12 +28,16 @@ pub(crate) struct Connection {
     pub(super) plans: usize,
     /// How long the venue is left alone after it refused for the moment, next time.
     pub(super) patience: Duration,
+    renewal_patience: Duration,
     /// When to look at the table of channels again.
     pub(super) channels_due: Option<Instant>,
 }
 
 /// Channels planned in one go, at least and at most: other work gets its turn in between.
 pub(super) const PLANS: (usize, usize) = (16, 1_000);
+
+/// While not all that came is read, how often to look whether it is.
+const UNREAD_LOOKS: Duration = Duration::from_millis(50);
 
 /// How long a venue that refused for the moment is left alone, at first and at most.
 pub(super) const PATIENCE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -49,7 +53,8 @@ impl Connection {
     ) -> Self {
         let (monitor, first) = Monitor::open(rules.heartbeat.clone(), nonce, now);
         let (upkeep, opening, plans, patience) = (Upkeep::default(), false, PLANS.1, PATIENCE.0);
-        let connection = Self { rules, monitor, upkeep, opening, plans, patience, channels_due: None };
+        let connection =
+            Self { rules, monitor, upkeep, opening, plans, patience, renewal_patience: patience, channels_due: None };
         if let Beat::Send(message) = first {
             connection.send_first(message, now, tables, out);
         }
@@ -178,6 +183,9 @@ impl Connection {
             beat => self.beat(beat, turn.clogged, out),
         }
         self.expire(now, turn.caught_up, tables, out);
+        if self.channels_due.is_some_and(|due| now >= due) && !turn.caught_up {
+            self.channels_due = Some(now + UNREAD_LOOKS);
+        }
         if self.channels_due.is_some_and(|due| now >= due) {
             let refused = tables.subscriptions(|table| table.expire(now));
             out.extend(refused.into_iter().map(Action::Refused));
@@ -263,11 +271,14 @@ impl Connection {
             Purpose::Renewal => match &response.outcome {
                 Err(RequestError::Rpc(error)) if self.is_temporary(error) => {
                     out.push(Action::Warn(format!("the renewal is refused for the moment: {error}").into()));
-                    let at = self.after_patience(now);
-                    self.upkeep.renew_again(at);
+                    self.upkeep.renew_again(later(now, self.renewal_patience));
+                    self.renewal_patience = (self.renewal_patience * 2).min(PATIENCE.1);
                 }
                 _ => match self.renewed(response) {
-                    Ok(renewal) => self.upkeep.renew(now, renewal),
+                    Ok(renewal) => {
+                        self.renewal_patience = PATIENCE.0;
+                        self.upkeep.renew(now, renewal);
+                    }
                     Err(message) => out.push(not_renewed(message)),
                 },
             },
@@ -279,8 +290,8 @@ impl Connection {
                         tables.subscriptions(|table| table.put_off(batch));
                         // Whatever else is refused meanwhile changes nothing.
                         if !self.upkeep.asks_later() {
-                            let at = self.after_patience(now);
-                            self.upkeep.ask_for_channels_at(at);
+                            self.upkeep.ask_for_channels_at(later(now, self.patience));
+                            self.patience = (self.patience * 2).min(PATIENCE.1);
                         }
                         return;
                     }
@@ -298,13 +309,6 @@ impl Connection {
                 self.ask_when_free(now);
             }
         }
-    }
-
-    /// When a venue that refused for the moment is asked again; each time that is later.
-    fn after_patience(&mut self, now: Instant) -> Instant {
-        let at = later(now, self.patience);
-        self.patience = (self.patience * 2).min(PATIENCE.1);
-        at
     }
 
     fn renewed(&self, response: Response) -> Result<Option<Renewal>, Box<str>> {

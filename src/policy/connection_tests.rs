@@ -106,8 +106,8 @@ impl Tables for Plainest {
     ) -> Result<(Message, Price), Unwritten> {
         self.admission.write(Door::WORKERS, regardless, || now, write)
     }
-    fn give_back(&self, price: &Price) {
-        self.admission.limits.give_back(price);
+    fn refund(&self, price: &mut Price) {
+        self.admission.limits.refund(price);
     }
 }
 

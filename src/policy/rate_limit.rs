@@ -78,18 +78,31 @@ struct Bucket {
     latest: AtomicU64,
     /// When the bucket is full again; earlier than now when it is. Further away than it takes to fill means debt.
     full_at: AtomicU64,
+    /// When it was full last, as far as anybody has seen.
+    was_full: AtomicU64,
 }
 
 impl Bucket {
     fn new(capacity: u32, interval: u64) -> Self {
-        let (latest, full_at) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { capacity, interval, base: OnceLock::new(), latest, full_at }
+        let (latest, full_at, was_full) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { capacity, interval, base: OnceLock::new(), latest, full_at, was_full }
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        let base = *self.base.get_or_init(|| now);
-        let nanos = u64::try_from(now.saturating_duration_since(base).as_nanos()).unwrap_or(u64::MAX / 2);
+        let nanos = self.nanos_at(now);
         self.latest.fetch_max(nanos, Ordering::Relaxed).max(nanos)
+    }
+
+    fn nanos_at(&self, at: Instant) -> u64 {
+        let base = *self.base.get_or_init(|| at);
+        u64::try_from(at.saturating_duration_since(base).as_nanos()).unwrap_or(u64::MAX / 2)
+    }
+
+    /// Something was taken at `now`, when the bucket was to be full at `full_at`.
+    fn took(&self, now: u64, full_at: u64) {
+        if full_at <= now {
+            self.was_full.fetch_max(now, Ordering::Relaxed);
+        }
     }
 
     fn time_for(&self, tokens: u32) -> u64 {
@@ -101,7 +114,7 @@ impl Bucket {
         let now = self.nanos(now);
         let fits = |full_at| self.after(toll, now, full_at).ok();
         let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        taken.map(drop).or_else(|full_at| self.after(toll, now, full_at).map(drop))
+        taken.map(|full_at| self.took(now, full_at)).or_else(|full_at| self.after(toll, now, full_at).map(drop))
     }
 
     /// Whether it could be taken now.
@@ -124,7 +137,16 @@ impl Bucket {
         let now = self.nanos(now);
         let most = now + 2 * self.time_for(self.capacity);
         let after = |full_at: u64| Some((full_at.max(now) + self.time_for(tokens)).min(most));
-        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
+        let forced = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
+        forced.into_iter().for_each(|full_at| self.took(now, full_at));
+    }
+
+    /// Gives back what was taken before `paid_at`, unless the bucket has been full since: then it has dripped back already, and
+    /// perhaps gone to others.
+    fn refund(&self, tokens: u32, paid_at: Instant) {
+        if self.was_full.load(Ordering::Relaxed) <= self.nanos_at(paid_at) {
+            self.give_back(tokens);
+        }
     }
 
     fn give_back(&self, tokens: u32) {
@@ -291,12 +313,28 @@ struct Toll {
 
 /// What a message pays to each limit. Found out by code of the caller's, so never under a lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Price(Box<[Toll]>);
+pub(crate) struct Price {
+    tolls: Box<[Toll]>,
+    /// When it was paid, if it was and that is more than nothing.
+    paid_at: Option<Instant>,
+}
 
 impl Price {
+    /// It was paid just now. The clock is not asked where nothing is paid.
+    pub(crate) fn is_paid(&mut self, clock: impl FnOnce() -> Instant) {
+        if !self.tolls.is_empty() {
+            self.paid_at = Some(clock());
+        }
+    }
+
+    /// Whether it has been paid, as far as the limits take anything.
+    pub(crate) fn has_paid(&self) -> bool {
+        self.tolls.is_empty() || self.paid_at.is_some()
+    }
+
     /// Whether a limit reserves tokens for it.
     pub(crate) fn is_entitled(&self) -> bool {
-        self.0.iter().any(|toll| toll.entitled)
+        self.tolls.iter().any(|toll| toll.entitled)
     }
 }
 
@@ -327,7 +365,7 @@ impl Limits {
     }
 
     pub(crate) fn price(&self, message: &Message) -> Price {
-        Price(self.0.iter().map(|limit| limit.toll(message)).collect())
+        Price { tolls: self.0.iter().map(|limit| limit.toll(message)).collect(), paid_at: None }
     }
 
     /// Takes what a message pays from every bucket, or nothing from any.
@@ -352,9 +390,11 @@ impl Limits {
         self.tolls(price).for_each(|(limit, toll)| limit.bucket.force(toll.tokens, now));
     }
 
-    /// What was taken and not used after all.
-    pub(crate) fn give_back(&self, price: &Price) {
-        self.tolls(price).for_each(|(limit, toll)| limit.bucket.give_back(toll.tokens));
+    /// What was paid was for nothing: it is given back, once.
+    pub(crate) fn refund(&self, price: &mut Price) {
+        if let Some(paid_at) = price.paid_at.take() {
+            self.tolls(price).for_each(|(limit, toll)| limit.bucket.refund(toll.tokens, paid_at));
+        }
     }
 
     /// Whether a message pays more than one of the buckets ever holds.
@@ -366,13 +406,15 @@ impl Limits {
     }
 
     /// A connection begins.
-    pub(crate) fn begin_connection(&self) {
-        let of_connections = self.0.iter().filter(|limit| limit.scope == Scope::Connection);
-        of_connections.for_each(|limit| limit.bucket.full_at.store(0, Ordering::Relaxed));
+    pub(crate) fn begin_connection(&self, now: Instant) {
+        for RateLimit { bucket, .. } in self.0.iter().filter(|limit| limit.scope == Scope::Connection) {
+            bucket.full_at.store(0, Ordering::Relaxed);
+            bucket.took(bucket.nanos(now), 0);
+        }
     }
 
     fn tolls<'a>(&'a self, price: &'a Price) -> impl Iterator<Item = (&'a RateLimit, &'a Toll)> {
-        self.0.iter().zip(&price.0).filter(|(_, toll)| toll.tokens > 0)
+        self.0.iter().zip(&price.tolls).filter(|(_, toll)| toll.tokens > 0)
     }
 }
 

@@ -34,14 +34,38 @@ fn a_message_pays_all_limits_or_none() {
     let t0 = Instant::now();
     let hour = 3_600_000 * MS;
     let limits = Limits(vec![RateLimit::bucket(10, 10, hour).unwrap(), RateLimit::bucket(1, 1, hour).unwrap()]);
-    let price = limits.price(&"".into());
+    let mut price = limits.price(&"".into());
     assert_eq!(limits.take(&price, t0), Ok(()));
+    price.is_paid(|| t0);
     (0..20).for_each(|_| assert!(matches!(limits.take(&price, t0), Err(Over::Wait(_)))));
     let first = Limits(vec![limits.0[0].clone()]);
     (0..9).for_each(|_| assert_eq!(first.take(&first.price(&"".into()), t0), Ok(())));
     assert!(first.take(&price, t0).is_err());
-    limits.give_back(&price);
+    limits.refund(&mut price);
+    limits.refund(&mut price);
     assert_eq!(limits.take(&price, t0), Ok(()));
+}
+
+/// Since then it has dripped back, and others have had it.
+#[test]
+fn what_is_given_back_late_makes_no_tokens() {
+    let t0 = Instant::now();
+    let limits = Limits(vec![RateLimit::bucket(2, 1, 1000 * MS).unwrap()]);
+    let take = |now| {
+        let mut price = limits.price(&"".into());
+        limits.take(&price, now).map(|()| {
+            price.is_paid(|| now);
+            price
+        })
+    };
+    let mut early = [take(t0).unwrap(), take(t0).unwrap()];
+    assert!(take(t0).is_err());
+    limits.refund(&mut early[0]);
+    let mut soon = take(t0 + 100 * MS).expect("given back in time");
+    let full = t0 + 2100 * MS;
+    assert!(take(full).is_ok() && take(full).is_ok());
+    [&mut early[1], &mut soon].into_iter().for_each(|late| limits.refund(late));
+    assert!(take(full).is_err());
 }
 
 #[test]
@@ -69,7 +93,7 @@ fn a_limit_is_shared_or_a_clients_or_a_connections() {
         let price = one.price(&"".into());
         assert_eq!(one.take(&price, t0), Ok(()));
         assert_eq!(two.take(&price, t0).is_ok(), other_client);
-        one.begin_connection();
+        one.begin_connection(t0);
         assert_eq!(one.take(&price, t0).is_ok(), next_connection);
     }
 }

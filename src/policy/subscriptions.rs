@@ -14,7 +14,7 @@ use super::batches::{Batches, MORE_ANSWERS, UnderWay};
 pub(crate) use super::channel::Operation;
 use super::channel::{AtServer, Channel, Turn};
 pub(crate) use super::suspects::Ending;
-use super::suspects::{CUTS, Fresh, STRIKES, Together};
+use super::suspects::{CUTS, Fresh, PROBATION, STRIKES, Together};
 use crate::error::RefusedChannel;
 use crate::request::RpcError;
 
@@ -92,8 +92,10 @@ pub(crate) struct Subscriptions {
     /// Channels that were settled, one way or the other.
     settled: u64,
     fresh: Fresh,
-    /// Channels that the server acknowledged and went on, on whichever connection.
+    /// Channels that the server acknowledged and went on, on whichever connection; and how many they were when a connection's
+    /// end was blamed on others last.
     proven: u64,
+    proven_by_blame: u64,
 }
 
 impl Subscriptions {
@@ -188,8 +190,9 @@ impl Subscriptions {
     }
 
     fn may_try_suspects(&self, only: Only) -> bool {
-        let is_clear = self.fresh.until().is_none() && !self.batches.has_trial();
-        only != Only::Unsuspected && is_clear
+        // Not before something has proven since the last blame that it is not every channel that ends a connection.
+        let is_proven = self.proven > self.proven_by_blame || self.fresh.is_empty();
+        only != Only::Unsuspected && is_proven && !self.batches.has_trial() && !self.fresh.has_trial()
     }
 
     /// Whether there is more to ask now.
@@ -199,7 +202,7 @@ impl Subscriptions {
     }
 
     /// A batch is about to be sent; returns its number.
-    pub(crate) fn asked(&mut self, operation: Operation, names: Vec<Arc<str>>) -> u64 {
+    pub(crate) fn asked(&mut self, operation: Operation, names: Vec<Arc<str>>, now: Instant) -> u64 {
         let batch = self.batches.next_number();
         for name in &names {
             self.change(name, false, |channel| {
@@ -211,7 +214,7 @@ impl Subscriptions {
         }
         let is_suspect = |name| self.channels.get(name).is_some_and(|channel: &Channel| channel.suspect);
         let on_trial = operation == Operation::Subscribe && names.iter().any(is_suspect);
-        self.batches.insert(batch, UnderWay { operation, names, more_until: None, on_trial });
+        self.batches.insert(batch, UnderWay { operation, names, on_trial, asked_at: now });
         batch
     }
 
@@ -255,8 +258,9 @@ impl Subscriptions {
             let (done, rest): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut under_way.names).into_iter().partition(|name| acknowledged.contains(name));
             if !done.is_empty() && !rest.is_empty() {
-                (under_way.names, under_way.more_until) = (rest, Some(now + MORE_ANSWERS));
+                under_way.names = rest;
                 let on_trial = under_way.on_trial;
+                self.batches.expect_rest(batch, now + MORE_ANSWERS);
                 for name in &done {
                     self.settle_one(batch, name, |channel| channel.carried_out(Operation::Subscribe));
                 }
@@ -276,16 +280,14 @@ impl Subscriptions {
         })
     }
 
-    /// These are there. While anything is fresh, no suspect is tried.
     fn joined(&mut self, names: Vec<Arc<str>>, on_trial: bool, now: Instant) {
-        self.prove(now);
         if !names.is_empty() {
             self.fresh.push(Together { names, on_trial }, now);
         }
     }
 
-    /// What is no longer fresh was nothing to close the connection over.
-    fn prove(&mut self, now: Instant) {
+    /// What is no longer fresh was nothing to end the connection over; without a time, all of it.
+    fn prove(&mut self, now: Option<Instant>) {
         while let Some(names) = self.fresh.next_proven(now) {
             for name in &names {
                 self.proven += 1;
@@ -297,15 +299,15 @@ impl Subscriptions {
         }
     }
 
-    /// When to look again: the rest of a batch that was answered in part is no longer waited for, or nothing is fresh any
-    /// more.
+    /// When to look again: the rest of a batch that was answered in part is no longer waited for, or something is proven.
     pub(crate) fn due(&self) -> Option<Instant> {
-        [self.batches.parts_due(), self.fresh.until()].into_iter().flatten().min()
+        [self.batches.parts_due(), self.fresh.due()].into_iter().flatten().min()
     }
 
-    /// Gives up on parts that did not come, and ends trials; returns what is refused by it.
+    /// Gives up on parts that did not come, and ends trials; returns what is refused by it. Called when all that came is
+    /// read: the end of the connection may be among it.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<RefusedChannel> {
-        self.prove(now);
+        self.prove(Some(now));
         let nothing_more = BTreeSet::new();
         let mut refused = Vec::new();
         for batch in self.batches.incomplete(now) {
@@ -357,7 +359,7 @@ impl Subscriptions {
     pub(crate) fn put_off(&mut self, batch: u64) {
         self.end_batch(batch, |operation, _, channel, size| {
             channel.undo(operation);
-            channel.put_off += 1;
+            (channel.put_off, channel.tries) = (channel.put_off + 1, channel.tries + 1);
             if channel.put_off >= PUT_OFF {
                 channel.together = (size / 2).max(1);
             }
@@ -375,7 +377,7 @@ impl Subscriptions {
             self.batches.keep_late(batch, known);
         }
         self.end_batch(batch, |operation, _, channel, size| {
-            (channel.at_server, channel.uncertain) = (AtServer::Unknown, true);
+            (channel.at_server, channel.uncertain, channel.tries) = (AtServer::Unknown, true, channel.tries + 1);
             match operation {
                 // One of them may be why there is no answer.
                 Operation::Subscribe => channel.together = (size / 2).max(1),
@@ -416,12 +418,16 @@ impl Subscriptions {
     /// The server has ended the connection, and not for a reason of its own: what it was being asked for, or what it had just
     /// acknowledged, may be why. That is narrowed down on the connections that follow.
     pub(crate) fn suspect(&mut self, ending: Ending, now: Instant) {
-        self.prove(now);
-        let blamed = self.fresh.blamed(self.batches.joining(), ending);
+        // A server that cuts the line over what it is asked for does so at once; a network does it at any time.
+        let since = (ending == Ending::Cut).then(|| now.checked_sub(PROBATION)).flatten();
+        let blamed = self.fresh.blamed(self.batches.joining(since));
+        self.proven_by_blame = self.proven;
         let (proven, alone, half) = (self.proven, blamed.len() == 1, (blamed.len() / 2).max(1));
         for name in &blamed {
             self.change(name, false, |channel| {
-                channel.cuts += u32::from(ending == Ending::Cut);
+                // One that was acknowledged is less likely to be the reason.
+                let weight = if channel.at_server == AtServer::Present { 1 } else { 2 };
+                channel.cuts += if ending == Ending::Cut { weight } else { 0 };
                 channel.suspect |= ending == Ending::Closed || channel.cuts >= CUTS;
                 if channel.suspect {
                     channel.together = channel.together.min(half);
@@ -436,7 +442,8 @@ impl Subscriptions {
     /// The connection is over: the next one knows nothing, but for what ended the last ones.
     pub(crate) fn disconnected(&mut self) {
         self.batches.clear();
-        self.fresh.clear();
+        // Whatever ended it, it was none of these.
+        self.prove(None);
         let names: Vec<_> = self.channels.keys().cloned().collect();
         for name in &names {
             self.change(name, false, |channel| {

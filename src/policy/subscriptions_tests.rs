@@ -40,7 +40,7 @@ fn a_refused_batch_is_halved_until_the_culprit_is_found() {
         for (operation, channels) in plan {
             requests += 1;
             let bad = channels.iter().any(|name| &**name == "bad");
-            let batch = subscriptions.asked(operation, channels);
+            let batch = subscriptions.asked(operation, channels, Instant::now());
             match bad {
                 true => subscriptions.refused(batch, &RpcError::new(-32602, "Invalid params")),
                 false => answer(&mut subscriptions, batch, |_| true),
@@ -59,7 +59,7 @@ fn a_refused_batch_is_halved_until_the_culprit_is_found() {
 fn what_is_not_acknowledged_is_refused() {
     let mut subscriptions = Subscriptions::default();
     subscriptions.want(&names(&["a", "b"]));
-    let batch = subscriptions.asked(Operation::Subscribe, names(&["a", "b"]));
+    let batch = subscriptions.asked(Operation::Subscribe, names(&["a", "b"]), Instant::now());
     assert_eq!(subscriptions.standing("a", true), Standing::UnderWay);
     answer(&mut subscriptions, batch, |name| name == "a");
     assert_eq!(subscriptions.standing("a", true), Standing::Settled);
@@ -74,7 +74,7 @@ fn an_answer_in_parts_is_waited_for_and_what_never_came_is_refused() {
     let mut subscriptions = Subscriptions::default();
     let all = names(&["a", "b", "c"]);
     subscriptions.want(&all);
-    let batch = subscriptions.asked(Operation::Subscribe, all.clone());
+    let batch = subscriptions.asked(Operation::Subscribe, all.clone(), Instant::now());
     let part = |name: &str| BTreeSet::from([Arc::from(name)]);
     assert_eq!(subscriptions.answered(batch, &part("b"), now), []);
     assert!(subscriptions.expects_more(batch) && subscriptions.standing("a", true) == Standing::UnderWay);
@@ -91,14 +91,14 @@ fn what_is_let_go_and_wanted_again_is_asked_for_anew() {
     let mut subscriptions = Subscriptions::default();
     let one = names(&["book"]);
     subscriptions.want(&one);
-    let first = subscriptions.asked(Operation::Subscribe, one.clone());
+    let first = subscriptions.asked(Operation::Subscribe, one.clone(), Instant::now());
     answer(&mut subscriptions, first, |_| true);
     subscriptions.unwant(&one);
     subscriptions.want(&one);
     assert_eq!(subscriptions.standing("book", true), Standing::UnderWay);
     for operation in [Operation::Unsubscribe, Operation::Subscribe] {
         assert_eq!(plan(&subscriptions), [(operation, one.clone())]);
-        let batch = subscriptions.asked(operation, one.clone());
+        let batch = subscriptions.asked(operation, one.clone(), Instant::now());
         answer(&mut subscriptions, batch, |_| true);
     }
     assert!(plan(&subscriptions).is_empty() && subscriptions.standing("book", true) == Standing::Settled);
@@ -118,7 +118,7 @@ fn connections_until_set_aside(subscriptions: &mut Subscriptions, ending: Ending
         let mut ends = false;
         for (operation, channels) in plan {
             let bad = channels.iter().any(|name| &**name == "bad");
-            let batch = subscriptions.asked(operation, channels);
+            let batch = subscriptions.asked(operation, channels, now);
             if !bad || acknowledges {
                 subscriptions.answered(batch, &subscriptions.channels_of(batch).into_iter().collect(), now);
             }
@@ -159,7 +159,7 @@ fn nobody_is_set_aside_while_every_connection_ends() {
             for _ in 0..20 {
                 // The whole of it in the first moment of a connection.
                 for (operation, channels) in plan(&subscriptions) {
-                    let batch = subscriptions.asked(operation, channels.clone());
+                    let batch = subscriptions.asked(operation, channels.clone(), now);
                     if acknowledges {
                         subscriptions.answered(batch, &channels.into_iter().collect(), now);
                     }
@@ -182,7 +182,7 @@ fn twenty_thousand_channels_are_planned_a_part_at_a_time() {
         rounds += 1;
         for (operation, channels) in subscriptions.plan(500, Only::Unsuspected) {
             planned += channels.len();
-            let batch = subscriptions.asked(operation, channels);
+            let batch = subscriptions.asked(operation, channels, Instant::now());
             answer(&mut subscriptions, batch, |_| true);
         }
     }
@@ -197,7 +197,7 @@ fn everyone_who_waits_is_told_of_a_refusal() {
         subscriptions.want(&bad);
         subscriptions.wait(&bad, true);
     }
-    let batch = subscriptions.asked(Operation::Subscribe, bad.clone());
+    let batch = subscriptions.asked(Operation::Subscribe, bad.clone(), Instant::now());
     subscriptions.refused(batch, &RpcError::new(1, ""));
     for _ in 0..2 {
         assert!(matches!(subscriptions.standing("bad", true), Standing::Refused(_)));
@@ -212,10 +212,10 @@ fn a_channel_that_the_server_does_not_let_go_is_still_there_and_is_not_asked_abo
     let mut subscriptions = Subscriptions::default();
     let one = names(&["a"]);
     subscriptions.want(&one);
-    let batch = subscriptions.asked(Operation::Subscribe, one.clone());
+    let batch = subscriptions.asked(Operation::Subscribe, one.clone(), Instant::now());
     answer(&mut subscriptions, batch, |_| true);
     subscriptions.unwant(&one);
-    let batch = subscriptions.asked(Operation::Unsubscribe, one.clone());
+    let batch = subscriptions.asked(Operation::Unsubscribe, one.clone(), Instant::now());
     subscriptions.refused(batch, &RpcError::new(10_028, "too_many_requests"));
     assert!(matches!(subscriptions.standing("a", false), Standing::Refused(_)));
     assert!(plan(&subscriptions).is_empty() && subscriptions.active() == one);
@@ -230,14 +230,14 @@ fn what_may_be_there_after_all_is_let_go_however_it_was_refused() {
     let mut subscriptions = Subscriptions::default();
     let one = names(&["a"]);
     subscriptions.want(&one);
-    let first = subscriptions.asked(Operation::Subscribe, one.clone());
+    let first = subscriptions.asked(Operation::Subscribe, one.clone(), Instant::now());
     subscriptions.unanswered(first);
-    let second = subscriptions.asked(Operation::Subscribe, one.clone());
+    let second = subscriptions.asked(Operation::Subscribe, one.clone(), Instant::now());
     subscriptions.refused(second, &RpcError::new(10_028, ""));
     subscriptions.unwant(&one);
     assert_eq!(plan(&subscriptions), [(Operation::Unsubscribe, one.clone())]);
     subscriptions.want(&one);
-    let third = subscriptions.asked(Operation::Subscribe, one.clone());
+    let third = subscriptions.asked(Operation::Subscribe, one.clone(), Instant::now());
     subscriptions.refused(third, &RpcError::new(10_028, ""));
     answer(&mut subscriptions, first, |_| true);
     assert_eq!(subscriptions.active(), one, "the first was carried out");
@@ -248,14 +248,14 @@ fn a_late_acknowledgement_counts() {
     let mut subscriptions = Subscriptions::default();
     let one = names(&["a"]);
     subscriptions.want(&one);
-    let first = subscriptions.asked(Operation::Subscribe, one.clone());
+    let first = subscriptions.asked(Operation::Subscribe, one.clone(), Instant::now());
     subscriptions.unanswered(first);
-    let second = subscriptions.asked(Operation::Subscribe, one.clone());
+    let second = subscriptions.asked(Operation::Subscribe, one.clone(), Instant::now());
     answer(&mut subscriptions, first, |_| true);
     assert_eq!(subscriptions.standing("a", true), Standing::Settled);
     answer(&mut subscriptions, second, |_| true);
     subscriptions.unwant(&one);
-    let third = subscriptions.asked(Operation::Unsubscribe, one.clone());
+    let third = subscriptions.asked(Operation::Unsubscribe, one.clone(), Instant::now());
     answer(&mut subscriptions, first, |_| true);
     assert_eq!(subscriptions.active(), [], "it meant something else");
     answer(&mut subscriptions, third, |_| true);
@@ -290,7 +290,7 @@ proptest! {
                 0..=2 => { subscriptions.want(&all[n..=n]); wanted.insert(all[n].clone()); }
                 3..=4 => { subscriptions.unwant(&all[n..=n]); wanted.remove(&all[n]); }
                 5..=6 => for (operation, channels) in plan(&subscriptions) {
-                    under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
+                    under_way.push((subscriptions.asked(operation, channels.clone(), Instant::now()), operation, channels));
                 },
                 7..=8 if !under_way.is_empty() => {
                     let batch = under_way.remove(0);
@@ -307,7 +307,7 @@ proptest! {
         for _ in 0..20 {
             for batch in std::mem::take(&mut under_way) { act(&mut server, &mut subscriptions, batch, false); }
             for (operation, channels) in plan(&subscriptions) {
-                under_way.push((subscriptions.asked(operation, channels.clone()), operation, channels));
+                under_way.push((subscriptions.asked(operation, channels.clone(), Instant::now()), operation, channels));
             }
         }
         prop_assert!(under_way.is_empty() && !subscriptions.is_asking(), "it comes to rest");

@@ -18,17 +18,17 @@ impl Ending {
     /// What it counts towards [`STRIKES`].
     pub(super) fn weight(self) -> u32 {
         match self {
-            Self::Closed => 3,
-            Self::Cut => 2,
+            Self::Closed => 2,
+            Self::Cut => 1,
         }
     }
 }
 
-/// With so much against it a channel is set aside: two closed connections or three cut ones.
-pub(super) const STRIKES: u32 = 6;
+/// With so much against it a channel is set aside: two closed connections or four cut ones.
+pub(super) const STRIKES: u32 = 4;
 
-/// A connection that was cut so often while a channel was asked for makes that a suspect.
-pub(super) const CUTS: u32 = 2;
+/// Cuts in a row that make a channel a suspect: two while it is asked for, or four just after it was acknowledged.
+pub(super) const CUTS: u32 = 4;
 
 /// A server that has acknowledged a channel may still close the connection over it for so long. What stands that proves
 /// that the venue is well, and no outage to blame.
@@ -42,37 +42,49 @@ pub(super) struct Together {
     pub(super) on_trial: bool,
 }
 
+/// Channels that prove themselves within this time are looked at together.
+const SLACK: Duration = Duration::from_millis(50);
+
 /// What the server acknowledged a moment ago, each with the time at which it has stood that.
 #[derive(Debug, Default)]
-pub(super) struct Fresh(VecDeque<(Instant, Together)>);
+pub(super) struct Fresh {
+    joined: VecDeque<(Instant, Together)>,
+    /// How many of them have suspects among them.
+    trials: usize,
+}
 
 impl Fresh {
     pub(super) fn push(&mut self, together: Together, now: Instant) {
-        self.0.push_back((now + PROBATION, together));
+        self.trials += usize::from(together.on_trial);
+        self.joined.push_back((now + PROBATION, together));
     }
 
-    /// When nothing is fresh any more, and a suspect may be tried.
-    pub(super) fn until(&self) -> Option<Instant> {
-        self.0.back().map(|(until, _)| *until)
+    /// When to look which of them have stood it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.joined.front().map(|(until, _)| *until + SLACK)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.joined.is_empty()
+    }
+
+    pub(super) fn has_trial(&self) -> bool {
+        self.trials > 0
     }
 
     /// The next request for channels that have stood it.
-    pub(super) fn next_proven(&mut self, now: Instant) -> Option<Vec<Arc<str>>> {
-        let is_over = self.0.front().is_some_and(|(until, _)| *until <= now);
-        if is_over { self.0.pop_front().map(|(_, together)| together.names) } else { None }
+    pub(super) fn next_proven(&mut self, now: Option<Instant>) -> Option<Vec<Arc<str>>> {
+        self.joined.front().filter(|(until, _)| now.is_none_or(|now| *until <= now))?;
+        let (_, together) = self.joined.pop_front()?;
+        self.trials -= usize::from(together.on_trial);
+        Some(together.names)
     }
 
-    /// Whom the end is blamed on: those on trial; or else what was being asked for; or else, if the server said that it
-    /// closes, what is fresh.
-    pub(super) fn blamed(&mut self, asked: Vec<Together>, ending: Ending) -> Vec<Arc<str>> {
-        let fresh = self.0.drain(..).map(|(_, together)| together);
-        let fresh: Vec<_> = fresh.filter(|_| ending == Ending::Closed).collect();
-        let is_trial = asked.iter().chain(&fresh).any(|together| together.on_trial);
+    /// Whom the end is blamed on: those on trial; or else what was being asked for; or else what is fresh.
+    pub(super) fn blamed(&mut self, asked: Vec<Together>) -> Vec<Arc<str>> {
+        let is_trial = self.has_trial() || asked.iter().any(|together| together.on_trial);
+        let fresh = std::mem::take(self).joined.into_iter().map(|(_, together)| together).collect();
         let all = if asked.is_empty() || is_trial { [asked, fresh].concat() } else { asked };
         all.into_iter().filter(|together| together.on_trial || !is_trial).flat_map(|together| together.names).collect()
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
     }
 }

@@ -63,7 +63,7 @@ pub(crate) trait Tables {
         write: &dyn Fn() -> Result<Message, Box<str>>,
     ) -> Result<(Message, Price), Unwritten>;
     /// What was paid for one that is not sent after all.
-    fn give_back(&self, price: &Price);
+    fn refund(&self, price: &mut Price);
 }
 
 /// What the worker is to do.
