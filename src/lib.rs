@@ -110,8 +110,8 @@
 //!
 //! The channels have a time of their own, which each acknowledgement extends: a venue's limit may pace them for minutes. When
 //! nothing comes of them for `connect_timeout` the client opens with the rest *pending* and says so. A refusal
-//! for the moment is asked about again; a channel over which the server closes the connection is found, set aside and
-//! named. Each of them costs itself only.
+//! for the moment is asked about again; a channel over which the server ends the connection is found, set aside and
+//! named; the next connection after ten minutes tries it once more. Each of them costs itself only.
 //!
 //! ```
 //! use serde_json::json;

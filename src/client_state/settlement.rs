@@ -1,6 +1,8 @@
 //! The settlement at the end of a connection, and of a client: what was accepted and not written is handed back, who waits
 //! for an answer is told, and what nobody knows is kept for whoever reconciles.
 
+use std::time::Instant;
+
 use super::{ClientState, Kept, Life};
 use crate::asked::tell_caller;
 use crate::event::Event;
@@ -112,7 +114,7 @@ impl ClientState {
             collected.responses.extend(left.told.and_then(tell_caller).map(|(response, _)| response));
             unknown.push(UnknownRequest { id: left.id, method: left.method, message: left.message });
         }
-        self.core.wanted.look(|table| table.disconnected());
+        self.core.wanted.look(|table| table.disconnected(Instant::now()));
         unknown
     }
 

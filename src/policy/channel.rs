@@ -1,6 +1,8 @@
 //! One channel of a client: what is wanted of it, what is known of it at the server, and what that is to be asked. Pure.
 
-use super::suspects::Ending;
+use std::time::Instant;
+
+use super::suspects::{Ending, SET_ASIDE_FOR, STRIKES};
 use crate::request::RpcError;
 
 /// What a batch asks for.
@@ -44,6 +46,8 @@ pub(super) struct Channel {
     pub(super) cuts: u32,
     /// What speaks against it: the server ended connections over this one alone, and over others it did not.
     pub(super) strikes: u32,
+    /// Since when it is set aside.
+    pub(super) set_aside: Option<Instant>,
     /// How often other channels had been proven by then.
     pub(super) struck_at: u64,
     /// How often the server acknowledged this one and went on.
@@ -68,6 +72,7 @@ impl Channel {
             suspect: false,
             cuts: 0,
             strikes: 0,
+            set_aside: None,
             struck_at: 0,
             proven: 0,
             put_off: 0,
@@ -87,6 +92,20 @@ impl Channel {
     /// It is no suspect any more, if it was.
     pub(super) fn acquit(&mut self) {
         (self.suspect, self.cuts, self.strikes, self.tries) = (false, 0, 0, 0);
+        self.set_aside = None;
+    }
+
+    /// Whether it is not to be asked for on the next connection. After a while it gets one more trial.
+    pub(super) fn is_set_aside(&mut self, now: Instant) -> bool {
+        if self.strikes < STRIKES {
+            return false;
+        }
+        let since = *self.set_aside.get_or_insert(now);
+        if now.saturating_duration_since(since) < SET_ASIDE_FOR {
+            return true;
+        }
+        (self.strikes, self.set_aside) = (STRIKES - 1, None);
+        false
     }
 
     /// What was asked was not done.

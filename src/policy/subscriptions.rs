@@ -14,7 +14,7 @@ use super::batches::{Batches, MORE_ANSWERS, UnderWay};
 pub(crate) use super::channel::Operation;
 use super::channel::{AtServer, Channel, Turn};
 pub(crate) use super::suspects::Ending;
-use super::suspects::{CUTS, Fresh, PROBATION, STRIKES, Together};
+use super::suspects::{CUTS, Fresh, PROBATION, Together};
 use crate::error::RefusedChannel;
 use crate::request::RpcError;
 
@@ -47,8 +47,8 @@ pub struct SubscriptionStatus {
     pub wanted: Vec<Arc<str>>,
     /// What the server has acknowledged on the present connection.
     pub active: Vec<Arc<str>>,
-    /// What the server refused on the present connection, and what was set aside since the server closed the connection
-    /// whenever it was asked for.
+    /// What the server refused on the present connection, and what was set aside since the server ended the connection
+    /// whenever it was asked for; ten minutes later the next connection tries it once more.
     pub refused: Vec<RefusedChannel>,
 }
 
@@ -440,7 +440,7 @@ impl Subscriptions {
     }
 
     /// The connection is over: the next one knows nothing, but for what ended the last ones.
-    pub(crate) fn disconnected(&mut self) {
+    pub(crate) fn disconnected(&mut self, now: Instant) {
         self.batches.clear();
         // Whatever ended it, it was none of these.
         self.prove(None);
@@ -451,11 +451,9 @@ impl Subscriptions {
                 if !channel.suspect {
                     channel.together = usize::MAX;
                 }
-                channel.at_server = match channel.strikes {
-                    STRIKES.. => {
-                        AtServer::Refused(RpcError::new(0, "set aside: the server closes the connection over it"))
-                    }
-                    _ => AtServer::Absent,
+                channel.at_server = match channel.is_set_aside(now) {
+                    true => AtServer::Refused(RpcError::new(0, "set aside: the server ends the connection over it")),
+                    false => AtServer::Absent,
                 };
             });
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::suspects::PROBATION;
+use crate::policy::suspects::{PROBATION, SET_ASIDE_FOR};
 
 fn plan(subscriptions: &Subscriptions) -> Vec<(Operation, Vec<Arc<str>>)> {
     subscriptions.plan(usize::MAX, Only::All)
@@ -51,7 +51,7 @@ fn a_refused_batch_is_halved_until_the_culprit_is_found() {
     assert_eq!(subscriptions.refusals()[0].channel, "bad".into());
     assert!(requests <= 8, "{requests}");
     assert_eq!(subscriptions.wanted().len(), 7, "a refusal does not change what the caller wants");
-    subscriptions.disconnected();
+    subscriptions.disconnected(Instant::now());
     assert_eq!(plan(&subscriptions), [(Operation::Subscribe, subscriptions.wanted())], "asked for anew");
 }
 
@@ -126,7 +126,7 @@ fn connections_until_set_aside(subscriptions: &mut Subscriptions, ending: Ending
         }
         if ends {
             subscriptions.suspect(ending, now);
-            subscriptions.disconnected();
+            subscriptions.disconnected(Instant::now());
             (connections, opening) = (connections + 1, true);
         }
     }
@@ -149,6 +149,22 @@ fn a_channel_that_ends_the_connection_is_found_and_set_aside_and_costs_no_other(
     }
 }
 
+/// It may have been the network, and venues change their minds.
+#[test]
+fn a_channel_that_is_set_aside_gets_one_more_trial_after_a_while() {
+    let mut subscriptions = Subscriptions::default();
+    subscriptions.want(&names(&["a", "b", "bad"]));
+    connections_until_set_aside(&mut subscriptions, Ending::Closed, false);
+    let now = Instant::now() + SET_ASIDE_FOR / 2;
+    subscriptions.disconnected(now);
+    assert_eq!(subscriptions.refusals().len(), 1);
+    let later = now + 2 * SET_ASIDE_FOR;
+    (0..2).for_each(|_| subscriptions.disconnected(later));
+    assert!(subscriptions.refusals().is_empty());
+    let connections = connections_until_set_aside(&mut subscriptions, Ending::Closed, false);
+    assert_eq!((connections, subscriptions.refusals().len(), subscriptions.active().len()), (1, 1, 2));
+}
+
 #[test]
 fn nobody_is_set_aside_while_every_connection_ends() {
     let now = Instant::now();
@@ -165,7 +181,7 @@ fn nobody_is_set_aside_while_every_connection_ends() {
                     }
                 }
                 subscriptions.suspect(ending, now);
-                subscriptions.disconnected();
+                subscriptions.disconnected(Instant::now());
             }
             assert!(subscriptions.refusals().is_empty(), "{ending:?} {acknowledges} {}", wanted.len());
         }
@@ -299,7 +315,7 @@ proptest! {
                     act(&mut server, &mut subscriptions, batch, flag);
                 }
                 10..=11 if !late.is_empty() => drop(answer(&mut subscriptions, late.remove(n % late.len()), |_| true)),
-                9 if n == 0 => { server.clear(); under_way.clear(); late.clear(); subscriptions.disconnected(); }
+                9 if n == 0 => { server.clear(); under_way.clear(); late.clear(); subscriptions.disconnected(Instant::now()); }
                 _ => {}
             }
             prop_assert_eq!(subscriptions.wanted(), wanted.iter().cloned().collect::<Vec<_>>());

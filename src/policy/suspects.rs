@@ -27,6 +27,10 @@ impl Ending {
 /// With so much against it a channel is set aside: two closed connections or four cut ones.
 pub(super) const STRIKES: u32 = 4;
 
+/// For at least so long; then the next connection tries it once more, since it may have been the network, and venues change
+/// their minds.
+pub(super) const SET_ASIDE_FOR: Duration = Duration::from_secs(600);
+
 /// Cuts in a row that make a channel a suspect: two while it is asked for, or four just after it was acknowledged.
 pub(super) const CUTS: u32 = 4;
 

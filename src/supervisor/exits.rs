@@ -112,7 +112,7 @@ impl Table {
         let joined = thread.map(JoinHandle::join);
         let mut rows = self.rows.lock();
         let Some(child) = rows.children.get_mut(&client).filter(of_this_run) else {
-            return self.came_back(rows, client);
+            return self.came_back(rows, client, run);
         };
         let panicked = |state: &_, message| Exit::new(state, ExitReason::Panicked(message));
         if let Some(result) = joined {
@@ -126,8 +126,8 @@ impl Table {
     }
 
     /// The thread of a client that was left behind has ended after all.
-    pub(super) fn came_back(&self, mut rows: MutexGuard<'_, Rows>, client: ClientId) {
-        let Some(state) = rows.lost.remove(&client) else { return };
+    pub(super) fn came_back(&self, mut rows: MutexGuard<'_, Rows>, client: ClientId, run: u64) {
+        let Some(state) = rows.lost.remove(&(client, run)) else { return };
         // What it lets go of may be the caller's.
         drop(rows);
         let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
@@ -257,7 +257,7 @@ impl Table {
         child.state.shut_socket();
         child.state.conclude_left_behind(&End::Closed(ExitReason::Closed));
         rows.left_behind.push(name.clone());
-        rows.lost.insert(client, child.state.clone());
+        rows.lost.insert((client, child.run), child.state.clone());
         let handed_back = child.state.take_left();
         self.tell(SupervisorEvent::LeftBehind { client, name, handed_back });
     }

@@ -53,8 +53,8 @@ pub(super) struct Rows {
     pub(super) intensity: RestartIntensity,
     pub(super) progress: Progress,
     pub(super) left_behind: Vec<Arc<str>>,
-    /// Those whose thread may still end.
-    pub(super) lost: BTreeMap<ClientId, Arc<ClientState>>,
+    /// Those whose thread, of this run, may still end.
+    pub(super) lost: BTreeMap<(ClientId, u64), Arc<ClientState>>,
 }
 
 pub(super) enum Progress {
@@ -153,8 +153,8 @@ impl Table {
     pub(super) fn hear_the_late(&self) {
         fence(Ordering::SeqCst);
         for notice in self.notices.1.try_iter() {
-            if let Notice::Exited { client, .. } = notice {
-                self.came_back(self.rows.lock(), client);
+            if let Notice::Exited { client, run } = notice {
+                self.came_back(self.rows.lock(), client, run);
             }
         }
     }

@@ -152,7 +152,7 @@ impl Run<'_> {
         self.actions.clear();
         let dropped = self.consumer.forget_held() as u64;
         self.core.counters.dropped.add(dropped);
-        self.core.wanted.look(|table| table.disconnected());
+        self.core.wanted.look(|table| table.disconnected(Instant::now()));
         // Only the worker's own can be among them: nobody else is let in before the session is open.
         let _ = self.core.asked.look(|table| table.disconnected());
     }
