@@ -155,6 +155,14 @@ pub struct ClientEvent {
 }
 
 impl Event {
+    /// What all of them say of messages and requests of the caller's.
+    pub(crate) fn all_handed_back(events: impl IntoIterator<Item = Self>) -> HandedBack {
+        events.into_iter().fold(HandedBack::default(), |mut all, event| {
+            all.extend(event.into_handed_back());
+            all
+        })
+    }
+
     /// What it says of messages and requests of the caller's.
     pub(crate) fn into_handed_back(self) -> HandedBack {
         match self {

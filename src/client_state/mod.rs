@@ -236,8 +236,7 @@ impl ClientState {
         }
         let (mut all, lost) = kept.queue.as_mut().map(Queue::take_orphans).unwrap_or_default();
         self.core.counters.dropped.add(lost);
-        let untold = std::mem::take(&mut kept.life.untold);
-        untold.into_iter().for_each(|event| all.extend(event.into_handed_back()));
+        all.extend(Event::all_handed_back(kept.life.untold.drain(..)));
         all
     }
 }

@@ -150,10 +150,7 @@ impl ClientState {
         let untold = match &self.tail {
             // Closed, so that the thread, should it come back, has nowhere to put a word after the last.
             Some(tail) => tail.lock().conclude(last),
-            None => last.fold(HandedBack::default(), |mut all, event| {
-                all.extend(event.into_handed_back());
-                all
-            }),
+            None => Event::all_handed_back(last),
         };
         self.left.lock().extend(untold);
         self.announce(end);

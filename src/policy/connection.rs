@@ -271,8 +271,7 @@ impl Connection {
             Purpose::Renewal => match &response.outcome {
                 Err(RequestError::Rpc(error)) if self.is_temporary(error) => {
                     out.push(Action::Warn(format!("the renewal is refused for the moment: {error}").into()));
-                    self.upkeep.renew_again(later(now, self.renewal_patience));
-                    self.renewal_patience = (self.renewal_patience * 2).min(PATIENCE.1);
+                    self.upkeep.renew_again(after(&mut self.renewal_patience, now));
                 }
                 _ => match self.renewed(response) {
                     Ok(renewal) => {
@@ -290,8 +289,7 @@ impl Connection {
                         tables.subscriptions(|table| table.put_off(batch));
                         // Whatever else is refused meanwhile changes nothing.
                         if !self.upkeep.asks_later() {
-                            self.upkeep.ask_for_channels_at(later(now, self.patience));
-                            self.patience = (self.patience * 2).min(PATIENCE.1);
+                            self.upkeep.ask_for_channels_at(after(&mut self.patience, now));
                         }
                         return;
                     }
@@ -315,6 +313,13 @@ impl Connection {
         let result: Value = response.decode().map_err(|error| error.to_string())?;
         self.rules.dialect.as_ref().map_or(Ok(None), |dialect| dialect.renewed(&result))
     }
+}
+
+/// When a venue that refused for the moment is asked again; the next time is later.
+fn after(patience: &mut Duration, now: Instant) -> Instant {
+    let at = later(now, *patience);
+    *patience = (*patience * 2).min(PATIENCE.1);
+    at
 }
 
 fn not_renewed<C>(message: Box<str>) -> Action<C> {
