@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::{ClientState, Kept, Life};
 use crate::asked::tell_caller;
 use crate::event::Event;
-use crate::handed_back::HandedBack;
 use crate::inbound::queue::Queue;
 use crate::lifecycle::{End, ExitReason};
 use crate::message::Message;
@@ -174,9 +173,9 @@ impl ClientState {
 
     /// The same for a connection that never was one.
     #[cfg(feature = "testing")]
-    pub(crate) fn rehearse_the_end(&self, items: Vec<Accepted>) -> HandedBack {
+    pub(crate) fn rehearse_the_end(&self, items: Vec<Accepted>) -> crate::handed_back::HandedBack {
         let Collected { unsent, uncertain, responses } = self.settle_unwritten(items);
-        HandedBack { unsent, uncertain, responses, dropped: 0 }
+        crate::handed_back::HandedBack { unsent, uncertain, responses, dropped: 0 }
     }
 
     /// Whether that has been said already.
