@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 use ws_supervisor::{
-    ClientConfig, Context, Delivery, Event, Handler, Heartbeat, Message, Restart, Supervisor, SupervisorEvent,
+    ClientConfig, Compression, Context, Delivery, Event, Handler, Heartbeat, MessageRef, Restart, Supervisor,
+    SupervisorEvent,
 };
 
 /// One case may move 16 MiB in small pieces.
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Echo;
 
 impl Handler for Echo {
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         // The suite closes some connections while it is still being answered; then there is nobody to echo to.
         let _ = context.send(message);
     }
@@ -87,6 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for case in 1..=count {
         let name = format!("case-{case}");
         let config = suite.config(&name, &format!("/runCase?case={case}&agent={agent}"))?;
+        let config = config.compression(Compression::deflate().above(0));
         suite.supervisor.spawn_client(config.delivery(Delivery::inline(|| Echo)))?;
         suite.wait_for_the_end(&name)?;
     }

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use ws_supervisor::testing::{Script, Server};
-use ws_supervisor::{ClientConfig, Context, Delivery, Event, Handler, Message, Supervisor};
+use ws_supervisor::{ClientConfig, Context, Delivery, Event, Handler, Message, MessageRef, Supervisor};
 
 /// Buys whatever costs less than 100.
 struct Buyer;
 
 impl Handler for Buyer {
-    fn on_message(&mut self, context: &mut Context<'_>, tick: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, tick: MessageRef<'_>) {
         let price = tick.as_text().and_then(|text| text.parse::<u32>().ok());
         if let Some(price) = price.filter(|price| *price < 100) {
             // The message comes back in the error, should there be no connection, no room or no tokens left.

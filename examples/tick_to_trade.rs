@@ -15,7 +15,7 @@ use hdrhistogram::Histogram;
 use lexopt::prelude::*;
 use serde_json::{Value, json};
 use tungstenite::WebSocket;
-use ws_supervisor::{ClientConfig, Context, Delivery, Handler, IdleStrategy, Message, Stats, Supervisor};
+use ws_supervisor::{ClientConfig, Context, Delivery, Handler, IdleStrategy, MessageRef, Stats, Supervisor};
 
 const HELP: &str = "\
 From a tick to an order, on an embedded exchange.
@@ -39,7 +39,7 @@ struct Options {
 struct Taker;
 
 impl Handler for Taker {
-    fn on_message(&mut self, context: &mut Context<'_>, tick: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, tick: MessageRef<'_>) {
         let Some((id, ask)) = tick.as_text().and_then(read_tick) else { return };
         if ask <= LIMIT {
             // Refused only when the connection is gone, and the order with it: a stale order must not wait for the

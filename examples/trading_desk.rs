@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded, select, tick};
 use serde_json::json;
 use ws_supervisor::{
-    Client, ClientConfig, ClientEvent, Context, Delivery, Event, Handler, Heartbeat, Message, ReadyState, Supervisor,
+    Client, ClientConfig, ClientEvent, Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, ReadyState,
+    Supervisor,
 };
 
 use exchange::Exchange;
@@ -152,11 +153,11 @@ impl Handler for Strategy {
         }
     }
 
-    fn on_message(&mut self, _context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, _context: &mut Context<'_>, message: MessageRef<'_>) {
         if self.panic_now.swap(false, Ordering::Relaxed) {
             panic!("the strategy has a bug");
         }
-        self.ledger.received(&message);
+        self.ledger.received(message);
     }
 
     fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
@@ -218,7 +219,7 @@ impl Desk {
 
     fn note(&self, ledger: usize, name: &str, event: &Event) {
         match event {
-            Event::Message(message) => self.ledgers[ledger].received(message),
+            Event::Message(message) => self.ledgers[ledger].received(message.view()),
             other => self.screen.tell(name, other),
         }
     }

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 use crate::request::{Json, Request, RequestId, RpcError, json_rpc};
 
 type Write = dyn Fn(&RequestId, &str, Option<&str>) -> Message + Send + Sync;
 
-type Read = dyn Fn(&Message) -> Option<Answer> + Send + Sync;
+type Read = dyn Fn(MessageRef<'_>) -> Option<Answer> + Send + Sync;
 
 /// How requests are written and answers recognised. [`json_rpc`](Correlation::json_rpc) unless a venue does it in
 /// another way.
@@ -51,7 +52,7 @@ impl Correlation {
     /// answers, and to what.
     pub fn new(
         write: impl Fn(&RequestId, &str, Option<&str>) -> Message + Send + Sync + 'static,
-        read: impl Fn(&Message) -> Option<Answer> + Send + Sync + 'static,
+        read: impl Fn(MessageRef<'_>) -> Option<Answer> + Send + Sync + 'static,
     ) -> Self {
         Self { write: Arc::new(write), read: Arc::new(read) }
     }
@@ -61,7 +62,7 @@ impl Correlation {
         Ok((self.write)(id, &request.method, params.as_deref()))
     }
 
-    pub(crate) fn read(&self, message: &Message) -> Option<Answer> {
+    pub(crate) fn read(&self, message: MessageRef<'_>) -> Option<Answer> {
         (self.read)(message)
     }
 }
@@ -98,7 +99,7 @@ impl Answer {
     }
 
     /// Reads `{"id": …, "result": …}` and `{"id": …, "error": …}`; what does not hold `needle` is spared the parse.
-    pub(crate) fn parse(message: &Message, needle: &str) -> Option<Self> {
+    pub(crate) fn parse(message: MessageRef<'_>, needle: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Envelope<'a> {
             #[serde(borrow, default)]
@@ -113,15 +114,18 @@ impl Answer {
         if message.as_text().is_some_and(|text| !text.contains(needle)) {
             return None;
         }
-        let bytes = message.clone().into_bytes();
-        let envelope: Envelope<'_> = serde_json::from_slice(&bytes).ok()?;
+        let envelope: Envelope<'_> = match message.as_text() {
+            Some(text) => serde_json::from_str(text),
+            None => serde_json::from_slice(message.as_bytes()),
+        }
+        .ok()?;
         let id = RequestId::parse(envelope.id?.get())?;
         if envelope.method.is_some() {
             return None;
         }
         let outcome = match (envelope.error, envelope.result) {
             (Some(error), _) => Err(RpcError::parse(error.get())),
-            (None, Some(result)) => Ok(Json(bytes.slice_ref(result.get().as_bytes()))),
+            (None, Some(result)) => Ok(Json(Bytes::copy_from_slice(result.get().as_bytes()))),
             (None, None) => return None,
         };
         Some(Self { id, outcome })
@@ -138,7 +142,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<Answer> {
-        Correlation::json_rpc().read(&Message::text(text))
+        Correlation::json_rpc().read(Message::text(text).view())
     }
 
     #[test]
@@ -171,9 +175,9 @@ mod tests {
         ] {
             assert!(read(nothing).is_none(), "{nothing}");
         }
-        assert!(Correlation::json_rpc().read(&Message::binary(vec![0xff; 9])).is_none());
+        assert!(Correlation::json_rpc().read(Message::binary(vec![0xff; 9]).view()).is_none());
         let binary = Message::binary(br#"{"id":1,"result":2}"#.to_vec());
-        assert!(Correlation::json_rpc().read(&binary).is_some());
+        assert!(Correlation::json_rpc().read(binary.view()).is_some());
     }
 
     #[test]

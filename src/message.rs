@@ -1,12 +1,12 @@
-//! What travels: [`Message`], the close code and the close frame.
-//! Touches nothing but `bytes` and tungstenite's checked text.
+//! What travels: [`Message`], the view of one ([`MessageRef`]), the close code and the close frame.
 
 use std::fmt;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tungstenite::Utf8Bytes;
+
+use crate::text::Text;
 
 /// One WebSocket message, text or binary, whole (fragments are joined before you see them).
 ///
@@ -31,9 +31,10 @@ pub struct Message {
     in_socket: Option<NonZeroU64>,
 }
 
+/// The payload of a message that came.
 #[derive(Clone, PartialEq, Eq)]
-enum Body {
-    Text(Utf8Bytes),
+pub(crate) enum Body {
+    Text(Text),
     Binary(Bytes),
 }
 
@@ -45,7 +46,7 @@ impl Message {
     /// assert!(Message::text(String::from("hello")).is_text());
     /// ```
     pub fn text(text: impl Into<String>) -> Self {
-        Self { body: Body::Text(text.into().into()), received_at: None, in_socket: None }
+        Self { body: Body::Text(Text::from(text.into())), received_at: None, in_socket: None }
     }
 
     /// A binary message (opcode 2, RFC 6455 section 5.6).
@@ -59,13 +60,23 @@ impl Message {
     }
 
     #[inline]
-    pub(crate) fn received(message: tungstenite::Message, at: Instant, in_socket: Option<NonZeroU64>) -> Option<Self> {
-        let body = match message {
-            tungstenite::Message::Text(text) => Body::Text(text),
-            tungstenite::Message::Binary(bytes) => Body::Binary(bytes),
-            _ => return None,
+    pub(crate) fn received(body: Body, at: Instant, in_socket: Option<NonZeroU64>) -> Self {
+        Self { body, received_at: Some(at), in_socket }
+    }
+
+    /// A view of it, as a [`Handler`](crate::Handler) is shown one: for your handler's own tests.
+    ///
+    /// ```
+    /// # use ws_supervisor::Message;
+    /// let message = Message::text("tick");
+    /// assert_eq!(message.view().to_message(), message);
+    /// ```
+    pub fn view(&self) -> MessageRef<'_> {
+        let body = match &self.body {
+            Body::Text(text) => BodyRef::Text(text.as_str()),
+            Body::Binary(bytes) => BodyRef::Binary(bytes),
         };
-        Some(Self { body, received_at: Some(at), in_socket })
+        MessageRef { body, epoch: None, received_at: self.received_at, in_socket: self.in_socket }
     }
 
     /// Whether this is a text message.
@@ -122,7 +133,7 @@ impl Message {
     /// ```
     pub fn into_bytes(self) -> Bytes {
         match self.body {
-            Body::Text(text) => text.into(),
+            Body::Text(text) => text.into_bytes(),
             Body::Binary(bytes) => bytes,
         }
     }
@@ -147,30 +158,20 @@ impl Message {
         self.len() == 0
     }
 
-    /// The same message in memory of its own. One that a [`Handler`](crate::Handler) is shown is a part of what was read with
-    /// it, up to 8 KiB, which a clone keeps alive, and so is one that reached a reader in a burst of more than 4 KiB (others
-    /// own their memory already): detach what you keep for long.
+    /// The same message in memory of its own. One that came in a burst of more than 4 KiB shares that much with its
+    /// neighbours, and keeps it alive; others own their memory already. Detach the few of many that you keep for long.
     ///
     /// ```
     /// # use ws_supervisor::Message;
     /// assert_eq!(Message::from("a").detached(), Message::from("a"));
     /// ```
     pub fn detached(&self) -> Self {
-        let body = match &self.body {
-            Body::Text(text) => Body::Text(String::from(text.as_str()).into()),
-            Body::Binary(bytes) => Body::Binary(Bytes::copy_from_slice(bytes)),
-        };
-        Self { body, ..self.clone() }
+        self.view().to_message()
     }
 
     #[cfg(feature = "testing")]
     pub(crate) fn at(self, at: Instant) -> Self {
         Self { received_at: Some(at), ..self }
-    }
-
-    /// As one that waits for its reader: small ones keep nothing else in memory.
-    pub(crate) fn kept(self) -> Self {
-        if self.len() <= SMALL { self.detached() } else { self }
     }
 
     /// When the worker took this message's bytes from the socket, on the monotonic clock; one reading of the clock
@@ -198,8 +199,141 @@ impl Message {
     }
 }
 
-/// What is larger than this wastes little of what it was read with.
-const SMALL: usize = 4 << 10;
+/// A message as it lies in the client's read buffer: what a [`Handler`](crate::Handler) is shown. Nothing was allocated or
+/// copied for it. [`to_message`](MessageRef::to_message) keeps it beyond the call.
+///
+/// ```
+/// use ws_supervisor::{Context, Handler, Message, MessageRef};
+///
+/// #[derive(Default)]
+/// struct Latest(Option<Message>);
+/// impl Handler for Latest {
+///     fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
+///         if message.as_text().is_some_and(|text| text.contains("trade")) {
+///             self.0 = Some(message.to_message());
+///         }
+///     }
+/// }
+/// ```
+#[derive(Clone, Copy)]
+pub struct MessageRef<'a> {
+    body: BodyRef<'a>,
+    epoch: Option<u64>,
+    received_at: Option<Instant>,
+    in_socket: Option<NonZeroU64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyRef<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+impl<'a> MessageRef<'a> {
+    #[inline]
+    pub(crate) fn received(body: BodyRef<'a>, at: Instant, in_socket: Option<NonZeroU64>) -> Self {
+        Self { body, epoch: None, received_at: Some(at), in_socket }
+    }
+
+    #[inline]
+    pub(crate) fn on(self, epoch: u64) -> Self {
+        Self { epoch: Some(epoch), ..self }
+    }
+
+    /// Whether this is a text message.
+    pub fn is_text(&self) -> bool {
+        matches!(self.body, BodyRef::Text(_))
+    }
+
+    /// Whether this is a binary message.
+    pub fn is_binary(&self) -> bool {
+        !self.is_text()
+    }
+
+    /// The text of a text message, `None` for a binary one. It was checked to be UTF-8 when it came.
+    pub fn as_text(&self) -> Option<&'a str> {
+        match self.body {
+            BodyRef::Text(text) => Some(text),
+            BodyRef::Binary(_) => None,
+        }
+    }
+
+    /// The payload, whichever kind it is.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        match self.body {
+            BodyRef::Text(text) => text.as_bytes(),
+            BodyRef::Binary(bytes) => bytes,
+        }
+    }
+
+    /// Length of the payload in bytes.
+    pub fn len(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether the payload is empty.
+    pub fn is_empty(&self) -> bool {
+        self.as_bytes().is_empty()
+    }
+
+    /// The number of the connection that it came on; `None` for a view of a message that you made.
+    pub fn epoch(&self) -> Option<u64> {
+        self.epoch
+    }
+
+    /// As [`Message::received_at`].
+    pub fn received_at(&self) -> Option<Instant> {
+        self.received_at
+    }
+
+    /// As [`Message::time_in_socket`].
+    pub fn time_in_socket(&self) -> Option<Duration> {
+        self.in_socket.map(|nanos| Duration::from_nanos(nanos.get()))
+    }
+
+    /// A message that can be kept: one allocation, one copy.
+    pub fn to_message(&self) -> Message {
+        let body = match self.body {
+            BodyRef::Text(text) => Body::Text(text.into()),
+            BodyRef::Binary(bytes) => Body::Binary(Bytes::copy_from_slice(bytes)),
+        };
+        Message { body, received_at: self.received_at, in_socket: self.in_socket }
+    }
+}
+
+/// For your handler's own tests.
+impl<'a> From<&'a str> for MessageRef<'a> {
+    fn from(text: &'a str) -> Self {
+        Self { body: BodyRef::Text(text), epoch: None, received_at: None, in_socket: None }
+    }
+}
+
+impl<'a> From<&'a Message> for MessageRef<'a> {
+    fn from(message: &'a Message) -> Self {
+        message.view()
+    }
+}
+
+/// As for [`Message`]: kind and payload count, the time of receipt does not.
+impl PartialEq for MessageRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.body == other.body
+    }
+}
+
+impl Eq for MessageRef<'_> {}
+
+impl fmt::Debug for MessageRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        describe(self.is_text(), self.len(), f)
+    }
+}
+
+/// Kind and length only: a payload may hold a secret, and a log line is for ever.
+fn describe(is_text: bool, len: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let kind = if is_text { "Text" } else { "Binary" };
+    write!(f, "{kind}({len} bytes)")
+}
 
 impl PartialEq for Message {
     fn eq(&self, other: &Self) -> bool {
@@ -210,10 +344,14 @@ impl PartialEq for Message {
 impl Eq for Message {}
 
 impl fmt::Debug for Message {
-    /// Kind and length only: a payload may hold a secret, and a log line is for ever.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.is_text() { "Text" } else { "Binary" };
-        write!(f, "{kind}({} bytes)", self.len())
+        describe(self.is_text(), self.len(), f)
+    }
+}
+
+impl From<MessageRef<'_>> for Message {
+    fn from(message: MessageRef<'_>) -> Self {
+        message.to_message()
     }
 }
 
@@ -275,10 +413,6 @@ impl CloseFrame {
     /// 1009: a message larger than the receiver takes.
     pub const TOO_LARGE: u16 = 1009;
 
-    pub(crate) fn from_wire(frame: tungstenite::protocol::CloseFrame) -> Self {
-        Self { code: frame.code.into(), reason: frame.reason.as_str().into() }
-    }
-
     pub(crate) fn into_wire(self) -> tungstenite::protocol::CloseFrame {
         tungstenite::protocol::CloseFrame { code: self.code.into(), reason: String::from(self.reason).into() }
     }
@@ -324,8 +458,8 @@ mod tests {
 
     #[test]
     fn equality_ignores_the_time_of_receipt() {
-        let wire = tungstenite::Message::text("x");
-        assert_eq!(Message::received(wire, Instant::now(), None).unwrap(), Message::text("x"));
+        let came = Message::received(Body::Text("x".into()), Instant::now(), None);
+        assert_eq!(came, Message::text("x"));
         assert_ne!(Message::text("x"), Message::binary("x"));
     }
 }

@@ -114,7 +114,7 @@ impl<'a> Session<'a> {
         let waiting_for = format!("answer to `{method}`");
         loop {
             let message = self.opening.next(until, &waiting_for, limit)?;
-            let answer = self.opening.correlation().read(&message).filter(|answer| answer.id == id);
+            let answer = self.opening.correlation().read(message.view()).filter(|answer| answer.id == id);
             match answer.map(|answer| answer.outcome) {
                 None => self.opening.keep(message)?,
                 Some(Err(error)) => return Err(SessionError::Rpc { method: method.clone(), error }),

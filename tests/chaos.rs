@@ -114,9 +114,9 @@ fn carry(mut from: TcpStream, mut to: TcpStream, began: u64, weather: &Mutex<Wea
 struct Fragile(Sender<Event>);
 
 impl Handler for Fragile {
-    fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
         let panics = message.as_text() == Some("panic");
-        self.0.send(Event::Message(message)).unwrap();
+        self.0.send(Event::Message(message.to_message())).unwrap();
         assert!(!panics, "told to");
     }
     fn on_event(&mut self, _: &mut Context<'_>, event: Event) {
@@ -348,7 +348,8 @@ fn chaos(seed: u64, lasts: Duration) {
             let _ = supervisor.resume_client(client.id());
             let epoch = client.epoch();
             let asked = client.start_request(Request::new("ask", [0]).timeout(ms(300)));
-            let answers = asked.is_ok_and(|asked| asked.receiver().recv_timeout(LONG).is_ok_and(|it| it.outcome.is_ok()));
+            let answers =
+                asked.is_ok_and(|asked| asked.receiver().recv_timeout(LONG).is_ok_and(|it| it.outcome.is_ok()));
             (answers && client.epoch() == epoch).then(|| last_epochs.push(epoch)).is_some()
         });
     }

@@ -94,7 +94,7 @@ fn pings_that_came_while_reconcile_or_on_open_worked_without_ticks() {
 
 struct Teller(Arc<std::sync::OnceLock<Client>>, Arc<AtomicUsize>);
 impl Handler for Teller {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
         self.1.fetch_add(1, Ordering::Relaxed);
     }
     fn on_command(&mut self, _: &mut Context<'_>, _: Box<dyn Any + Send>) {
@@ -148,7 +148,7 @@ fn a_stop_ends_a_turn_of_timers_in_time() {
         fn on_timer(&mut self, _: &mut Context<'_>, _: u64) {
             std::thread::sleep(ms(1));
         }
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
     }
     let server = Server::start(Script::silent()).unwrap();
     let supervisor = Supervisor::builder().shutdown_grace(ms(500)).start().unwrap();
@@ -217,7 +217,7 @@ impl Ponders {
 }
 
 impl Handler for Ponders {
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         if message.as_text() == Some("ask") {
             return (0..1_000).for_each(|_| drop(context.request(Request::new("order", ()).timeout(ms(50))).unwrap()));
         }

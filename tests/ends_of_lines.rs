@@ -34,8 +34,8 @@ impl Handler for ReOpen {
             c.reconnect();
         }
     }
-    fn on_message(&mut self, _: &mut Context<'_>, m: Message) {
-        self.heard.send(text(&m)).unwrap();
+    fn on_message(&mut self, _: &mut Context<'_>, m: MessageRef<'_>) {
+        self.heard.send(text(&m.to_message())).unwrap();
     }
 }
 
@@ -152,7 +152,7 @@ struct Blocks {
     go: Receiver<()>,
 }
 impl Handler for Blocks {
-    fn on_message(&mut self, c: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, c: &mut Context<'_>, _: MessageRef<'_>) {
         let _ = c.send("of the handler");
         self.entered.send(()).unwrap();
         self.go.recv().unwrap();
@@ -224,7 +224,7 @@ impl Handler for Asker {
             }
         }
     }
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
     fn on_event(&mut self, _: &mut Context<'_>, e: Event) {
         if let Event::Response(r) = e {
             self.heard.send(r.id.to_string()).unwrap();
@@ -256,12 +256,12 @@ struct Busy2 {
     heard: Sender<String>,
 }
 impl Handler for Busy2 {
-    fn on_message(&mut self, _: &mut Context<'_>, m: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, m: MessageRef<'_>) {
         if m.as_text() == Some("go") {
             self.entered.send(()).unwrap();
             self.go.recv().unwrap();
         }
-        self.heard.send(text(&m)).unwrap();
+        self.heard.send(text(&m.to_message())).unwrap();
     }
     fn on_event(&mut self, _: &mut Context<'_>, e: Event) {
         match e {
@@ -357,7 +357,7 @@ fn a_restart_asked_for_during_a_reconnects_close_is_done() {
 // close by a handler during a reconnect's close
 struct Halts;
 impl Handler for Halts {
-    fn on_message(&mut self, c: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, c: &mut Context<'_>, _: MessageRef<'_>) {
         c.close();
     }
 }
@@ -388,7 +388,7 @@ impl Handler for Opens {
     fn on_open(&mut self, c: &mut Context<'_>) {
         c.send("of the handler").unwrap();
     }
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
 }
 #[test]
 fn what_waited_for_the_connection_goes_before_what_a_handler_sends() {

@@ -20,7 +20,7 @@ struct Fragile {
 }
 
 impl Handler for Fragile {
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         if message.as_text() == Some("boom") {
             context.send("of the handler").unwrap();
             context.request(Request::new("of the handler", ())).unwrap();
@@ -86,7 +86,7 @@ fn a_handler_that_panics_while_it_is_told_leaves_the_rest_to_the_next() {
                 context.request(Request::new("buy", ())).unwrap();
             }
         }
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             self.3.send(()).unwrap();
             self.2.recv().unwrap();
         }
@@ -264,7 +264,7 @@ fn what_was_answered_is_not_uncertain() {
 fn close_returns_in_its_time_whatever_the_handlers_drop_does() {
     struct Slow(Receiver<()>);
     impl Handler for Slow {
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
     }
     impl Drop for Slow {
         fn drop(&mut self) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::{LONG, config, eventually, ms, next_open, thread_status};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use ws_supervisor::testing::{Script, Server};
-use ws_supervisor::{Context, Delivery, Handler, IdleStrategy, Message, Supervisor, SupervisorEvent};
+use ws_supervisor::{Context, Delivery, Handler, IdleStrategy, Message, MessageRef, Supervisor, SupervisorEvent};
 
 /// Asks for ten timers when it opens, out of order; one more for each; and says which fired, and whether too soon.
 struct Metronome {
@@ -34,7 +34,7 @@ impl Handler for Metronome {
         assert!(!context.cancel(99));
     }
 
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         assert_eq!(Some(context.now()), message.received_at());
     }
 
@@ -77,7 +77,7 @@ fn timers_outlive_a_connection_but_not_their_handler() {
             let at = context.now() + if epoch == 3 { ms(1) } else { ms(200) };
             context.schedule(at, epoch);
         }
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             panic!("a panic that a test asked for");
         }
         fn on_timer(&mut self, _: &mut Context<'_>, token: u64) {
@@ -109,7 +109,7 @@ struct Held {
 }
 
 impl Handler for Held {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
         self.entered.send(()).unwrap();
         let _ = self.held.recv();
     }
@@ -178,7 +178,7 @@ fn the_kernels_timestamps_tell_how_long_a_message_sat_in_the_socket() {
         let (release, held) = bounded(0);
         struct Telling(Held, Sender<Option<Duration>>);
         impl Handler for Telling {
-            fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+            fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
                 self.1.send(message.time_in_socket()).unwrap();
                 self.0.on_message(context, message);
             }

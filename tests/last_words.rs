@@ -20,13 +20,13 @@ struct Busy {
 }
 
 impl Handler for Busy {
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         if message.as_text() == Some("go") {
             self.entered.send(()).unwrap();
             self.go.recv().unwrap();
             let _ = context.send("order");
         }
-        self.heard.send(text(&message)).unwrap();
+        self.heard.send(text(&message.to_message())).unwrap();
     }
     fn on_event(&mut self, _: &mut Context<'_>, event: Event) {
         if let Event::Disconnected { reason, .. } = event {
@@ -157,8 +157,8 @@ fn answers_come_among_the_messages_in_the_order_of_the_wire() {
     let (shared, shared_events) = Delivery::shared();
     struct Inline(Sender<Event>);
     impl Handler for Inline {
-        fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
-            self.0.send(Event::Message(message)).unwrap();
+        fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
+            self.0.send(Event::Message(message.to_message())).unwrap();
         }
         fn on_event(&mut self, _: &mut Context<'_>, event: Event) {
             self.0.send(event).unwrap();
@@ -272,8 +272,8 @@ fn what_comes_while_the_session_is_opened_is_kept_beyond_the_capacity_and_delive
     let server = Server::start(Script::silent().greet(move |_| flood())).unwrap();
     struct Inline(Sender<Message>);
     impl Handler for Inline {
-        fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
-            self.0.send(message).unwrap();
+        fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
+            self.0.send(message.to_message()).unwrap();
         }
     }
     let opening = config(&server)

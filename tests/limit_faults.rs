@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, Context, Delivery, Event, Handler, Heartbeat, IdleStrategy, Message, Overflow, RateLimit, Request,
-    RequestError, SendError, SessionError, Supervisor,
+    Client, Context, Delivery, Event, Handler, Heartbeat, IdleStrategy, Message, MessageRef, Overflow, RateLimit,
+    Request, RequestError, SendError, SessionError, Supervisor,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -198,7 +198,7 @@ fn a_queue_that_is_let_out_holds_nothing_up_for_longer() {
         fn on_open(&mut self, context: &mut Context<'_>) {
             self.0.send(context.send("hello").is_ok()).unwrap();
         }
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
     }
     let server = Server::start(Script::refuse(503)).unwrap();
     let supervisor = Supervisor::start().unwrap();

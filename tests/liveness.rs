@@ -18,7 +18,7 @@ use ws_supervisor::*;
 struct Slow(Duration);
 
 impl Handler for Slow {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
         takes(self.0);
     }
 }
@@ -139,7 +139,7 @@ fn a_server_that_is_slow_to_answer_the_dial_is_no_stalled_handler() {
 fn a_callers_send_waits_for_one_call_of_a_slow_handler_not_for_a_batch() {
     struct Counting(Arc<AtomicUsize>, Sender<()>);
     impl Handler for Counting {
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
                 self.1.send(()).unwrap();
             }
@@ -168,7 +168,7 @@ fn a_timer_that_is_always_due_does_not_keep_the_socket_from_being_read() {
         fn on_open(&mut self, context: &mut Context<'_>) {
             context.schedule(context.now(), 1);
         }
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
         fn on_timer(&mut self, context: &mut Context<'_>, _: u64) {

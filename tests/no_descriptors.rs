@@ -18,7 +18,7 @@ fn descriptors() -> usize {
 struct Holds(#[expect(dead_code, reason = "only held")] Arc<OnceLock<Client>>);
 
 impl Handler for Holds {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
 }
 
 /// One test, because it counts what the whole process has.

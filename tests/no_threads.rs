@@ -12,7 +12,7 @@ use ws_supervisor::*;
 struct Panics;
 
 impl Handler for Panics {
-    fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
         assert_ne!(message.as_text(), Some("boom"));
     }
 }

@@ -47,7 +47,7 @@ fn what_came_behind_a_failed_renewal_is_delivered() {
 // a handler's drop that panics undoes what was decided
 struct DropBomb;
 impl Handler for DropBomb {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
         panic!("message");
     }
 }
@@ -83,7 +83,7 @@ struct Fragile {
     n: Arc<AtomicUsize>,
 }
 impl Handler for Fragile {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
     fn on_event(&mut self, _: &mut Context<'_>, e: Event) {
         if let Event::Response(r) = e {
             let _ = self.heard.send(r.id.to_string());

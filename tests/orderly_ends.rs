@@ -51,7 +51,7 @@ impl Handler for Slow {
             }
         }
     }
-    fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
         self.hears(context);
     }
     fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
@@ -120,8 +120,8 @@ fn a_second_stop_does_not_make_the_first_late() {
 struct Hears(Sender<String>);
 
 impl Handler for Hears {
-    fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
-        self.0.send(common::text(&message)).unwrap();
+    fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
+        self.0.send(common::text(&message.to_message())).unwrap();
     }
     fn on_event(&mut self, _: &mut Context<'_>, event: Event) {
         match event {

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, Context, Correlation, Delivery, Event, Handler, Heartbeat, Message, RateLimit, Request, RequestError,
-    RequestId, SendError, Supervisor,
+    Client, Context, Correlation, Delivery, Event, Handler, Heartbeat, Message, MessageRef, RateLimit, Request,
+    RequestError, RequestId, SendError, Supervisor,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -152,7 +152,7 @@ fn a_hundred_clients_of_one_account_never_exceed_its_limit() {
 fn a_handler_meets_the_same_limit() {
     struct Eager(crossbeam_channel::Sender<(bool, bool)>);
     impl Handler for Eager {
-        fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
             let sent = context.send("a").is_ok();
             let asked = context.request(Request::new("b", ()));
             let limited = matches!(asked, Err(RequestError::Refused(SendError::RateLimited { .. })));

@@ -9,8 +9,8 @@ use crossbeam_channel::{Sender, unbounded};
 use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message, Overflow, ReadyState, Request,
-    Supervisor,
+    Client, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message, MessageRef, Overflow, ReadyState,
+    Request, Supervisor,
 };
 
 fn burst(n: usize) -> Script {
@@ -165,7 +165,7 @@ impl Handler for Echo {
         context.send("from on_open").unwrap();
     }
 
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         if message.as_text() == Some("close") {
             return context.close();
         }
@@ -316,7 +316,7 @@ struct Slow {
 }
 
 impl Handler for Slow {
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         if message.as_text() == Some("first") {
             self.entered.send(()).unwrap();
             let _ = self.held.recv();

@@ -262,7 +262,7 @@ fn whoever_asks_no_client_dials_more_often_than_the_floor() {
 fn a_loop_of_crashes_turns_less_and_less_often_and_is_parked() {
     struct Poisoned;
     impl Handler for Poisoned {
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             panic!("poison");
         }
     }

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Answer, Client, Context, Correlation, Delivery, Event, Handler, Heartbeat, Message, Request, RequestError,
-    Response, SendError, Supervisor, Unanswered,
+    Answer, Client, Context, Correlation, Delivery, Event, Handler, Heartbeat, Message, MessageRef, Request,
+    RequestError, Response, SendError, Supervisor, Unanswered,
 };
 
 fn connect(server: &Server) -> Client {
@@ -171,7 +171,7 @@ fn a_deadline_holds_while_the_worker_sleeps_and_the_late_answer_is_an_event() {
 fn a_handler_that_does_not_return_holds_up_no_callers_deadline() {
     struct Stuck(Sender<()>, crossbeam_channel::Receiver<()>);
     impl Handler for Stuck {
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             let _ = self.0.send(());
             let _ = self.1.recv();
         }
@@ -285,7 +285,7 @@ struct Asker {
 }
 
 impl Handler for Asker {
-    fn on_message(&mut self, context: &mut Context<'_>, tick: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, tick: MessageRef<'_>) {
         let method = tick.as_text().unwrap().to_owned();
         context.request(Request::new(method, [1, 2]).timeout(ms(50))).unwrap();
     }
@@ -330,7 +330,7 @@ fn on_its_own_thread_a_client_refuses_to_wait_for_itself() {
     let own: Arc<Mutex<Option<Client>>> = Arc::default();
     struct Selfish(Arc<Mutex<Option<Client>>>, Sender<bool>);
     impl Handler for Selfish {
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             let client = self.0.lock().clone().unwrap();
             let refused = client.request::<()>("x", ());
             let _ = self.1.send(matches!(refused, Err(RequestError::Refused(SendError::OwnThread { .. }))));

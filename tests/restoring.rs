@@ -186,7 +186,7 @@ fn a_name_that_the_dialect_panics_at_costs_that_name_only() {
 fn a_book_is_asked_for_anew_from_a_handler_and_from_a_handle() {
     struct Book;
     impl Handler for Book {
-        fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+        fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
             match message.as_text() {
                 Some("gap") => context.resubscribe(["book"]).unwrap(),
                 _ => {

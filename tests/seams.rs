@@ -142,7 +142,7 @@ fn a_venues_test_request_in_a_close_costs_no_answer_that_follows_it() {
 fn a_close_after_a_resume_is_obeyed_though_the_worker_was_just_parking() {
     struct Slow;
     impl Handler for Slow {
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
     }
     impl Drop for Slow {
         fn drop(&mut self) {

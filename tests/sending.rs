@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{LONG, config, eventually, ms, next, next_open, next_text};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, ConfirmError, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message, ReadyState,
+    Client, ConfirmError, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, MessageRef, ReadyState,
     SendError, Supervisor,
 };
 
@@ -287,7 +287,7 @@ fn what_a_panicking_handler_sent_is_counted_and_never_written_later() {
                 panic!("after sending");
             }
         }
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
     }
     let server = Server::start(Script::silent()).unwrap();
     let supervisor = Supervisor::start().unwrap();

@@ -16,8 +16,8 @@ use ws_supervisor::testing::{DeribitServer, Script, Server};
 use ws_supervisor::venue::deribit::Deribit;
 use ws_supervisor::{
     Client, ClientConfig, ConnectError, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message,
-    Overflow, ParkReason, ReadyState, Request, RequestError, SendError, SessionError, StartError, Supervisor,
-    Unsettled, WaitError,
+    MessageRef, Overflow, ParkReason, ReadyState, Request, RequestError, SendError, SessionError, StartError,
+    Supervisor, Unsettled, WaitError,
 };
 
 fn next_failure(client: &Client) -> (ConnectError, Option<Duration>) {
@@ -113,7 +113,7 @@ fn what_comes_while_the_session_is_opened_is_delivered_after_it_in_order() {
             fn on_open(&mut self, _: &mut Context<'_>) {
                 self.0.send("open".into()).unwrap();
             }
-            fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
+            fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
                 self.0.send(message.as_text().unwrap().into()).unwrap();
             }
         }

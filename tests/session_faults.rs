@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message, PendingResponse, ReadyState,
-    Request, RequestError, Session, SessionError, SubscribeError, Supervisor, Unanswered,
+    Client, Context, Delivery, DisconnectReason, Event, Handler, Heartbeat, Message, MessageRef, PendingResponse,
+    ReadyState, Request, RequestError, Session, SessionError, SubscribeError, Supervisor, Unanswered,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -23,7 +23,7 @@ struct Busy {
 }
 
 impl Handler for Busy {
-    fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
         for _ in 0..20 {
             context.request(Request::new("handler's", ()).timeout(ms(200))).unwrap();
         }
@@ -192,7 +192,7 @@ fn reconcile_is_told_of_every_request_that_nobody_knows_the_outcome_of() {
 fn endless_patience_is_patience() {
     struct Patient;
     impl Handler for Patient {
-        fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
             context.request(Request::new("x", ()).timeout(Duration::MAX)).unwrap();
         }
     }
@@ -247,7 +247,7 @@ fn no_result_is_printed() {
 fn what_was_kept_for_later_is_delivered_though_the_line_is_broken_by_then() {
     struct Answering(Sender<String>);
     impl Handler for Answering {
-        fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+        fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
             self.0.send(message.as_text().unwrap().into()).unwrap();
             let _ = context.send("thanks");
         }

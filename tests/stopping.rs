@@ -12,7 +12,8 @@ use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, ClientConfig, Context, Delivery, Event, Handler, Heartbeat, Message, ReadyState, StopError, Supervisor,
+    Client, ClientConfig, Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, ReadyState, StopError,
+    Supervisor,
 };
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -200,7 +201,7 @@ struct Stuck {
 }
 
 impl Handler for Stuck {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
         self.entered.send(()).unwrap();
         let _ = self.held.recv();
     }
@@ -267,7 +268,7 @@ fn dropping_the_supervisor_ends_its_clients_and_their_channels() {
 fn a_handler_may_stop_its_own_client_and_even_its_supervisor() {
     struct Suicidal(std::sync::Arc<std::sync::OnceLock<Supervisor>>);
     impl Handler for Suicidal {
-        fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+        fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
             let supervisor = self.0.get().unwrap();
             match message.as_text() {
                 Some("stop") => supervisor.stop_client(context.id()).unwrap(),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::venue::binance::{self, Binance};
 use ws_supervisor::{
-    Client, Context, Delivery, Event, Handler, HeartbeatKind, Message, ReadyState, SubscribeError, Supervisor,
+    Client, Context, Delivery, Event, Handler, HeartbeatKind, MessageRef, ReadyState, SubscribeError, Supervisor,
 };
 
 /// Streams of each connection, and when its messages came.
@@ -183,7 +183,7 @@ fn a_handler_subscribes_and_is_told_of_refusals() {
         fn on_open(&mut self, context: &mut Context<'_>) {
             context.subscribe(["good@x", "bad"]).unwrap();
         }
-        fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
             if context.subscriptions().active.contains(&"good@x".into()) {
                 context.unsubscribe(["good@x"]).unwrap();
             }

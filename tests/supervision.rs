@@ -13,15 +13,15 @@ use common::{LONG, config, eventually, ms, next, next_open, next_text, wait_for_
 use ws_supervisor::testing::{self, Script, Server};
 use ws_supervisor::{
     Client, ClientConfig, ClientPhase, Context, Delivery, DisconnectReason, Event, ExitReason, Handler, Heartbeat,
-    IntensityScope, Message, ParkReason, ReadyState, Restart, RestartCounting, SendError, StartError, StopError,
-    Supervisor, SupervisorEvent, SupervisorExit,
+    IntensityScope, Message, MessageRef, ParkReason, ReadyState, Restart, RestartCounting, SendError, StartError,
+    StopError, Supervisor, SupervisorEvent, SupervisorExit,
 };
 
 /// Panics on the worker's thread when told to; counts how often it was built.
 struct Fragile;
 
 impl Handler for Fragile {
-    fn on_message(&mut self, _context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, _context: &mut Context<'_>, message: MessageRef<'_>) {
         if message.as_text() == Some("panic") {
             panic!("told to");
         }
@@ -109,7 +109,7 @@ fn what_a_handler_throws_may_throw_again_and_harms_nobody_else() {
     }
     struct Bomber;
     impl Handler for Bomber {
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             std::panic::panic_any(Bomb);
         }
     }
@@ -424,7 +424,7 @@ fn an_unsupervised_client_reconnects_closes_and_reports_a_failed_start() {
 fn an_order_handed_back_in_a_supervisors_event_outlives_a_thousand_other_events() {
     struct Bug;
     impl Handler for Bug {
-        fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
             context.send("an order").unwrap();
             panic!("a bug");
         }

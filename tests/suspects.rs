@@ -91,7 +91,7 @@ fn a_caller_who_always_wants_something_new_keeps_no_suspect_from_its_trial() {
 fn a_close_that_is_read_late_is_blamed_all_the_same() {
     struct Slow;
     impl Handler for Slow {
-        fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+        fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
             takes(ms(700));
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use ws_supervisor::{Client, ClientConfig, Context, Delivery, Event, Handler, Message};
+use ws_supervisor::{Client, ClientConfig, Context, Delivery, Event, Handler, MessageRef};
 
 use crate::rig::{Contender, Wire, server_frame};
 
@@ -22,7 +22,7 @@ struct Counter {
 }
 
 impl Handler for Counter {
-    fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
         self.left -= usize::from(message.is_text());
         if self.left == 0 {
             let _ = self.done.send(());

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
-use ws_supervisor::{Client, Context, Delivery, Event, Handler, Message};
+use ws_supervisor::{Client, Context, Delivery, Event, Handler, MessageRef};
 
 use crate::rig::{Contender, Note, Stream, Times, Wire, server_frame};
 
@@ -12,9 +12,8 @@ const SIZE: usize = 64;
 struct Noter(Note);
 
 impl Handler for Noter {
-    fn on_message(&mut self, _: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
         self.0.put();
-        drop(message);
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
-use ws_supervisor::{ClientConfig, Context, Delivery, Handler, Heartbeat, Message, Supervisor};
+use ws_supervisor::{ClientConfig, Context, Delivery, Handler, Heartbeat, MessageRef, Supervisor};
 
 use crate::rig::{Times, pin, second_core};
 
@@ -18,7 +18,7 @@ impl Handler for Fragile {
         let _ = self.opened.send(Instant::now());
     }
 
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
         let _ = self.panicked.send(Instant::now());
         panic!("a panic that the benchmark asked for");
     }

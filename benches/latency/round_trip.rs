@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ws_supervisor::{Client, Context, Delivery, Handler, Message};
+use ws_supervisor::{Client, Context, Delivery, Handler, MessageRef};
 
 use crate::rig::{Contender, Times, Wire, server_frame};
 
@@ -14,7 +14,7 @@ const CLIENT_FRAME: usize = 6 + SIZE;
 struct Trader;
 
 impl Handler for Trader {
-    fn on_message(&mut self, context: &mut Context<'_>, tick: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, tick: MessageRef<'_>) {
         context.send(tick).expect("an open connection");
     }
 }

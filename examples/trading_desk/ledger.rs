@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use ws_supervisor::Message;
+use ws_supervisor::{Message, MessageRef};
 
 use crate::exchange::Recording;
 
@@ -31,7 +31,7 @@ impl Ledger {
         self.0.lock().unwrap().accepted += messages;
     }
 
-    pub fn received(&self, message: &Message) {
+    pub fn received(&self, message: MessageRef<'_>) {
         let mut inner = self.0.lock().unwrap();
         // Answers to the desk's own requests come between the recorded messages.
         if message.as_text().is_some_and(|text| text.contains(r#""id":"desk:"#)) {
@@ -39,7 +39,7 @@ impl Ledger {
         }
         let Some(recording) = inner.recording.clone() else { return };
         let expected = recording.get(inner.position).map(|recorded| &recorded.message);
-        inner.wrong += u64::from(expected != Some(message));
+        inner.wrong += u64::from(expected.map(Message::view) != Some(message));
         inner.position += 1;
     }
 

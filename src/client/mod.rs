@@ -286,14 +286,14 @@ impl Client {
     ///
     /// ```
     /// use std::any::Any;
-    /// use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Message, testing::Server};
+    /// use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Message, MessageRef, testing::Server};
     ///
     /// enum Order {
     ///     CancelAll,
     /// }
     /// struct Desk;
     /// impl Handler for Desk {
-    ///     fn on_message(&mut self, _: &mut Context<'_>, _: Message) {}
+    ///     fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {}
     ///     fn on_command(&mut self, context: &mut Context<'_>, command: Box<dyn Any + Send>) {
     ///         match command.downcast_ref() {
     ///             Some(Order::CancelAll) => context.send("cancel all").expect("open"),
@@ -417,7 +417,7 @@ impl Client {
     /// struct Breaks;
     ///
     /// impl Handler for Breaks {
-    ///     fn on_message(&mut self, context: &mut Context<'_>, _: Message) {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
     ///         context.send("never sent").unwrap();
     ///         panic!("a bug");
     ///     }

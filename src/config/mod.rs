@@ -1,5 +1,8 @@
 //! [`ClientConfig`]: every option of a client, as it was set. What comes of them, defaults included, is in `settings`.
 
+#[cfg(feature = "compression")]
+pub(crate) mod compression;
+pub(crate) mod decode;
 mod session;
 pub(crate) mod settings;
 mod thread;
@@ -10,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::decode::Decode;
 use crate::correlation::Correlation;
 use crate::dial::Dial;
 use crate::error::{ConfigError, SessionError};
@@ -69,6 +73,9 @@ pub struct ClientConfig {
     pub(crate) queue_while_disconnected: usize,
     pub(crate) max_message_size: usize,
     pub(crate) read_buffer: Option<usize>,
+    #[cfg(feature = "compression")]
+    pub(crate) compression: Option<compression::Compression>,
+    pub(crate) decode: Option<Decode>,
     pub(crate) nodelay: bool,
     pub(crate) idle: Option<IdleStrategy>,
     pub(crate) core: Option<usize>,
@@ -137,6 +144,9 @@ impl ClientConfig {
             queue_while_disconnected: 0,
             max_message_size: 16 << 20,
             read_buffer: None,
+            #[cfg(feature = "compression")]
+            compression: None,
+            decode: None,
             nodelay: true,
             idle: None,
             core: None,
@@ -324,6 +334,34 @@ impl ClientConfig {
     /// Bytes taken from the socket in one read, and kept as the client's buffer. Defaults to 128 KiB.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.read_buffer = Some(bytes);
+        self
+    }
+
+    /// Offers the server to compress messages. Defaults to none; a server that compresses unasked is refused.
+    ///
+    /// ```
+    /// use ws_supervisor::{ClientConfig, Compression};
+    /// let config = ClientConfig::new("wss://ws.kraken.com/v2")?.compression(Compression::deflate());
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    #[cfg(feature = "compression")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
+    pub fn compression(mut self, compression: compression::Compression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
+
+    /// Unpacks binary messages that the venue packs by itself, before anyone sees them. Defaults to none.
+    ///
+    /// ```
+    /// use ws_supervisor::{ClientConfig, Decode};
+    /// let config = ClientConfig::new("wss://api.huobi.pro/ws")?.decode(Decode::gzip());
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn decode(mut self, decode: Decode) -> Self {
+        self.decode = Some(decode);
         self
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 use native_tls::Certificate;
 
+use super::decode::Decode;
 use super::{ClientConfig, OnOpenFn, PrepareFn, ReconcileFn, ResolveFn};
 use crate::correlation::Correlation;
 use crate::error::ConfigError;
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) queue_while_disconnected: usize,
     pub(crate) max_message_size: usize,
     pub(crate) read_buffer: usize,
+    #[cfg(feature = "compression")]
+    pub(crate) compression: Option<super::compression::Compression>,
     pub(crate) nodelay: bool,
     pub(crate) idle: IdleStrategy,
     pub(crate) core: Option<usize>,
@@ -66,6 +69,7 @@ pub(crate) struct Hooks {
     pub(crate) on_open: Option<Arc<OnOpenFn>>,
     pub(crate) reconcile: Option<Arc<ReconcileFn>>,
     pub(crate) venue: Option<Arc<dyn Venue>>,
+    pub(crate) decode: Option<Decode>,
 }
 
 /// CA certificates that are trusted besides the system's: as they were given, by which clients can be told to share them,
@@ -142,6 +146,8 @@ impl ClientConfig {
             queue_while_disconnected: config.queue_while_disconnected,
             max_message_size: config.max_message_size,
             read_buffer: config.read_buffer.or(small(4 << 10)).unwrap_or(128 << 10),
+            #[cfg(feature = "compression")]
+            compression: config.compression,
             nodelay: config.nodelay,
             idle: config.idle.or(presets.own_core.map(|_| IdleStrategy::BusySpin)).unwrap_or_default(),
             core: config.core.or(presets.own_core),
@@ -157,6 +163,7 @@ impl ClientConfig {
                 on_open: config.on_open,
                 reconcile: config.reconcile,
                 venue,
+                decode: config.decode,
             },
             channels: config.channels,
             correlation: correlation.unwrap_or_else(Correlation::json_rpc),
@@ -177,6 +184,10 @@ impl Settings {
             faults.rule(limit.leaves_something(), "rate_limit", "its `reserve` must be smaller than the bucket");
         }
         faults.rule(!self.request_timeout.is_zero(), "request_timeout", positive);
+        #[cfg(feature = "compression")]
+        for rule in self.compression.iter().filter_map(|compression| compression.fault()) {
+            faults.rule(false, "compression", rule);
+        }
         faults.rule(self.max_age != Some(Duration::ZERO), "max_age", positive);
         let knows_how = self.channels.is_empty() || self.hooks.venue.is_some();
         faults.rule(knows_how, "subscribe", "needs a `venue`, which knows how to subscribe");

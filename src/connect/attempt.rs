@@ -10,10 +10,10 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 
 use crate::config::ResolveFn;
-use crate::config::settings::Settings;
+use crate::config::settings::{Hooks, Settings};
 use crate::dial::Dial;
 use crate::error::{ConnectError, Phase};
-use crate::transport::{Socket, wait};
+use crate::transport::{Socket, Unpack, wait};
 use crate::wake::Wake;
 
 /// Why an attempt ended without a connection.
@@ -34,6 +34,7 @@ impl From<ConnectError> for Halt {
 pub(crate) struct Attempt<'a> {
     pub(crate) settings: &'a Settings,
     pub(super) resolver: Option<&'a Arc<ResolveFn>>,
+    pub(super) unpack: Option<&'a Arc<Unpack>>,
     pub(crate) dial: &'a Dial,
     pub(crate) deadline: Instant,
     pub(crate) wake: &'a Arc<Wake>,
@@ -51,7 +52,7 @@ pub(crate) struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     pub(crate) fn new(
         settings: &'a Settings,
-        resolver: Option<&'a Arc<ResolveFn>>,
+        hooks: &'a Hooks,
         dial: &'a Dial,
         avoid: &'a [SocketAddr],
         wake: &'a Arc<Wake>,
@@ -61,7 +62,8 @@ impl<'a> Attempt<'a> {
         let deadline = dial.deadline();
         Self {
             settings,
-            resolver,
+            resolver: hooks.resolver.as_ref(),
+            unpack: hooks.decode.as_ref().map(|decode| &decode.0),
             dial,
             deadline,
             wake,

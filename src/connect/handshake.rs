@@ -9,6 +9,7 @@ use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 
 use super::attempt::{Attempt, Halt};
+use super::compression::{Agreed, agree, offer};
 use super::tls;
 use crate::config::settings::Settings;
 use crate::dial::Dial;
@@ -29,8 +30,8 @@ const BODY_TIME: Duration = Duration::from_secs(2);
 /// Interim answers that are passed over; the deadline is their other bound.
 const MAX_INTERIM: usize = 1_000;
 
-/// Runs the upgrade; returns the bytes that came after the server's answer.
-pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>, Halt> {
+/// Runs the upgrade; returns the bytes that came after the server's answer, and what was agreed on about compression.
+pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<(Vec<u8>, Option<Agreed>), Halt> {
     let key = generate_key();
     let mut came = Vec::with_capacity(1024);
     let request = request(attempt.settings, attempt.dial, &key);
@@ -49,10 +50,10 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<Vec<u8>,
         };
         let rest = came.split_off(length);
         match check(attempt.settings, &key, &came)? {
-            Verdict::Upgraded if !matches!(written, Written::Whole) => {
+            Verdict::Upgraded(_) if !matches!(written, Written::Whole) => {
                 return Err(wrong("it was accepted before the server had read all of it"));
             }
-            Verdict::Upgraded => return Ok(rest),
+            Verdict::Upgraded(agreed) => return Ok((rest, agreed)),
             // RFC 9110 section 15.2: a client must be able to take them, though it did not ask.
             Verdict::Interim => came = rest,
             Verdict::Refused(mut refusal) => {
@@ -123,7 +124,7 @@ fn read_body(attempt: &Attempt<'_>, wire: &mut Wire, refusal: &Refusal, mut came
         let before = came.len();
         loop {
             let mut chunk = [0; 4096];
-            match read(wire, &mut chunk) {
+            match wire.read(&mut chunk) {
                 Ok(read) if read > 0 => came.extend_from_slice(&chunk[..read]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock && came.len() == before => {
                     let socket = wire.socket_mut();
@@ -173,6 +174,9 @@ fn request(settings: &Settings, dial: &Dial, key: &str) -> String {
     if !settings.subprotocols.is_empty() {
         request += &format!("Sec-WebSocket-Protocol: {}\r\n", settings.subprotocols.join(", "));
     }
+    if let Some(offer) = offer(settings) {
+        request += &format!("Sec-WebSocket-Extensions: {offer}\r\n");
+    }
     for Header { name, value } in &dial.headers {
         request += &format!("{name}: {}\r\n", value.to_str().unwrap_or_default());
     }
@@ -204,7 +208,7 @@ fn write_all(
                     return Ok(Written::Broke(broken(attempt, &error)));
                 }
                 let mut chunk = [0; 4096];
-                match read(wire, &mut chunk) {
+                match wire.read(&mut chunk) {
                     Ok(0) => return Ok(Written::Broke(attempt.lost("the server closed the connection"))),
                     Ok(read) => came.extend_from_slice(&chunk[..read]),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
@@ -226,16 +230,6 @@ fn write_all(
     Ok(Written::Whole)
 }
 
-/// Reads what there is. That the wire wants others to have their turn now and then concerns nobody here.
-fn read(wire: &mut Wire, chunk: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match wire.read(chunk) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock && wire.take_exhausted() => {}
-            result => return result,
-        }
-    }
-}
-
 /// A TLS 1.3 server refuses us only after the handshake.
 fn broken(attempt: &Attempt<'_>, error: &io::Error) -> Halt {
     tls::refusal(&error.to_string()).unwrap_or_else(|| attempt.broken(error))
@@ -244,7 +238,7 @@ fn broken(attempt: &Attempt<'_>, error: &io::Error) -> Halt {
 fn read_some(attempt: &Attempt<'_>, wire: &mut Wire, head: &mut Vec<u8>) -> Result<(), Halt> {
     let mut chunk = [0; 4096];
     loop {
-        match read(wire, &mut chunk) {
+        match wire.read(&mut chunk) {
             Ok(0) if attempt.dial.target.tls => {
                 return Err(attempt.lost("the server closed the connection before it answered"));
             }
@@ -269,7 +263,8 @@ fn wrong(message: impl Into<Box<str>>) -> Halt {
 /// What the server's answer comes to.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    Upgraded,
+    /// With what was agreed on about compression.
+    Upgraded(Option<Agreed>),
     Interim,
     /// Its body is still to be read.
     Refused(Box<Refusal>),
@@ -327,15 +322,16 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
     if all("sec-websocket-accept") != [derive_accept_key(key.as_bytes()).as_str()] {
         return Err(wrong("`Sec-WebSocket-Accept` does not answer our key: this is no WebSocket server, or a cache"));
     }
-    if all("sec-websocket-extensions").iter().any(|value| !value.trim().is_empty()) {
-        return Err(wrong("an extension that was not offered"));
-    }
+    // Of more than one the comma makes what is wrong with it.
+    let extensions = all("sec-websocket-extensions").into_iter().filter(|value| !value.trim().is_empty());
+    let extensions = extensions.collect::<Vec<_>>().join(",");
+    let agreed = (!extensions.is_empty()).then(|| agree(settings, &extensions)).transpose().map_err(wrong)?;
     let refused = |message: String| Err(Halt::Failed(ConnectError::Subprotocol { message: message.into() }));
     let chosen: Vec<_> = all("sec-websocket-protocol").into_iter().filter(|value| !value.trim().is_empty()).collect();
     match chosen[..] {
-        [] if settings.subprotocols.is_empty() => Ok(Verdict::Upgraded),
+        [] if settings.subprotocols.is_empty() => Ok(Verdict::Upgraded(agreed)),
         [] => refused("the server chose none of those offered".into()),
-        [one] if settings.subprotocols.iter().any(|offered| offered == one) => Ok(Verdict::Upgraded),
+        [one] if settings.subprotocols.iter().any(|offered| offered == one) => Ok(Verdict::Upgraded(agreed)),
         _ => refused("the server chose one that was not offered".into()),
     }
 }
@@ -391,11 +387,11 @@ mod tests {
 
     #[test]
     fn a_right_answer_is_taken_and_an_interim_one_passed_over() {
-        assert_eq!(verdict(&config(), &good_with("X: y")), Ok(Verdict::Upgraded));
-        assert_eq!(verdict(&config(), &good_with("X-Policy: a;\r\n b")), Ok(Verdict::Upgraded), "a folded line");
+        assert_eq!(verdict(&config(), &good_with("X: y")), Ok(Verdict::Upgraded(None)));
+        assert_eq!(verdict(&config(), &good_with("X-Policy: a;\r\n b")), Ok(Verdict::Upgraded(None)), "a folded line");
         assert_eq!(
             verdict(&config(), &good_with("Sec-WebSocket-Protocol: ")),
-            Ok(Verdict::Upgraded),
+            Ok(Verdict::Upgraded(None)),
             "chooses nothing"
         );
         assert_eq!(verdict(&config(), b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"), Ok(Verdict::Interim));

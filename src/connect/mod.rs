@@ -2,6 +2,8 @@
 //! any point.
 
 pub(crate) mod attempt;
+#[cfg_attr(not(feature = "compression"), path = "no_compression.rs")]
+pub(crate) mod compression;
 mod handshake;
 pub(crate) mod open;
 mod resolve;

@@ -5,7 +5,7 @@ use tungstenite::protocol::Role;
 use super::attempt::{Attempt, Halt};
 use super::{handshake, resolve, tcp, tls};
 use crate::error::Phase;
-use crate::transport::{Socket, Transport, Wire};
+use crate::transport::{Extensions, Socket, Transport, Wire};
 
 pub(crate) fn open(attempt: &Attempt<'_>) -> Result<Transport, Halt> {
     let target = &attempt.dial.target;
@@ -13,7 +13,7 @@ pub(crate) fn open(attempt: &Attempt<'_>) -> Result<Transport, Halt> {
     attempt.phase.set(Phase::Tcp);
     let tcp = tcp::connect(attempt, &addresses)?;
     (attempt.register)(&tcp);
-    let mut socket = Socket::new(tcp, attempt.settings.read_buffer);
+    let mut socket = Socket::new(tcp, if target.tls { attempt.settings.read_buffer } else { 0 });
     if attempt.settings.kernel_timestamps {
         socket.ask_for_stamps().map_err(|error| attempt.broken(&error))?;
     }
@@ -24,6 +24,9 @@ pub(crate) fn open(attempt: &Attempt<'_>) -> Result<Transport, Halt> {
         Wire::plain(socket)
     };
     attempt.phase.set(Phase::Handshake);
-    let tail = handshake::upgrade(attempt, &mut wire)?;
-    Ok(Transport::new(wire, tail, Role::Client, attempt.settings.max_message_size))
+    let (tail, agreed) = handshake::upgrade(attempt, &mut wire)?;
+    let extensions = agreed.map_or_else(Extensions::default, |agreed| agreed.for_client(attempt.settings));
+    let extensions = Extensions { unpack: attempt.unpack.cloned(), ..extensions };
+    let (buffer, max_message) = (attempt.settings.read_buffer, attempt.settings.max_message_size);
+    Ok(Transport::new(wire, tail, Role::Client, buffer, max_message, extensions))
 }

@@ -70,7 +70,7 @@ impl Backlog {
         }
         self.bytes += weight(&message);
         self.messages += 1;
-        self.events.push_back(Event::Message(message.kept()));
+        self.events.push_back(Event::Message(message));
         // With room for none, the newest is the oldest.
         if at_limit == AtLimit::DropOldest && self.messages > self.limit {
             self.drop_oldest();

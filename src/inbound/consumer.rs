@@ -12,7 +12,7 @@ use super::outlet::Capacity;
 use super::queue::Queue;
 use crate::core::Core;
 use crate::event::Event;
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 use crate::outbound::outbox::Outbox;
 use crate::overflow::{Overflow, Stage};
 use crate::policy::pacer::Pacer;
@@ -52,17 +52,6 @@ const TIMERS_AT_ONCE: usize = 16;
 /// And no more of them after so long.
 const FIRES_FOR: Duration = Duration::from_millis(1);
 
-/// What became of a message.
-pub(crate) enum Taken {
-    /// The handler saw it, and may have sent something.
-    Handled,
-    /// It is in the queue, and so many were dropped for it.
-    Queued {
-        dropped: u64,
-    },
-    Overrun,
-}
-
 impl<'a> Consumer<'a> {
     pub(crate) fn queue(queue: &'a mut Queue, overflow: Overflow) -> Self {
         Self { to: To::Queue(queue), overflow, held: None, holding: false, pacer: Pacer::default() }
@@ -78,21 +67,13 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// A message. Inlined where every message passes: a call and a move of the message cost a tenth of a flood.
+    /// A message, for the handler. Inlined where every message passes: a call and a move cost a tenth of a flood.
     #[inline(always)]
-    pub(crate) fn message(&mut self, scene: Scene<'_>, message: Message, stage: Stage) -> Taken {
-        match &mut self.to {
-            To::Handler { handler, timers } => {
-                let Scene { core, outbox, epoch, now } = scene;
-                core.duty.begin(now, Doing::Handler);
-                handler.on_message(&mut Context { core, outbox, timers, epoch, now }, message);
-                Taken::Handled
-            }
-            To::Queue(queue) => match queue.push_message(message, stage) {
-                Ok(dropped) => Taken::Queued { dropped },
-                Err(Overrun) => Taken::Overrun,
-            },
-        }
+    pub(crate) fn message(&mut self, scene: Scene<'_>, message: MessageRef<'_>) {
+        let To::Handler { handler, timers } = &mut self.to else { return };
+        let Scene { core, outbox, epoch, now } = scene;
+        core.duty.begin(now, Doing::Handler);
+        handler.on_message(&mut Context { core, outbox, timers, epoch, now }, message);
     }
 
     /// Any other event: never dropped.

@@ -23,11 +23,11 @@ use crate::wanted::Wish;
 /// A handler's access to its own client, on the worker's thread.
 ///
 /// ```
-/// use ws_supervisor::{Context, Handler, Message};
+/// use ws_supervisor::{Context, Handler, Message, MessageRef};
 ///
 /// struct Echo;
 /// impl Handler for Echo {
-///     fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+///     fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
 ///         if let Err(refused) = context.send(message) {
 ///             eprintln!("{}: {refused}", context.name());
 ///         }
@@ -72,11 +72,11 @@ impl Context<'_> {
     /// written as JSON.
     ///
     /// ```
-    /// use ws_supervisor::{Context, Event, Handler, Message, Request};
+    /// use ws_supervisor::{Context, Event, Handler, Message, MessageRef, Request};
     ///
     /// struct Buyer;
     /// impl Handler for Buyer {
-    ///     fn on_message(&mut self, context: &mut Context<'_>, _tick: Message) {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, _tick: MessageRef<'_>) {
     ///         let order = Request::new("private/buy", [("instrument_name", "BTC-PERPETUAL")]);
     ///         if let Err(refused) = context.request(order) {
     ///             eprintln!("{refused}");
@@ -123,11 +123,11 @@ impl Context<'_> {
     /// [`SubscribeError::NoVenue`]: nobody knows how to subscribe.
     ///
     /// ```
-    /// use ws_supervisor::{Context, Event, Handler, Message};
+    /// use ws_supervisor::{Context, Event, Handler, Message, MessageRef};
     ///
     /// struct Follower;
     /// impl Handler for Follower {
-    ///     fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
     ///         if message.as_text().is_some_and(|text| text.contains("new_instrument")) {
     ///             context.subscribe(["book.ETH-PERPETUAL.raw"]).expect("a venue is configured");
     ///             context.unsubscribe(["book.BTC-PERPETUAL.raw"]).expect("a venue is configured");
@@ -170,11 +170,11 @@ impl Context<'_> {
     /// does from outside.
     ///
     /// ```
-    /// use ws_supervisor::{Context, Handler, Message};
+    /// use ws_supervisor::{Context, Handler, Message, MessageRef};
     ///
     /// struct UntilHalted;
     /// impl Handler for UntilHalted {
-    ///     fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
     ///         if message.as_text() == Some("halt") {
     ///             eprintln!("{} ({:?}), connection {:?}: closing", context.name(), context.id(), context.epoch());
     ///             context.close();
@@ -190,13 +190,13 @@ impl Context<'_> {
     /// a session that is no longer to be trusted. The handler stays.
     ///
     /// ```
-    /// use ws_supervisor::{Context, Handler, Message};
+    /// use ws_supervisor::{Context, Handler, Message, MessageRef};
     ///
     /// struct Checked {
     ///     next: u64,
     /// }
     /// impl Handler for Checked {
-    ///     fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
     ///         let number = message.as_text().and_then(|text| text.parse().ok());
     ///         if number != Some(self.next) {
     ///             context.reconnect();
@@ -227,13 +227,13 @@ impl Context<'_> {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use ws_supervisor::{Context, Handler, Message};
+    /// use ws_supervisor::{Context, Handler, Message, MessageRef};
     ///
     /// const REQUOTE: u64 = 1;
     ///
     /// struct Quoter;
     /// impl Handler for Quoter {
-    ///     fn on_message(&mut self, context: &mut Context<'_>, _tick: Message) {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, _tick: MessageRef<'_>) {
     ///         context.cancel(REQUOTE);
     ///         context.schedule(context.now() + Duration::from_millis(250), REQUOTE);
     ///     }

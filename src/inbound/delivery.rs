@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::event::{ClientEvent, Event};
 use crate::inbound::context::Context;
-use crate::message::Message;
+use crate::message::MessageRef;
 
 /// Where a client's events go.
 ///
@@ -59,14 +59,14 @@ impl Delivery {
     /// the start of every run of the worker, because a handler that panicked is never used again.
     ///
     /// ```
-    /// use ws_supervisor::{ClientConfig, Context, Delivery, Handler, Message, Supervisor, testing::Server};
+    /// use ws_supervisor::{ClientConfig, Context, Delivery, Handler, MessageRef, Supervisor, testing::Server};
     ///
     /// struct Quoter;
     /// impl Handler for Quoter {
     ///     fn on_open(&mut self, context: &mut Context<'_>) {
     ///         context.send("subscribe").expect("just opened");
     ///     }
-    ///     fn on_message(&mut self, context: &mut Context<'_>, tick: Message) {
+    ///     fn on_message(&mut self, context: &mut Context<'_>, tick: MessageRef<'_>) {
     ///         if tick.as_text() == Some("subscribe") {
     ///             context.send("quote").expect("open");
     ///         }
@@ -114,8 +114,9 @@ pub trait Handler {
         let _ = context;
     }
 
-    /// A message came. What you send through the context is written when this returns.
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message);
+    /// A message came. It lies in the client's read buffer and is gone when this returns, unless you keep it with
+    /// [`to_message`](MessageRef::to_message). What you send through the context is written when this returns.
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>);
 
     /// A timer of [`Context::schedule`] is due.
     fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {

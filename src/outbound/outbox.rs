@@ -160,9 +160,10 @@ impl Outbox {
         let base = transport.written();
         let mut end = base;
         while end - base < BATCH {
-            let outgoing = if let Some(outgoing) = self.urgent.pop_front() {
-                end += transport.frame_len(&outgoing);
-                outgoing
+            let packed = if let Some(outgoing) = self.urgent.pop_front() {
+                let packed = transport.pack(outgoing);
+                end += packed.len;
+                packed
             } else if self.only_urgent || !self.may_go(clock) {
                 return Ok(end != base);
             } else if let Some(mut item) = self.waiting.pop_front() {
@@ -170,14 +171,14 @@ impl Outbox {
                     books.not_sent(&mut item, &self.limits);
                     continue;
                 }
-                let outgoing = Outgoing::Message(item.message.clone());
-                end += transport.frame_len(&outgoing);
+                let packed = transport.pack(Outgoing::Message(item.message.clone()));
+                end += packed.len;
                 self.in_flight.push_back((end, item));
-                outgoing
+                packed
             } else {
                 break;
             };
-            let result = transport.queue(outgoing);
+            let result = transport.queue(packed);
             self.count_written(transport, books);
             result?;
         }

@@ -14,7 +14,7 @@ use super::terms::{Action, Rules, Tables, Turn};
 use super::upkeep::{Renewal, Upkeep};
 use crate::deadline::later;
 use crate::error::RequestError;
-use crate::message::{CloseFrame, Message};
+use crate::message::{CloseFrame, Message, MessageRef};
 use crate::request::RequestId;
 use crate::response::Response;
 use crate::state::DisconnectReason;
@@ -119,16 +119,16 @@ impl Connection {
         self.monitor.reads_messages() || !tables.expects_no_answer()
     }
 
-    /// A message came; it is given back if it is the caller's.
+    /// A message came; false if it is the caller's.
     pub(crate) fn message<T: Tables>(
         &mut self,
-        message: Message,
+        message: MessageRef<'_>,
         now: Instant,
         tables: &T,
         out: &mut Vec<Action<T::Caller>>,
-    ) -> Option<Message> {
+    ) -> bool {
         if self.monitor.reads_messages() {
-            let verdict = self.monitor.message(&message, now);
+            let verdict = self.monitor.message(message, now);
             if verdict.ours {
                 if verdict.alive {
                     out.push(Action::Alive);
@@ -138,17 +138,17 @@ impl Connection {
                 } else {
                     self.beat(verdict.action, false, out);
                 }
-                return None;
+                return true;
             }
         }
         if tables.expects_no_answer() {
-            return Some(message);
+            return false;
         }
-        let Some(answer) = self.rules.correlation.read(&message) else { return Some(message) };
+        let Some(answer) = self.rules.correlation.read(message) else { return false };
         let outcome = answer.outcome.map_err(RequestError::Rpc);
         let answer_id = answer.id.clone();
         match tables.requests(|table| table.claim(&answer.id)) {
-            Claim::Nobody => return Some(message),
+            Claim::Nobody => return false,
             Claim::Late { own: Some(purpose), method } => {
                 self.own_answered(purpose, Response { id: answer.id, method, outcome }, now, tables, out);
                 self.expect_more(purpose, answer_id, now, tables);
@@ -163,7 +163,7 @@ impl Connection {
                 self.ended((response, pending.whom), now, tables, out);
             }
         }
-        None
+        true
     }
 
     /// The answer may have been a part, and the others come under the same id.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::ConfigError;
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 
 /// How a client finds out that its line is dead. After [`max_missed`](Heartbeat::max_missed) misses in a row the
 /// worker ends and the supervisor starts it afresh; an unsupervised client reconnects.
@@ -35,7 +35,7 @@ pub(super) enum Kind {
     Message { interval: Duration, payload: Message, matcher: Arc<Matcher> },
 }
 
-pub(super) type Matcher = dyn Fn(&Message) -> bool + Send + Sync;
+pub(super) type Matcher = dyn Fn(MessageRef<'_>) -> bool + Send + Sync;
 
 /// A venue's own heartbeat messages.
 pub(crate) trait HeartbeatDialect: Send + Sync {
@@ -53,7 +53,7 @@ pub(crate) trait HeartbeatDialect: Send + Sync {
         interval / 2
     }
 
-    fn read(&self, message: &Message) -> Heard;
+    fn read(&self, message: MessageRef<'_>) -> Heard;
 }
 
 /// What a message is to a heartbeat.
@@ -107,7 +107,7 @@ impl Heartbeat {
     pub fn message(
         interval: Duration,
         payload: impl Into<Message>,
-        matcher: impl Fn(&Message) -> bool + Send + Sync + 'static,
+        matcher: impl Fn(MessageRef<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
         Self { kind: Kind::Message { interval, payload: payload.into(), matcher: Arc::new(matcher) }, max_missed: 2 }
     }
@@ -126,7 +126,10 @@ impl Heartbeat {
     /// });
     /// # let _ = htx;
     /// ```
-    pub fn answer(max_silence: Duration, reply: impl Fn(&Message) -> Option<Message> + Send + Sync + 'static) -> Self {
+    pub fn answer(
+        max_silence: Duration,
+        reply: impl Fn(MessageRef<'_>) -> Option<Message> + Send + Sync + 'static,
+    ) -> Self {
         Self::dialect(max_silence, Answering(reply)).max_missed(1)
     }
 
@@ -183,7 +186,7 @@ impl Heartbeat {
 
 struct Answering<F>(F);
 
-impl<F: Fn(&Message) -> Option<Message> + Send + Sync> HeartbeatDialect for Answering<F> {
+impl<F: Fn(MessageRef<'_>) -> Option<Message> + Send + Sync> HeartbeatDialect for Answering<F> {
     fn kind(&self) -> HeartbeatKind {
         HeartbeatKind::Answer
     }
@@ -200,7 +203,7 @@ impl<F: Fn(&Message) -> Option<Message> + Send + Sync> HeartbeatDialect for Answ
         Duration::ZERO
     }
 
-    fn read(&self, message: &Message) -> Heard {
+    fn read(&self, message: MessageRef<'_>) -> Heard {
         (self.0)(message).map_or(Heard::Other, |answer| Heard::Beat { answer: Some(answer) })
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::heartbeat::{Heard, Heartbeat, Kind};
 use crate::deadline::later;
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 
 /// What the worker shall do now.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,7 +187,7 @@ impl Monitor {
     }
 
     /// A message came.
-    pub(crate) fn message(&mut self, message: &Message, now: Instant) -> Verdict {
+    pub(crate) fn message(&mut self, message: MessageRef<'_>, now: Instant) -> Verdict {
         match &self.rules.kind {
             Kind::Disabled | Kind::PingPong { .. } | Kind::ServerPing { .. } => NOT_OURS,
             Kind::Message { matcher, .. } => {

@@ -79,8 +79,8 @@ fn a_message_heartbeat_is_sent_and_matched() {
     let t0 = Instant::now();
     let (mut monitor, _) = Monitor::open(Heartbeat::message(S, "ping", |m| m.as_text() == Some("pong")), 7, t0);
     assert_eq!(tick(&mut monitor, t0 + S, true), Beat::Send(Message::text("ping")));
-    assert!(!monitor.message(&Message::text("tick"), t0 + S).ours);
-    assert!(monitor.message(&Message::text("pong"), t0 + S).ours);
+    assert!(!monitor.message(Message::text("tick").view(), t0 + S).ours);
+    assert!(monitor.message(Message::text("pong").view(), t0 + S).ours);
     assert_eq!(tick(&mut monitor, t0 + 2 * S, true), Beat::Send(Message::text("ping")));
     tick(&mut monitor, t0 + 3 * S, true);
     assert_eq!(tick(&mut monitor, t0 + 4 * S, true), Beat::Lost { missed: 2 });

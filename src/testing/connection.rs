@@ -25,6 +25,9 @@ use crate::policy::rate_limit::Price;
 use crate::transport::{Incoming, Outgoing, Socket, Transport, Wire, wait};
 use crate::wake::Wake;
 
+/// What one read may bring.
+const BUFFER: usize = 16 << 10;
+
 /// The outside's end of a connection.
 pub(super) struct Line {
     tcp: Arc<TcpStream>,
@@ -115,7 +118,7 @@ impl Line {
 }
 
 pub(super) fn serve(inner: &Inner, index: usize, line: &Arc<Line>, script: &Script, acceptor: Acceptor) {
-    let socket = Socket::new(line.tcp.clone(), 16 << 10);
+    let socket = Socket::new(line.tcp.clone(), if acceptor.is_some() { BUFFER } else { 0 });
     // Whatever the result: the record says how far it came.
     let _ = serve_on(inner, index, line, script, acceptor, socket);
     if !line.is_cut() {
@@ -196,7 +199,7 @@ fn serve_on(
     // Open from the server's point of view before the client can know it: what is pushed then is not lost.
     inner.note(index, |record| record.opened = true);
     write_all(line, &mut wire, answer.as_bytes())?;
-    let transport = Transport::new(wire, Vec::new(), Role::Server, 64 << 20);
+    let transport = Transport::new(wire, Vec::new(), Role::Server, BUFFER, 64 << 20, script.extensions());
     let peer = Peer { index, target };
     let conduct = script.conduct.as_ref().map(|conduct| conduct(&peer));
     let (outbox, books) = (Outbox::default(), Books::default());
@@ -375,7 +378,8 @@ impl Talk<'_> {
         let index = self.peer.index;
         for _ in 0..64 {
             match self.transport.read() {
-                Ok(Incoming::Message(message)) => {
+                Ok(Incoming::Message) => {
+                    let message = self.transport.take_message().ok()?;
                     self.inner.note(index, |record| record.received.push(message.clone()));
                     if let Some(conduct) = &mut self.conduct {
                         let words = conduct.message(&message);
@@ -394,7 +398,7 @@ impl Talk<'_> {
                     self.flush()?;
                     self.inner.note(index, |record| record.pings += 1);
                 }
-                Ok(Incoming::Pong(_)) => self.inner.note(index, |record| record.pongs += 1),
+                Ok(Incoming::Pong) => self.inner.note(index, |record| record.pongs += 1),
                 Ok(Incoming::Close(frame)) => {
                     self.inner.note(index, |record| record.close_code = frame.map(|frame| frame.code));
                     let _ = self.flush();

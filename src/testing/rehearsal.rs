@@ -24,11 +24,11 @@ use crate::state::ReadyState;
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use ws_supervisor::{ClientConfig, Context, Handler, Message, testing::Rehearsal};
+/// use ws_supervisor::{ClientConfig, Context, Handler, Message, MessageRef, testing::Rehearsal};
 ///
 /// struct Quoter;
 /// impl Handler for Quoter {
-///     fn on_message(&mut self, context: &mut Context<'_>, _tick: Message) {
+///     fn on_message(&mut self, context: &mut Context<'_>, _tick: MessageRef<'_>) {
 ///         context.schedule(context.now() + Duration::from_secs(1), 7);
 ///     }
 ///     fn on_timer(&mut self, context: &mut Context<'_>, _: u64) {

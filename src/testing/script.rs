@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "compression")]
+use crate::connect::compression::Agreed;
 use crate::message::{CloseFrame, Message};
+use crate::transport::Extensions;
 
 /// The client at the other end, as far as the upgrade told.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ pub(super) enum Answer {
 pub struct Script {
     pub(super) answer: Answer,
     pub(super) extra_headers: Vec<(String, String)>,
+    #[cfg(feature = "compression")]
+    pub(super) compression: Option<String>,
     pub(super) reply: Arc<Reply>,
     pub(super) greeting: Option<Arc<Greeting>>,
     pub(super) every: Option<(Duration, Arc<Greeting>)>,
@@ -86,6 +91,8 @@ impl Script {
         Self {
             answer: Answer::Accept,
             extra_headers: Vec::new(),
+            #[cfg(feature = "compression")]
+            compression: None,
             reply: Arc::new(reply),
             greeting: None,
             every: None,
@@ -115,6 +122,36 @@ impl Script {
         script.conduct = Some(Arc::new(conduct));
         script.http = Some(Arc::new(http));
         script
+    }
+
+    /// Answers the upgrade with this `Sec-WebSocket-Extensions`, and compresses accordingly, every message whatever its size.
+    /// It does so unasked too, which a client must refuse.
+    ///
+    /// ```
+    /// use ws_supervisor::{Client, ClientConfig, Compression, testing::{Script, Server}};
+    ///
+    /// let server = Server::start(Script::echo().compression("permessage-deflate; server_no_context_takeover"))?;
+    /// let client = Client::connect(ClientConfig::new(server.url())?.compression(Compression::deflate().above(0)))?;
+    /// client.send("hello hello hello")?;
+    /// server.wait_for_message(|message| message.as_text() == Some("hello hello hello"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "compression")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
+    pub fn compression(mut self, answer: impl Into<String>) -> Self {
+        let answer = answer.into();
+        self.extra_headers.push(("Sec-WebSocket-Extensions".into(), answer.clone()));
+        self.compression = Some(answer);
+        self
+    }
+
+    /// What its connections do about compression.
+    pub(super) fn extensions(&self) -> Extensions {
+        #[cfg(feature = "compression")]
+        if let Some(agreed) = self.compression.as_ref().and_then(|answer| Agreed::read(answer).ok()) {
+            return agreed.for_server();
+        }
+        Extensions::default()
     }
 
     /// Accepts and sends every message back.

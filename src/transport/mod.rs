@@ -1,14 +1,19 @@
-//! Bytes and frames: one socket that never blocks (`socket`), TLS over it, tungstenite's framing over that, and the
-//! one wait that a readable socket, a deadline or a caller can end (`wait`). Platform code is here, in `wake` and, for
-//! cores and priorities, in `worker/thread`; others only name descriptors.
+//! Bytes and frames: one socket that never blocks (`socket`), TLS over it (`wire`), the receiving half of the protocol
+//! (`receiver`), tungstenite for what is sent, and the one wait that a readable socket, a deadline or a caller can end
+//! (`wait`). Platform code is here, in `wake` and, for cores and priorities, in `worker/thread`; others only name
+//! descriptors.
 
-mod frames;
+mod assembly;
+#[cfg_attr(not(feature = "compression"), path = "no_deflate.rs")]
+mod deflate;
+mod head;
+mod receiver;
 mod socket;
 mod unacknowledged;
 mod wait;
 mod wire;
 
-use std::io::{Cursor, ErrorKind};
+use std::io::{Cursor, ErrorKind, Read};
 use std::net::TcpStream;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -17,24 +22,30 @@ use std::time::Instant;
 use bytes::Bytes;
 use rustix::event::PollFlags;
 use tungstenite::protocol::frame::Frame;
-use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
+pub(crate) use self::deflate::{Deflate, Inflate};
+use self::head::Fault;
+pub(crate) use self::receiver::Unpack;
+use self::receiver::{Next, Receiver};
 pub(crate) use self::socket::Socket;
 pub(crate) use self::wait::{HANG_UP, Waited, poll_until, wait};
 pub(crate) use self::wire::Wire;
-use crate::message::{CloseFrame, Message};
+use crate::message::{CloseFrame, Message, MessageRef};
 use crate::state::DisconnectReason;
 
 #[cfg(feature = "testing")]
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 /// What one read brought.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    Message(Message),
+    /// One is whole: `message` shows it, `take_message` gives it away.
+    Message,
     Ping,
-    Pong(Bytes),
+    /// `control` has its payload.
+    Pong,
     /// The peer's close frame; the answer to it is queued.
     Close(Option<CloseFrame>),
     /// A part of a message, and perhaps more.
@@ -67,43 +78,62 @@ pub(crate) enum Outgoing {
     Close(CloseFrame),
 }
 
-/// One open WebSocket connection.
-pub(crate) struct Transport {
-    ws: WebSocket<Wire>,
-    role: Role,
-    write_limit: usize,
-    /// All that came is taken apart: without new bytes from the socket there is nothing to read.
-    hungry: bool,
-    /// Something may not have left yet: a frame, or the answer to a ping or a close.
-    unflushed: bool,
-    for_readers: bool,
+/// What a frame that is to be queued is, and how much it takes on the wire.
+pub(crate) struct Packed {
+    outgoing: Outgoing,
+    compressed: Option<Bytes>,
+    pub(crate) len: u64,
 }
 
-/// What tungstenite takes at a time. It clears so much memory before every read, while a tick waits; the socket's own
-/// buffer, which is never cleared, is what makes the system calls few.
-const CHUNK: usize = 8 << 10;
+/// How messages are compressed, each way, if both sides have agreed on it; and beneath that by the venue's own ways.
+#[derive(Default)]
+pub(crate) struct Extensions {
+    pub(crate) unpack: Option<Arc<Unpack>>,
+    pub(crate) inflate: Option<Box<Inflate>>,
+    pub(crate) deflate: Option<Box<Deflate>>,
+}
+
+/// One open WebSocket connection.
+pub(crate) struct Transport {
+    /// Writes; what comes never passes here.
+    ws: WebSocket<Wire>,
+    receiver: Receiver,
+    deflate: Option<Box<Deflate>>,
+    unpack: Option<Arc<Unpack>>,
+    role: Role,
+    write_limit: usize,
+    /// Something may not have left yet: a frame, or the answer to a ping or a close.
+    unflushed: bool,
+}
 
 /// The end that is no close.
 pub(crate) const ENDED: &str = "ended by the server without a close frame";
 
 const WRITE_BUFFER: usize = 64 << 10;
 
+/// Bytes that are taken in one go while nothing whole comes of them: others want their turn.
+const BUDGET: usize = 64 << 10;
+
 impl Transport {
-    /// Over a wire on which the upgrade is done; `tail` is what came after it.
-    pub(crate) fn new(mut wire: Wire, tail: Vec<u8>, role: Role, max_message: usize) -> Self {
-        // tungstenite would take the tail, but size its buffers by it from then on: a few bytes, and each message that
-        // outlives the next one would cost allocations of its own.
+    /// Over a wire on which the upgrade is done; `tail` is what came after it. One read brings up to `buffer` bytes.
+    pub(crate) fn new(
+        mut wire: Wire,
+        tail: Vec<u8>,
+        role: Role,
+        buffer: usize,
+        max_message: usize,
+        extensions: Extensions,
+    ) -> Self {
         wire.tail = Cursor::new(tail);
-        wire.follow_frames();
         let write_limit = 4 * WRITE_BUFFER;
         let config = WebSocketConfig::default()
-            .read_buffer_size(CHUNK)
+            .read_buffer_size(0)
             .write_buffer_size(WRITE_BUFFER)
-            .max_write_buffer_size(write_limit)
-            .max_message_size(Some(max_message))
-            .max_frame_size(Some(max_message));
+            .max_write_buffer_size(write_limit);
         let ws = WebSocket::from_raw_socket(wire, role, Some(config));
-        Self { ws, role, write_limit, hungry: false, unflushed: false, for_readers: false }
+        let Extensions { inflate, deflate, unpack } = extensions;
+        let receiver = Receiver::new(buffer, role == Role::Server, max_message, inflate);
+        Self { ws, receiver, deflate, unpack, role, write_limit, unflushed: false }
     }
 
     pub(crate) fn tcp(&self) -> &Arc<TcpStream> {
@@ -132,8 +162,7 @@ impl Transport {
 
     /// Bytes of the TCP connection of which all that is whole has been told for sure.
     pub(crate) fn heard(&self) -> u64 {
-        // The framing may have taken as much, and not taken it apart yet.
-        self.ws.get_ref().socket().taken().saturating_sub(2 * CHUNK as u64)
+        self.ws.get_ref().read_for_sure().saturating_sub(self.receiver.unread() as u64)
     }
 
     /// Bytes of the WebSocket layer that the kernel has.
@@ -183,79 +212,113 @@ impl Transport {
     /// Reads the next message or frame without blocking.
     #[inline]
     pub(crate) fn read(&mut self) -> Result<Incoming, Broken> {
-        if self.hungry && !self.ws.get_mut().socket_mut().fill() {
-            return Ok(Incoming::Nothing);
-        }
-        self.hungry = false;
-        match self.ws.read() {
-            Ok(whole) => {
-                self.ws.get_mut().has_brought_a_frame();
-                Ok(self.brought(whole))
+        match self.receiver.next() {
+            Ok(Next::Message) if self.unpack.is_none() => {
+                self.ws.get_mut().socket_mut().has_brought_a_frame();
+                Ok(Incoming::Message)
             }
-            Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
-                if self.ws.get_mut().take_exhausted() {
-                    return Ok(Incoming::Part);
+            next => self.read_more(next),
+        }
+    }
+
+    /// What is no message, and what takes more bytes.
+    #[inline(never)]
+    fn read_more(&mut self, mut next: Result<Next, Fault>) -> Result<Incoming, Broken> {
+        let mut budget = BUDGET;
+        loop {
+            match next.map_err(broke_a_rule)? {
+                Next::Nothing if budget == 0 => return Ok(Incoming::Part),
+                Next::Nothing => match self.fill() {
+                    Ok(0) if self.receiver.is_closed() => return Ok(Incoming::Ended),
+                    Ok(0) => return Err(Broken::because(DisconnectReason::Transport(ENDED.into()))),
+                    Ok(read) => budget = budget.saturating_sub(read),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Incoming::Nothing),
+                    Err(error) => return Err(broken(error.into())),
+                },
+                Next::Part => return Ok(Incoming::Part),
+                whole => {
+                    self.ws.get_mut().socket_mut().has_brought_a_frame();
+                    return self.brought(whole);
                 }
-                self.hungry = true;
-                Ok(Incoming::Nothing)
             }
-            Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => Ok(Incoming::Ended),
-            Err(error) => Err(self.broken_by(error)),
+            next = self.receiver.next();
         }
     }
 
-    #[inline(always)]
-    fn brought(&mut self, whole: tungstenite::Message) -> Incoming {
-        use tungstenite::Message as Whole;
+    fn fill(&mut self) -> std::io::Result<usize> {
+        let read = self.ws.get_mut().read(self.receiver.space())?;
+        self.receiver.came(read);
+        Ok(read)
+    }
+
+    /// Something whole. What it wants answered is queued, and leaves with the next flush.
+    fn brought(&mut self, whole: Next) -> Result<Incoming, Broken> {
         match whole {
-            Whole::Ping(_) => {
-                self.unflushed = true;
-                Incoming::Ping
+            Next::Ping => {
+                // Nothing is answered any more behind our close frame (RFC 6455 section 5.5.1).
+                if self.ws.can_write() {
+                    self.unflushed = true;
+                    let payload = Bytes::copy_from_slice(self.receiver.control());
+                    let result = self.ws.write(tungstenite::Message::Pong(payload));
+                    self.written_so_far(result)?;
+                }
+                Ok(Incoming::Ping)
             }
-            Whole::Pong(payload) => Incoming::Pong(payload),
-            Whole::Close(frame) => {
+            Next::Pong => Ok(Incoming::Pong),
+            Next::Close(frame) => {
                 self.unflushed = true;
-                Incoming::Close(frame.map(|frame| self.as_sent(CloseFrame::from_wire(frame))))
+                let answer = frame.as_ref().map(|frame| tungstenite::protocol::CloseFrame {
+                    code: CloseCode::from(frame.code),
+                    reason: String::from(&*frame.reason).into(),
+                });
+                // The peer may be gone already; what it said counts.
+                let result = self.ws.close(answer);
+                let _ = self.written_so_far(result);
+                Ok(Incoming::Close(frame))
             }
-            message => match Message::received(message, self.read_at(), self.in_socket()) {
-                Some(message) if self.detaches() => Incoming::Message(message.kept()),
-                Some(message) => Incoming::Message(message),
-                None => Incoming::Nothing,
-            },
+            Next::BadClose(frame, fault) => {
+                let Broken { reason, code } = broke_a_rule(fault);
+                let reason = frame.map_or(reason, |frame| DisconnectReason::ClosedByServer(Some(frame)));
+                Err(Broken { reason, code })
+            }
+            Next::Message | Next::Nothing | Next::Part => {
+                if let Some(unpack) = self.unpack.as_ref().filter(|_| self.receiver.is_binary()) {
+                    let result = self.receiver.unpack(&**unpack).map_err(|error| not_unpacked(&error))?;
+                    result.map_err(broke_a_rule)?;
+                }
+                Ok(Incoming::Message)
+            }
         }
     }
 
-    /// tungstenite puts its own verdict in the place of a code that may not be on the wire (RFC 6455 section 7.4).
-    fn as_sent(&self, frame: CloseFrame) -> CloseFrame {
-        if frame.code != CloseFrame::PROTOCOL_ERROR || &*frame.reason != "Protocol violation" {
-            return frame;
-        }
-        self.ws.get_ref().close_frame().unwrap_or(frame)
-    }
-
-    /// Reading has failed; if that was at a close frame, what that says is the reason.
-    #[cold]
-    fn broken_by(&self, error: tungstenite::Error) -> Broken {
-        let Broken { reason, code } = broken(error);
-        let close = self.ws.get_ref().close_frame().filter(|_| matches!(reason, DisconnectReason::Protocol(_)));
-        Broken { reason: close.map_or(reason, |frame| DisconnectReason::ClosedByServer(Some(frame))), code }
-    }
-
-    /// Whether a message should own its memory: it waits for a reader, and little came with it that it could share.
+    /// The message that `read` told of, where it lies; valid until the next `read`.
     #[inline]
-    fn detaches(&self) -> bool {
-        self.for_readers && self.ws.get_ref().socket().last_read() < CHUNK / 2
+    pub(crate) fn message(&self) -> Result<MessageRef<'_>, Broken> {
+        let body = self.receiver.body().map_err(broke_a_rule)?;
+        Ok(MessageRef::received(body, self.read_at(), self.in_socket()))
     }
 
-    /// What is read is for readers on other threads, who may keep it for long.
-    pub(crate) fn is_for_readers(&mut self) {
-        self.for_readers = true;
+    /// The same, to be kept.
+    #[inline]
+    pub(crate) fn take_message(&mut self) -> Result<Message, Broken> {
+        let body = self.receiver.take_body().map_err(broke_a_rule)?;
+        Ok(Message::received(body, self.read_at(), self.in_socket()))
     }
 
-    /// Bytes that `outgoing` takes on the wire (RFC 6455 section 5.2).
-    pub(crate) fn frame_len(&self, outgoing: &Outgoing) -> u64 {
-        let payload = match outgoing {
-            Outgoing::Message(message) => message.len(),
+    /// The payload of the ping or pong that `read` told of.
+    pub(crate) fn control(&self) -> &[u8] {
+        self.receiver.control()
+    }
+
+    /// Compresses it, if that is agreed on, and says how much it takes on the wire (RFC 6455 section 5.2). What is packed is
+    /// queued next: what is compressed later builds upon it.
+    pub(crate) fn pack(&mut self, outgoing: Outgoing) -> Packed {
+        let mut compressed = None;
+        let payload = match &outgoing {
+            Outgoing::Message(message) => {
+                compressed = self.deflate.as_mut().and_then(|deflate| deflate.message(message.as_bytes()));
+                compressed.as_ref().map_or(message.len(), Bytes::len)
+            }
             Outgoing::Ping(payload) => payload.len(),
             Outgoing::Close(frame) => 2 + frame.reason.len(),
         };
@@ -265,12 +328,13 @@ impl Transport {
             _ => 8,
         };
         let mask = if self.role == Role::Client { 4 } else { 0 };
-        (2 + length + mask + payload) as u64
+        Packed { outgoing, compressed, len: (2 + length + mask + payload) as u64 }
     }
 
     /// Puts a frame into the write buffer. Whether it has left, `written` tells after a `flush`.
-    pub(crate) fn queue(&mut self, outgoing: Outgoing) -> Result<(), Broken> {
-        let needed = WRITE_BUFFER * 2 + self.frame_len(&outgoing) as usize;
+    pub(crate) fn queue(&mut self, packed: Packed) -> Result<(), Broken> {
+        let Packed { outgoing, compressed, len } = packed;
+        let needed = WRITE_BUFFER * 2 + len as usize;
         if needed > self.write_limit {
             self.write_limit = needed;
             self.ws.set_config(|config| config.max_write_buffer_size = needed);
@@ -279,13 +343,23 @@ impl Transport {
         let result = match outgoing {
             Outgoing::Message(message) => {
                 let kind = if message.is_text() { Data::Text } else { Data::Binary };
-                let frame = Frame::message(message.into_bytes(), OpCode::Data(kind), true);
+                let is_compressed = compressed.is_some();
+                let payload = compressed.unwrap_or_else(|| message.into_bytes());
+                let mut frame = Frame::message(payload, OpCode::Data(kind), true);
+                frame.header_mut().rsv1 = is_compressed;
                 self.ws.write(tungstenite::Message::Frame(frame))
             }
             Outgoing::Ping(payload) => self.ws.write(tungstenite::Message::Ping(payload)),
             Outgoing::Close(frame) => self.ws.close(Some(frame.into_wire())),
         };
         self.written_so_far(result).map(drop)
+    }
+
+    /// Our close frame leaves, as far as there is room for it.
+    pub(crate) fn close(&mut self, frame: CloseFrame) -> Result<(), Broken> {
+        let packed = self.pack(Outgoing::Close(frame));
+        self.queue(packed)?;
+        self.flush().map(drop)
     }
 
     /// Writes what is in the buffer as far as the kernel takes it; true when nothing is left.
@@ -335,17 +409,21 @@ impl Transport {
     }
 }
 
+/// Writing failed, or reading at the bottom did.
 fn broken(error: tungstenite::Error) -> Broken {
-    use tungstenite::Error as E;
-    use tungstenite::error::ProtocolError as P;
-    let text = || error.to_string().into_boxed_str();
-    let (reason, code) = match &error {
-        E::Io(io) => (DisconnectReason::Transport(io.to_string().into()), None),
-        E::Protocol(P::ResetWithoutClosingHandshake) => (DisconnectReason::Transport(ENDED.into()), None),
-        E::Capacity(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::TOO_LARGE)),
-        E::Utf8(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::INVALID_PAYLOAD)),
-        E::Protocol(_) => (DisconnectReason::Protocol(text()), Some(CloseFrame::PROTOCOL_ERROR)),
-        _ => (DisconnectReason::Transport(text()), None),
+    let text = match error {
+        tungstenite::Error::Io(io) => io.to_string(),
+        error => error.to_string(),
     };
-    Broken { reason, code }
+    Broken::because(DisconnectReason::Transport(text.into()))
+}
+
+fn not_unpacked(error: &str) -> Broken {
+    let text = format!("a message that `decode` does not take: {error}");
+    Broken { reason: DisconnectReason::Protocol(text.into()), code: Some(CloseFrame::INVALID_PAYLOAD) }
+}
+
+#[cold]
+fn broke_a_rule(Fault { code, what }: Fault) -> Broken {
+    Broken { reason: DisconnectReason::Protocol(what.into()), code: Some(code) }
 }

@@ -10,27 +10,25 @@ use rustix::event::PollFlags;
 
 use super::unacknowledged::unacknowledged;
 
-/// A TCP socket that never blocks, and remembers what the kernel last said about it. It reads ahead, beneath TLS and
-/// framing alike: one system call brings what they take in small pieces.
+/// A TCP socket that never blocks, and remembers what the kernel last said about it. Beneath TLS it reads ahead: one system
+/// call brings what TLS takes in small pieces. Without TLS the receiver's own buffer is what it reads into.
 #[derive(Debug)]
 pub(crate) struct Socket {
     tcp: Arc<TcpStream>,
-    /// Never cleared: only `ahead[next..end]` means anything.
+    /// Empty without TLS. Never cleared: only `ahead[next..end]` means anything.
     ahead: Box<[u8]>,
     next: usize,
     end: usize,
-    /// What the last read ahead found instead of bytes: the end, or an error.
-    last: Option<io::Result<usize>>,
     /// The last read took all there was: another would only learn `WouldBlock`. `poll` clears it.
     drained: bool,
     /// The last write was refused: wait for room.
     pub(super) full: bool,
     /// Bytes that the kernel took.
     written: u64,
-    /// Writing has failed, and for what reason, until someone has heard it. From then on nothing is written, and it looks
-    /// as if the kernel were full: what is still to be read must not be hidden by it.
     /// Bytes read so far.
     came: u64,
+    /// Writing has failed, and for what reason, until someone has heard it. From then on nothing is written, and it looks
+    /// as if the kernel were full: what is still to be read must not be hidden by it.
     write_failed: bool,
     write_error: Option<io::Error>,
     read_at: Instant,
@@ -44,7 +42,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// `tcp` must be non-blocking. `ahead` is how many bytes one read may bring.
+    /// `tcp` must be non-blocking. `ahead` is how many bytes one read may bring; 0: as many as whoever reads has room for.
     pub(crate) fn new(tcp: Arc<TcpStream>, ahead: usize) -> Self {
         let ahead = vec![0; ahead].into_boxed_slice();
         let read_at = Instant::now();
@@ -53,7 +51,6 @@ impl Socket {
             ahead,
             next: 0,
             end: 0,
-            last: None,
             drained: false,
             full: false,
             written: 0,
@@ -103,11 +100,6 @@ impl Socket {
         self.mid_frame = false;
     }
 
-    /// How many bytes the last read brought.
-    pub(super) fn last_read(&self) -> usize {
-        self.end
-    }
-
     /// How many nanoseconds before that the kernel had them, if it was asked.
     pub(crate) fn in_socket(&self) -> Option<NonZeroU64> {
         self.in_socket
@@ -149,35 +141,38 @@ impl Socket {
         Some(self.written.saturating_sub(unacknowledged(&self.tcp)?))
     }
 
-    /// Reads ahead, unless there is something left from before. False when there is nothing to read for now.
-    pub(crate) fn fill(&mut self) -> bool {
-        if self.next < self.end || self.last.is_some() {
-            return true;
-        }
+    /// Whether something is read ahead that nobody has taken.
+    pub(super) fn has_ahead(&self) -> bool {
+        self.next < self.end
+    }
+
+    /// Whether there may be something to read.
+    pub(super) fn may_have_more(&self) -> bool {
+        self.has_ahead() || !self.drained
+    }
+
+    /// From the kernel.
+    fn read_into(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.drained {
-            return false;
+            return Err(ErrorKind::WouldBlock.into());
         }
         let result = match self.stamped {
-            true => read_stamped(&self.tcp, &mut self.ahead),
-            false => read_once(&self.tcp, &mut self.ahead).map(|read| (read, None)),
+            true => read_stamped(&self.tcp, buffer),
+            false => read_once(&self.tcp, buffer).map(|read| (read, None)),
         };
         match result {
             Ok((read, in_socket)) if read > 0 => {
                 (self.read_at, self.in_socket) = (Instant::now(), in_socket);
-                (self.next, self.end) = (0, read);
                 self.came += read as u64;
-                self.drained = read < self.ahead.len();
+                self.drained = read < buffer.len();
                 (self.owes_ack, self.mid_frame) = (true, true);
-                true
+                Ok(read)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.drained = true;
-                false
+                Err(error)
             }
-            other => {
-                self.last = Some(other.map(|_| 0));
-                true
-            }
+            other => other.map(|_| 0),
         }
     }
 }
@@ -238,11 +233,15 @@ fn read_stamped(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.fill() {
-            return Err(ErrorKind::WouldBlock.into());
+        if self.ahead.is_empty() {
+            return self.read_into(buffer);
         }
-        if let Some(last) = self.last.take() {
-            return last;
+        if !self.has_ahead() {
+            let mut ahead = std::mem::take(&mut self.ahead);
+            let result = self.read_into(&mut ahead);
+            self.ahead = ahead;
+            (self.next, self.end) = (0, *result.as_ref().unwrap_or(&0));
+            result?;
         }
         let read = buffer.len().min(self.end - self.next);
         buffer[..read].copy_from_slice(&self.ahead[self.next..self.next + read]);

@@ -1,12 +1,10 @@
-//! The wire: plain or encrypted, over a socket that never blocks; what framing reads from and writes to.
+//! The wire: plain or encrypted, over a socket that never blocks; what the receiver reads from and framing writes to.
 
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 
 use native_tls::TlsStream;
 
-use super::frames::Frames;
 use super::socket::Socket;
-use crate::message::CloseFrame;
 
 /// Plain or TLS, and how many bytes of the WebSocket layer have left: what decides whether a message was written.
 /// Under TLS a byte counts when its whole record is in the kernel; a part of a record is of no use to the peer.
@@ -15,42 +13,39 @@ pub(crate) struct Wire {
     /// What came with the answer to the upgrade: read first.
     pub(super) tail: Cursor<Vec<u8>>,
     pub(super) written: u64,
-    /// Bytes that may still be taken until something whole has come of them.
-    budget: usize,
-    exhausted: bool,
-    /// Once the upgrade is over.
-    frames: Option<Frames>,
+    /// The last read filled its buffer: TLS may have more that it has decrypted already.
+    more: bool,
+    /// What TLS met behind bytes that were told first.
+    met: Option<io::Result<usize>>,
 }
-
-/// Bytes that are taken in one go while nothing whole comes of them: a message may be split into millions of frames, and
-/// whoever takes them apart looks neither at the clock nor at what is to be written.
-const BUDGET: usize = 64 << 10;
 
 enum Stream {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
 }
 
+/// A record has at most so much (RFC 8446 section 5.2), its own overhead among it.
+const RECORD: u64 = (16 << 10) + 256 + 5;
+
 impl Wire {
     pub(crate) fn plain(socket: Socket) -> Self {
-        Self {
-            stream: Stream::Plain(socket),
-            tail: Cursor::default(),
-            written: 0,
-            budget: BUDGET,
-            exhausted: false,
-            frames: None,
-        }
+        Self { stream: Stream::Plain(socket), tail: Cursor::default(), written: 0, more: false, met: None }
     }
 
     pub(crate) fn tls(stream: TlsStream<Socket>) -> Self {
-        Self {
-            stream: Stream::Tls(Box::new(stream)),
-            tail: Cursor::default(),
-            written: 0,
-            budget: BUDGET,
-            exhausted: false,
-            frames: None,
+        Self { stream: Stream::Tls(Box::new(stream)), tail: Cursor::default(), written: 0, more: false, met: None }
+    }
+
+    /// Whether a read may bring something without asking the kernel, or the kernel may have something.
+    fn may_have_more(&self) -> bool {
+        self.more || self.met.is_some() || self.socket().may_have_more()
+    }
+
+    /// Bytes of the TCP connection of which what is decrypted has been read for sure.
+    pub(super) fn read_for_sure(&self) -> u64 {
+        match &self.stream {
+            Stream::Plain(socket) => socket.taken(),
+            Stream::Tls(tls) => tls.get_ref().taken().saturating_sub(RECORD),
         }
     }
 
@@ -62,35 +57,6 @@ impl Wire {
             Stream::Plain(_) => written - (self.written - end.min(self.written)),
             Stream::Tls(_) => written,
         }
-    }
-
-    /// From now on it is frames that come.
-    pub(super) fn follow_frames(&mut self) {
-        self.frames = Some(Frames::default());
-    }
-
-    /// The server's close frame, as it was sent.
-    pub(super) fn close_frame(&self) -> Option<CloseFrame> {
-        self.frames.as_ref()?.close()
-    }
-
-    #[inline]
-    fn follow(&mut self, bytes: &[u8]) {
-        if let Some(frames) = &mut self.frames {
-            frames.follow(bytes);
-        }
-    }
-
-    /// Something whole has come.
-    #[inline]
-    pub(super) fn has_brought_a_frame(&mut self) {
-        self.budget = BUDGET;
-        self.socket_mut().has_brought_a_frame();
-    }
-
-    /// Whether reading ended for want of a budget, and not of bytes.
-    pub(crate) fn take_exhausted(&mut self) -> bool {
-        std::mem::take(&mut self.exhausted)
     }
 
     /// TLS says that it ends (RFC 8446 section 6.1), if there is room for that at once.
@@ -116,22 +82,40 @@ impl Wire {
 }
 
 impl Read for Wire {
+    /// As many records as came, while there is room for them: one system call may have brought hundreds.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.tail.position() < self.tail.get_ref().len() as u64 {
-            let read = self.tail.read(buffer)?;
-            self.follow(&buffer[..read]);
-            return Ok(read);
+            return self.tail.read(buffer);
         }
-        if self.budget == 0 {
-            (self.budget, self.exhausted) = (BUDGET, true);
+        if !self.may_have_more() {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let read = match &mut self.stream {
-            Stream::Plain(socket) => socket.read(buffer),
-            Stream::Tls(tls) => tls.read(buffer),
-        }?;
-        self.budget = self.budget.saturating_sub(read);
-        self.follow(&buffer[..read]);
+        let tls = match &mut self.stream {
+            Stream::Plain(socket) => return socket.read(buffer),
+            Stream::Tls(tls) => tls,
+        };
+        if let Some(met) = self.met.take() {
+            return met;
+        }
+        let mut read = 0;
+        loop {
+            match tls.read(&mut buffer[read..]) {
+                Ok(some) if some > 0 => read += some,
+                result if read == 0 => {
+                    self.more = false;
+                    return result;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                met => {
+                    self.met = Some(met);
+                    break;
+                }
+            }
+            if read == buffer.len() || !tls.get_ref().has_ahead() {
+                break;
+            }
+        }
+        self.more = read == buffer.len();
         Ok(read)
     }
 }

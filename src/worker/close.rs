@@ -14,7 +14,7 @@ use crate::outbound::gate::Pass;
 use crate::overflow::Stage;
 use crate::policy::connection::Connection;
 use crate::state::ReadyState;
-use crate::transport::{Broken, HANG_UP, Outgoing, wait};
+use crate::transport::{Broken, HANG_UP, wait};
 
 /// So much of a command's time goes to the close; the rest is for the thread to end before its caller gives up on it.
 const SHARE: f64 = 0.75;
@@ -85,7 +85,7 @@ impl Run<'_> {
                 self.ask_to_close()?;
             }
             let is_paused = goes_on && !self.consumer.has_room_to_read();
-            let take = |run: &mut Self, message, now| run.deliver(message, now, Stage::Closing);
+            let take = |run: &mut Self| run.deliver_read(Stage::Closing);
             if !is_paused && self.read_next(connection, take)? != Came::Nothing {
                 continue;
             }
@@ -115,7 +115,7 @@ impl Run<'_> {
         self.link.only_read_from_now_on();
         let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
         let Some(transport) = &mut self.link.transport else { return Ok(()) };
-        transport.queue(Outgoing::Close(frame)).and_then(|()| transport.flush()).map(drop)
+        transport.close(frame)
     }
 
     /// What is left of the close frame.

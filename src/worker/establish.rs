@@ -192,8 +192,8 @@ impl Steps<'_, '_> {
             }
             self.run.write_out().map_err(disconnected)?;
             let mut came = None;
-            let take = |_: &mut Run<'_>, message, _| {
-                came = Some(message);
+            let take = |run: &mut Run<'_>| {
+                came = run.keep_read()?;
                 Ok(())
             };
             match self.run.read_next(self.connection, take).map_err(disconnected)? {

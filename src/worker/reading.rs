@@ -1,9 +1,10 @@
 //! The one way to read: a message or a control frame at a time, the connection sees each.
 
-use std::time::Instant;
-
 use super::run::Run;
+use crate::inbound::consumer::Scene;
 use crate::message::{CloseFrame, Message};
+use crate::outbound::link::Link;
+use crate::overflow::Stage;
 use crate::policy::connection::Connection;
 use crate::state::DisconnectReason;
 use crate::transport::{Broken, Incoming};
@@ -22,65 +23,103 @@ pub(super) enum Came {
 }
 
 impl Run<'_> {
-    /// Reads what is next; a message that is the caller's goes to `take`. Inlined, since every message passes here: moving it
-    /// once more makes a flood some percent slower.
+    /// Reads what is next; a message that is the caller's is taken from where it lies by `take`. Inlined, since every message
+    /// passes here.
     #[inline(always)]
     pub(super) fn read_next(
         &mut self,
         connection: &mut Connection,
-        take: impl FnOnce(&mut Self, Message, Instant) -> Result<(), Broken>,
+        take: impl FnOnce(&mut Self) -> Result<(), Broken>,
     ) -> Result<Came, Broken> {
         let Some(transport) = &mut self.link.transport else { return Ok(Came::Nothing) };
-        let incoming = transport.read().inspect_err(|_| self.reads_broken = true)?;
-        let now = transport.read_at();
+        let incoming = match transport.read() {
+            Ok(incoming) => incoming,
+            Err(broken) => return Err(self.broke(broken)),
+        };
         match incoming {
-            Incoming::Message(message) => {
+            Incoming::Message => {
                 self.idle_turns = 0;
                 self.core.counters.received.add(1);
-                if !connection.listens(self.core) {
-                    take(self, message, now)?;
-                    return Ok(Came::Message);
+                if connection.listens(self.core) && self.show(connection)? {
+                    return Ok(Came::Other);
                 }
-                match self.show(connection, message, now)? {
-                    Some(message) => take(self, message, now).map(|()| Came::Message),
-                    None => Ok(Came::Other),
-                }
+                take(self).map(|()| Came::Message)
             }
             Incoming::Nothing => Ok(Came::Nothing),
             Incoming::Part => Ok(Came::Part),
-            // Each arm by itself: to pass the frame on as a whole would put every message into memory first.
-            Incoming::Ping => self.pinged(connection, now),
-            Incoming::Pong(payload) => self.ponged(connection, &payload, now),
+            Incoming::Ping => self.pinged(connection),
+            Incoming::Pong => self.ponged(connection),
             Incoming::Close(frame) => self.closed(frame),
             Incoming::Ended => Err(Broken::because(DisconnectReason::ClosedByServer(None))),
         }
     }
 
-    /// Shows a message to the connection; gives it back if it is the caller's.
+    /// Reading failed: there is nothing more to come.
+    #[cold]
+    fn broke(&mut self, broken: Broken) -> Broken {
+        self.reads_broken = true;
+        broken
+    }
+
+    /// Shows a message to the connection; false if it is the caller's.
     #[inline(never)]
-    fn show(&mut self, connection: &mut Connection, message: Message, now: Instant) -> Result<Option<Message>, Broken> {
-        let message = connection.message(message, now, self.core, &mut self.actions);
+    fn show(&mut self, connection: &mut Connection) -> Result<bool, Broken> {
+        let Some(transport) = &self.link.transport else { return Ok(true) };
+        let epoch = self.life.epoch + u64::from(!self.life.open);
+        let ours = match transport.message() {
+            Ok(message) => connection.message(message.on(epoch), transport.read_at(), self.core, &mut self.actions),
+            Err(broken) => return Err(self.broke(broken)),
+        };
         self.carry_out(connection)?;
-        if message.is_some() {
+        if !ours {
             // What it answered goes before it.
             self.tell_untold();
         }
-        Ok(message)
+        Ok(ours)
+    }
+
+    /// The message that was read, to be kept.
+    pub(super) fn keep_read(&mut self) -> Result<Option<Message>, Broken> {
+        let Some(transport) = &mut self.link.transport else { return Ok(None) };
+        transport.take_message().map(Some).map_err(|broken| self.broke(broken))
+    }
+
+    /// The message that was read goes to the consumer: a handler sees it where it lies.
+    #[inline(always)]
+    pub(super) fn deliver_read(&mut self, stage: Stage) -> Result<(), Broken> {
+        if !self.consumer.is_handler() {
+            return self.keep_read()?.map_or(Ok(()), |message| self.enqueue(message, stage));
+        }
+        let epoch = self.life.epoch;
+        let Link { transport, outbox, .. } = &mut *self.link;
+        let Some(transport) = transport else { return Ok(()) };
+        match transport.message() {
+            Ok(message) => {
+                let open = (stage == Stage::Open).then_some(epoch);
+                let scene = Scene { core: self.core, outbox, epoch: open, now: transport.read_at() };
+                self.consumer.message(scene, message.on(epoch));
+            }
+            Err(broken) => return Err(self.broke(broken)),
+        }
+        // What it sent leaves when it returns.
+        if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
     }
 
     #[inline(never)]
-    fn pinged(&mut self, connection: &mut Connection, now: Instant) -> Result<Came, Broken> {
+    fn pinged(&mut self, connection: &mut Connection) -> Result<Came, Broken> {
         // The pong is queued behind whatever is being written; do not let it wait for a next turn.
         self.write_out()?;
-        if connection.ping(now) {
+        let Some(transport) = &self.link.transport else { return Ok(Came::Other) };
+        if connection.ping(transport.read_at()) {
             self.alive(connection);
         }
         Ok(Came::Other)
     }
 
     #[inline(never)]
-    fn ponged(&mut self, connection: &mut Connection, payload: &[u8], now: Instant) -> Result<Came, Broken> {
-        if connection.pong(payload, now) {
+    fn ponged(&mut self, connection: &mut Connection) -> Result<Came, Broken> {
+        let Some(transport) = &self.link.transport else { return Ok(Came::Other) };
+        if connection.pong(transport.control(), transport.read_at()) {
             self.alive(connection);
         }
         Ok(Came::Other)

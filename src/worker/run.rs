@@ -16,7 +16,8 @@ use crate::deadline::later;
 use crate::dial::Dial;
 use crate::error::{ConnectError, Phase};
 use crate::event::Event;
-use crate::inbound::consumer::{Consumer, Scene, Taken};
+use crate::inbound::backlog::Overrun;
+use crate::inbound::consumer::{Consumer, Scene};
 use crate::lifecycle::ExitReason;
 use crate::message::Message;
 use crate::outbound::line::Guard;
@@ -204,9 +205,8 @@ impl<'a> Run<'a> {
         let register = |tcp: &Arc<TcpStream>| state.register_socket(Some(tcp.clone()));
         log::debug!("client `{}`: connecting to {}", core.tag.name, dial.target);
         self.target = Some(dial.target.clone());
-        let resolver = self.work.hooks.resolver.as_ref();
-        let attempt =
-            Attempt::new(settings, resolver, &dial, &self.life.avoid, &core.mailbox.wake, &cancelled, &register);
+        let hooks = &self.work.hooks;
+        let attempt = Attempt::new(settings, hooks, &dial, &self.life.avoid, &core.mailbox.wake, &cancelled, &register);
         let opened = open(&attempt);
         // Should it take the connection and not serve, the next attempt begins with another, if there is one: forgotten when
         // its session is open.
@@ -375,21 +375,29 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// To the consumer, by the overflow policy.
+    /// A message that was kept, to the consumer.
+    pub(super) fn deliver(&mut self, message: Message, now: Instant) -> Result<(), Broken> {
+        if !self.consumer.is_handler() {
+            return self.enqueue(message, Stage::Open);
+        }
+        let epoch = self.life.epoch;
+        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch: Some(epoch), now };
+        self.consumer.message(scene, message.view().on(epoch));
+        if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
+    }
+
+    /// To the queue, by the overflow policy.
     #[inline(always)]
-    pub(super) fn deliver(&mut self, message: Message, now: Instant, stage: Stage) -> Result<(), Broken> {
-        let epoch = (stage == Stage::Open).then_some(self.life.epoch);
+    pub(super) fn enqueue(&mut self, message: Message, stage: Stage) -> Result<(), Broken> {
         let stage = if self.over { Stage::Over } else { stage };
-        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
-        match self.consumer.message(scene, message, stage) {
-            // What a handler sent leaves when it returns.
-            Taken::Handled if !self.link.outbox.is_empty() => self.write_out().map(drop),
-            Taken::Handled | Taken::Queued { dropped: 0 } => Ok(()),
-            Taken::Queued { dropped } => {
+        let Some(queue) = self.consumer.as_queue() else { return Ok(()) };
+        match queue.push_message(message, stage) {
+            Ok(0) => Ok(()),
+            Ok(dropped) => {
                 self.core.counters.dropped.add(dropped);
                 Ok(())
             }
-            Taken::Overrun => {
+            Err(Overrun) => {
                 self.core.counters.dropped.add(1);
                 Err(Broken::because(DisconnectReason::Overflow))
             }

@@ -26,7 +26,7 @@ use crate::policy::subscriptions::Ending;
 use crate::policy::terms::Turn;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::telemetry::duty::Doing;
-use crate::transport::{Broken, ENDED, HANG_UP, Outgoing, Transport};
+use crate::transport::{Broken, ENDED, HANG_UP, Transport};
 
 /// Messages read before commands and deadlines get their turn.
 const READ_BATCH: usize = 256;
@@ -95,9 +95,6 @@ impl Run<'_> {
 
     fn serve_on(&mut self, tcp: &Arc<TcpStream>, deadline: Instant) -> Ended {
         (self.reads_broken, self.closing, self.over) = (false, false, false);
-        if !self.consumer.is_handler() {
-            self.link.transport.iter_mut().for_each(Transport::is_for_readers);
-        }
         let rules = self.work.rules.clone();
         self.forget_session();
         let (now, actions) = (Instant::now(), &mut self.actions);
@@ -160,8 +157,7 @@ impl Run<'_> {
     /// A close frame, if there is room for it at once.
     fn say_goodbye(&mut self, code: u16) {
         if let Some(transport) = &mut self.link.transport {
-            let _ = transport.queue(Outgoing::Close(CloseFrame { code, reason: "".into() }));
-            let _ = transport.flush();
+            let _ = transport.close(CloseFrame { code, reason: "".into() });
         }
     }
 
@@ -317,7 +313,7 @@ impl Run<'_> {
             None => return Ok(false),
             Some(Event::Message(message)) => {
                 let at = message.received_at().unwrap_or_else(Instant::now);
-                self.deliver(message, at, Stage::Open)?;
+                self.deliver(message, at)?;
             }
             Some(lagged) => self.emit(lagged),
         }
@@ -355,7 +351,7 @@ impl Run<'_> {
             if self.consumer.has_held() && self.deliver_one_held()? {
                 continue;
             }
-            let next = self.read_next(connection, |run, message, now| run.deliver(message, now, Stage::Open))?;
+            let next = self.read_next(connection, |run| run.deliver_read(Stage::Open))?;
             match next {
                 Came::Nothing => return Ok(Read::CaughtUp),
                 Came::Part => return Ok(Read::More),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use crossbeam_channel::{Sender, bounded};
-use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Heartbeat, IdleStrategy, Message};
+use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Heartbeat, IdleStrategy, Message, MessageRef};
 
 const STRATEGIES: [(&str, IdleStrategy); 2] = [("park", IdleStrategy::Park), ("busy_spin", IdleStrategy::BusySpin)];
 const BURST: u64 = 1000;
@@ -82,7 +82,7 @@ struct Counter {
 }
 
 impl Handler for Counter {
-    fn on_message(&mut self, _: &mut Context<'_>, _: Message) {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
         self.received += 1;
         if self.received % BURST == 0 {
             let _ = self.done.send(());

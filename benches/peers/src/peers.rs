@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
 use futures_util::{SinkExt, StreamExt};
-use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Heartbeat, IdleStrategy, Message};
+use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Heartbeat, IdleStrategy, Message, MessageRef};
 
 use crate::rig::Note;
 
@@ -54,7 +54,7 @@ pub const PEERS: &[Peer] = &[
 ];
 
 impl Handler for Job {
-    fn on_message(&mut self, context: &mut Context<'_>, message: Message) {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         if self.wants_answer() {
             let _ = context.send(message);
         }
