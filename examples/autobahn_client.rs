@@ -1,7 +1,8 @@
 //! Takes the cases of the Autobahn test suite through real workers: one supervised client a case, which echoes until
 //! the suite closes the connection. `examples/autobahn/run` installs the suite, runs this and judges the result.
 //!
-//! `cargo run --release --example autobahn_client -- --url ws://127.0.0.1:9001 [--ca FILE] [--agent NAME]`
+//! `cargo run --release --example autobahn_client -- --url ws://127.0.0.1:9001 [--ca FILE] [--agent NAME]
+//! [--hint-from CASE]`
 
 use std::error::Error;
 use std::fs;
@@ -74,11 +75,13 @@ impl Suite {
 fn main() -> Result<(), Box<dyn Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("off")).init();
     let (mut url, mut ca, mut agent) = ("ws://127.0.0.1:9001".to_owned(), vec![], "ws-supervisor".to_owned());
+    let mut hint_from = usize::MAX;
     let mut parser = lexopt::Parser::from_env();
     while let Some(arg) = parser.next()? {
         match arg {
             Long("url") => url = parser.value()?.string()?,
             Long("ca") => ca = fs::read(parser.value()?)?,
+            Long("hint-from") => hint_from = parser.value()?.parse()?,
             Long("agent") => agent = parser.value()?.string()?,
             other => return Err(other.unexpected().into()),
         }
@@ -88,7 +91,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for case in 1..=count {
         let name = format!("case-{case}");
         let config = suite.config(&name, &format!("/runCase?case={case}&agent={agent}"))?;
-        let config = config.compression(Compression::deflate().above(0));
+        let compression = Compression::deflate().above(0);
+        let hints = case >= hint_from;
+        let config = config.compression(if hints { compression.client_no_context_takeover() } else { compression });
         suite.supervisor.spawn_client(config.delivery(Delivery::inline(|| Echo)))?;
         suite.wait_for_the_end(&name)?;
     }

@@ -19,7 +19,7 @@ use crate::state::Tag;
 const LIFECYCLE_LIMIT: usize = 1024;
 
 /// Messages that cross the channel in one go: as many as are taken apart in some ten microseconds.
-const BURST: usize = 64;
+const BURST: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct Queue {

@@ -78,9 +78,6 @@ impl Head {
             return Err(if masked { MASKED } else { UNMASKED });
         }
         let short = second & 0x7f;
-        if is_control && usize::from(short) > MAX_CONTROL {
-            return Err(LONG_CONTROL);
-        }
         let (len, rest) = match short {
             126 => {
                 let Some((len, rest)) = rest.split_first_chunk() else { return Ok(None) };
@@ -92,6 +89,9 @@ impl Head {
             }
             short => (u64::from(short), rest),
         };
+        if is_control && len > MAX_CONTROL as u64 {
+            return Err(LONG_CONTROL);
+        }
         let (mask, rest) = match (masked, rest.split_first_chunk()) {
             (false, _) => (None, rest),
             (true, Some((mask, rest))) => (Some(*mask), rest),
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(fault(&[0x83]), RESERVED_OPCODE);
         assert_eq!(fault(&[0x8b]), RESERVED_OPCODE);
         assert_eq!(fault(&[0x09]), SPLIT_CONTROL);
-        assert_eq!(fault(&[0x89, 126]), LONG_CONTROL);
+        assert_eq!(fault(&[0x89, 126, 0, 126]), LONG_CONTROL);
         assert_eq!(fault(&[0x81, 0x85]), MASKED);
         assert_eq!(Head::read(&[0x81, 5], true), Err(UNMASKED));
     }

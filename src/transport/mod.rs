@@ -7,6 +7,9 @@ mod assembly;
 #[cfg_attr(not(feature = "compression"), path = "no_deflate.rs")]
 mod deflate;
 mod head;
+#[cfg(all(test, feature = "property-tests"))]
+#[path = "judge_tests.rs"]
+mod judge;
 mod receiver;
 mod socket;
 mod unacknowledged;
@@ -104,6 +107,11 @@ pub(crate) struct Transport {
     write_limit: usize,
     /// Something may not have left yet: a frame, or the answer to a ping or a close.
     unflushed: bool,
+    /// When the bytes came that the receiver has, and how long before that the kernel had them, if it was asked.
+    came_at: Instant,
+    in_socket: Option<NonZeroU64>,
+    /// Of what came last something whole has come.
+    is_whole: bool,
 }
 
 /// The end that is no close.
@@ -133,7 +141,8 @@ impl Transport {
         let ws = WebSocket::from_raw_socket(wire, role, Some(config));
         let Extensions { inflate, deflate, unpack } = extensions;
         let receiver = Receiver::new(buffer, role == Role::Server, max_message, inflate);
-        Self { ws, receiver, deflate, unpack, role, write_limit, unflushed: false }
+        let (came_at, in_socket) = (Instant::now(), None);
+        Self { ws, receiver, deflate, unpack, role, write_limit, unflushed: false, came_at, in_socket, is_whole: true }
     }
 
     pub(crate) fn tcp(&self) -> &Arc<TcpStream> {
@@ -196,12 +205,7 @@ impl Transport {
 
     /// Whether those bytes were the beginning of a message, or the middle of one, and nothing whole.
     pub(crate) fn is_mid_frame(&self) -> bool {
-        self.ws.get_ref().socket().is_mid_frame()
-    }
-
-    /// How many nanoseconds before that the kernel had them, if it was asked.
-    pub(crate) fn in_socket(&self) -> Option<NonZeroU64> {
-        self.ws.get_ref().socket().in_socket()
+        !self.is_whole
     }
 
     /// As `in_socket`, once a batch of reads.
@@ -210,11 +214,11 @@ impl Transport {
     }
 
     /// Reads the next message or frame without blocking.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(&mut self) -> Result<Incoming, Broken> {
         match self.receiver.next() {
             Ok(Next::Message) if self.unpack.is_none() => {
-                self.ws.get_mut().socket_mut().has_brought_a_frame();
+                self.is_whole = true;
                 Ok(Incoming::Message)
             }
             next => self.read_more(next),
@@ -237,7 +241,7 @@ impl Transport {
                 },
                 Next::Part => return Ok(Incoming::Part),
                 whole => {
-                    self.ws.get_mut().socket_mut().has_brought_a_frame();
+                    self.is_whole = true;
                     return self.brought(whole);
                 }
             }
@@ -246,7 +250,13 @@ impl Transport {
     }
 
     fn fill(&mut self) -> std::io::Result<usize> {
-        let read = self.ws.get_mut().read(self.receiver.space())?;
+        let before = self.read_at();
+        let result = self.ws.get_mut().read(self.receiver.space());
+        let socket = self.ws.get_ref().socket();
+        // Of TLS a part of a record may have come, and nothing of it yet.
+        self.is_whole &= socket.read_at() == before;
+        let read = result?;
+        (self.came_at, self.in_socket) = (socket.read_at(), socket.in_socket());
         self.receiver.came(read);
         Ok(read)
     }
@@ -292,17 +302,21 @@ impl Transport {
     }
 
     /// The message that `read` told of, where it lies; valid until the next `read`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn message(&self) -> Result<MessageRef<'_>, Broken> {
-        let body = self.receiver.body().map_err(broke_a_rule)?;
-        Ok(MessageRef::received(body, self.read_at(), self.in_socket()))
+        match self.receiver.body() {
+            Ok(body) => Ok(MessageRef::received(body, self.came_at, self.in_socket)),
+            Err(fault) => Err(broke_a_rule(fault)),
+        }
     }
 
     /// The same, to be kept.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_message(&mut self) -> Result<Message, Broken> {
-        let body = self.receiver.take_body().map_err(broke_a_rule)?;
-        Ok(Message::received(body, self.read_at(), self.in_socket()))
+        match self.receiver.take_body() {
+            Ok(body) => Ok(Message::received(body, self.came_at, self.in_socket)),
+            Err(fault) => Err(broke_a_rule(fault)),
+        }
     }
 
     /// The payload of the ping or pong that `read` told of.

@@ -153,7 +153,7 @@ impl Receiver {
         self.closed
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Next, Fault> {
         if self.pieces.is_none() && !self.peer_masks && !self.closed {
             // The usual ones: whole, in one frame, without a mask.
@@ -175,7 +175,7 @@ impl Receiver {
         self.next_of_any_kind()
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_whole_in_buffer(&mut self, kind: Kind, head: usize, len: usize) -> Next {
         let begins = self.start + head;
         (self.kind, self.place) = (kind, Place::Buffer(begins..begins + len));
@@ -359,6 +359,7 @@ impl Receiver {
         }
     }
 
+    #[inline(always)]
     fn payload(&self) -> &[u8] {
         match &self.place {
             Place::Buffer(range) => &self.buffer[range.clone()],
@@ -387,7 +388,7 @@ impl Receiver {
     }
 
     /// The message that `next` told of, where it lies. A text that is none is found here.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn body(&self) -> Result<BodyRef<'_>, Fault> {
         match (&self.place, self.kind) {
             (Place::Assembly, Kind::Text) => Ok(BodyRef::Text(self.assembly.text())),
@@ -397,6 +398,7 @@ impl Receiver {
     }
 
     /// The same, to be kept.
+    #[inline]
     pub(crate) fn take_body(&mut self) -> Result<Body, Fault> {
         match (&self.place, self.kind) {
             (Place::Assembly, Kind::Text) => Ok(Body::Text(self.assembly.take_text().into())),

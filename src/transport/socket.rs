@@ -32,14 +32,15 @@ pub(crate) struct Socket {
     write_failed: bool,
     write_error: Option<io::Error>,
     read_at: Instant,
-    /// Since bytes were last read no whole frame has come of them.
-    mid_frame: bool,
-    /// Something was read and nothing written since.
-    owes_ack: bool,
+    /// Bytes read since something was written or acknowledged.
+    owes_ack_for: usize,
     /// Whether the kernel says when it had what is read, and what it said last.
     stamped: bool,
     in_socket: Option<NonZeroU64>,
 }
+
+/// More than this in one go is a stream, of which the kernel acknowledges every second segment as it comes.
+const ACKNOWLEDGED: usize = 8 << 10;
 
 impl Socket {
     /// `tcp` must be non-blocking. `ahead` is how many bytes one read may bring; 0: as many as whoever reads has room for.
@@ -58,8 +59,7 @@ impl Socket {
             write_failed: false,
             write_error: None,
             read_at,
-            mid_frame: false,
-            owes_ack: false,
+            owes_ack_for: 0,
             stamped: false,
             in_socket: None,
         }
@@ -78,9 +78,9 @@ impl Socket {
         self.drained = false;
     }
 
-    /// Acknowledges what was read, unless something written meanwhile did.
+    /// Acknowledges what was read, unless something written meanwhile did. Of much the kernel does it by itself.
     pub(crate) fn acknowledge(&mut self) {
-        if std::mem::take(&mut self.owes_ack) {
+        if (1..ACKNOWLEDGED).contains(&std::mem::take(&mut self.owes_ack_for)) {
             let socket = socket2::SockRef::from(&*self.tcp);
             let _ = socket.set_tcp_quickack(true);
             let _ = socket.set_tcp_quickack(false);
@@ -90,14 +90,6 @@ impl Socket {
     /// When bytes were last taken from the kernel.
     pub(crate) fn read_at(&self) -> Instant {
         self.read_at
-    }
-
-    pub(super) fn is_mid_frame(&self) -> bool {
-        self.mid_frame
-    }
-
-    pub(super) fn has_brought_a_frame(&mut self) {
-        self.mid_frame = false;
     }
 
     /// How many nanoseconds before that the kernel had them, if it was asked.
@@ -165,7 +157,7 @@ impl Socket {
                 (self.read_at, self.in_socket) = (Instant::now(), in_socket);
                 self.came += read as u64;
                 self.drained = read < buffer.len();
-                (self.owes_ack, self.mid_frame) = (true, true);
+                self.owes_ack_for += read;
                 Ok(read)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -258,7 +250,7 @@ impl Write for Socket {
         loop {
             match (&*self.tcp).write(buffer) {
                 Ok(written) => {
-                    (self.owes_ack, self.full) = (false, false);
+                    (self.owes_ack_for, self.full) = (0, false);
                     self.written += written as u64;
                     return Ok(written);
                 }
