@@ -26,7 +26,7 @@
 //! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
 //! | | `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
-//! | `transport/` | `wait` `unacknowledged` `socket` `wire` `head` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | `transport/` | `wait` `unacknowledged` `socket` `encrypted` `rustls` `wire` `head` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
 //! | `policy/` | `mod` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
@@ -34,9 +34,9 @@
 //! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
 //! | | `core` | what every thread of a client may touch |
 //! | `inbound/` | `backlog` `outlet` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
-//! | `config/` | `decode` `compression` `mod` `session` `thread` `settings` | options, and what they come to |
+//! | `config/` | `decode` `compression` `tls` `mod` `session` `thread` `settings` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
-//! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `tls` `handshake` `open` | from a URL to an open connection |
+//! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `tls` `rustls` `handshake` `open` | from a URL to an open connection |
 //! | `worker/` | `mod` `exit` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
 //! | `client/` | `mod` `pending` `requests` | the handle |
 //! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
@@ -51,6 +51,7 @@
 //! | that a heartbeat is lost | `policy/monitor` |
 //! | when to dial again | `policy/reconnect` |
 //! | what follows the end of a run | `policy/restart` (asked by `worker/exit`); the budget, and what counts: `supervisor/exits`, by `policy/restart_intensity` |
+//! | whether a frame may come, and what a message is | `transport/receiver`, `transport/head` |
 //! | whom an answer answers | `policy/requests`; who waits for it: `asked` |
 //! | which channels are asked for | `policy/subscriptions`; who waits for one: `wanted` |
 //! | which of several options wins | `config/settings` |
@@ -165,7 +166,8 @@
 //!
 //! - [`Delivery::channel`], the default: [`Client::events`] is a real [`crossbeam_channel::Receiver`].
 //! - [`Delivery::shared`]: many clients, one channel, each event tagged with its client.
-//! - [`Delivery::inline`]: a [`Handler`] on the worker's thread, whose replies leave without a thread hop.
+//! - [`Delivery::inline`]: a [`Handler`] on the worker's thread, whose replies leave without a thread hop, and which sees
+//!   messages where they lie in the read buffer ([`MessageRef`]).
 //!
 //! # Panics and `panic = "abort"`
 //!
@@ -177,7 +179,7 @@
 //! Through [`log`], targets `ws_supervisor::…`: *error* for what a person must look at (parked, a panic, a thread left
 //! behind, events that nobody reads), *warn* for what recovers by itself (a lost connection, a failed attempt, a
 //! restart, a full queue), *info* for open and closed, *debug* for attempts. Never a query, a header's value or a
-//! payload. tungstenite's own target logs payloads at *trace*. With `env_logger`, in your `main`:
+//! payload. tungstenite's own target logs payloads that are sent at *trace*. With `env_logger`, in your `main`:
 //!
 //! ```
 //! env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("ws_supervisor=info")).init();
@@ -196,8 +198,8 @@
 //!   A name that must be resolved takes a thread (`dns …`) until the resolver answers.
 //! - Descriptors and your closures are let go of when a client has ended, though handles of it live on.
 //! - Memory: an idle client takes some 42 KiB with [`many_clients`](ClientConfig::many_clients) (5,000 over `ws` were
-//!   measured), by default up to 128 KiB more, its read buffer; TLS takes its own on top. File descriptors: two, a socket
-//!   and an eventfd. `ulimit -n` and the limit on threads (`ulimit -u`, a cgroup's `pids.max`) must allow for that.
+//!   measured), by default up to 128 KiB more, its read buffer; twice that over TLS, which takes its own on top. File descriptors: two,
+//!   a socket and an eventfd. `ulimit -n` and the limit on threads (`ulimit -u`, a cgroup's `pids.max`) must allow for that.
 //! - Signals: none is handled or sent, and no write of ours raises `SIGPIPE`. A system call that a signal interrupts is
 //!   made again.
 //! - Fork: threads don't survive it. Start the supervisor after forking; in a child that only calls `exec` every
@@ -221,6 +223,8 @@
 //! # Features
 //!
 //! - `vendored`: builds OpenSSL from source, for machines without its headers.
+//! - `rustls`: TLS without OpenSSL, for the clients that ask for it ([`ClientConfig::tls_backend`]).
+//! - `compression`: permessage-deflate (`ClientConfig::compression`), `Decode::gzip` and `Decode::deflate_raw`.
 //! - `deribit`: the venue Deribit (the module `venue::deribit`), and with `testing` an embedded one.
 //! - `testing`: the scripted server that this crate is tested with, for your own tests (the module `testing`).
 //! - `kernel-timestamps`: when the kernel had each message, on Linux (`ClientConfig::kernel_timestamps`).
@@ -276,6 +280,7 @@ pub use config::ClientConfig;
 #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
 pub use config::compression::Compression;
 pub use config::decode::Decode;
+pub use config::tls::TlsBackend;
 pub use correlation::{Answer, Correlation};
 pub use dial::Dial;
 pub use error::{

@@ -158,8 +158,9 @@ impl Message {
         self.len() == 0
     }
 
-    /// The same message in memory of its own. One that came in a burst of more than 4 KiB shares that much with its
-    /// neighbours, and keeps it alive; others own their memory already. Detach the few of many that you keep for long.
+    /// The same message in memory of its own. One of less than 2 KiB that a channel brought in a burst of more than 4 KiB
+    /// shares that much with its neighbours, and keeps it alive; others own their memory already, and so does what
+    /// [`MessageRef::to_message`] makes. Detach the few of many that you keep for long.
     ///
     /// ```
     /// # use ws_supervisor::Message;
@@ -199,19 +200,36 @@ impl Message {
     }
 }
 
-/// A message as it lies in the client's read buffer: what a [`Handler`](crate::Handler) is shown. Nothing was allocated or
-/// copied for it. [`to_message`](MessageRef::to_message) keeps it beyond the call.
+/// A message as it lies in the client's memory: what a [`Handler`](crate::Handler) is shown, and heartbeats and
+/// [`Correlation`](crate::Correlation)s are. [`to_message`](MessageRef::to_message) keeps it beyond the call.
+///
+/// One that came in one frame, fits [`read_buffer`](crate::ClientConfig::read_buffer) and is not compressed was neither
+/// copied nor allocated for. What comes in fragments, larger or compressed is put together in memory that is used again; what
+/// came while the session was being opened was kept. Two are equal when their kind and payload are.
 ///
 /// ```
+/// use std::collections::HashMap;
+/// use serde::Deserialize;
 /// use ws_supervisor::{Context, Handler, Message, MessageRef};
 ///
+/// #[derive(Deserialize)]
+/// struct Tick<'a> {
+///     symbol: &'a str, // borrowed from the message: nothing is copied
+///     bid: f64,
+/// }
+///
 /// #[derive(Default)]
-/// struct Latest(Option<Message>);
-/// impl Handler for Latest {
-///     fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
-///         if message.as_text().is_some_and(|text| text.contains("trade")) {
-///             self.0 = Some(message.to_message());
+/// struct Quotes {
+///     latest: HashMap<String, Message>,
+/// }
+///
+/// impl Handler for Quotes {
+///     fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
+///         let Some(tick) = message.as_text().and_then(|text| serde_json::from_str::<Tick<'_>>(text).ok()) else { return };
+///         if tick.bid > 100.0 {
+///             let _ = context.send(format!(r#"{{"sell":"{}"}}"#, tick.symbol));
 ///         }
+///         self.latest.insert(tick.symbol.to_owned(), message.to_message());
 ///     }
 /// }
 /// ```
@@ -241,16 +259,31 @@ impl<'a> MessageRef<'a> {
     }
 
     /// Whether this is a text message.
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert!(MessageRef::from("a").is_text());
+    /// ```
     pub fn is_text(&self) -> bool {
         matches!(self.body, BodyRef::Text(_))
     }
 
     /// Whether this is a binary message.
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert!(MessageRef::from(&[1, 2][..]).is_binary());
+    /// ```
     pub fn is_binary(&self) -> bool {
         !self.is_text()
     }
 
     /// The text of a text message, `None` for a binary one. It was checked to be UTF-8 when it came.
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert_eq!(MessageRef::from("a").as_text(), Some("a"));
+    /// ```
     pub fn as_text(&self) -> Option<&'a str> {
         match self.body {
             BodyRef::Text(text) => Some(text),
@@ -259,6 +292,11 @@ impl<'a> MessageRef<'a> {
     }
 
     /// The payload, whichever kind it is.
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert_eq!(MessageRef::from("a").as_bytes(), b"a");
+    /// ```
     pub fn as_bytes(&self) -> &'a [u8] {
         match self.body {
             BodyRef::Text(text) => text.as_bytes(),
@@ -267,31 +305,61 @@ impl<'a> MessageRef<'a> {
     }
 
     /// Length of the payload in bytes.
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert_eq!(MessageRef::from("abc").len(), 3);
+    /// ```
     pub fn len(&self) -> usize {
         self.as_bytes().len()
     }
 
     /// Whether the payload is empty.
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert!(MessageRef::from("").is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.as_bytes().is_empty()
     }
 
     /// The number of the connection that it came on; `None` for a view of a message that you made.
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert_eq!(MessageRef::from("mine").epoch(), None);
+    /// ```
     pub fn epoch(&self) -> Option<u64> {
         self.epoch
     }
 
     /// As [`Message::received_at`].
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert!(MessageRef::from("mine").received_at().is_none());
+    /// ```
     pub fn received_at(&self) -> Option<Instant> {
         self.received_at
     }
 
     /// As [`Message::time_in_socket`].
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert!(MessageRef::from("mine").time_in_socket().is_none());
+    /// ```
     pub fn time_in_socket(&self) -> Option<Duration> {
         self.in_socket.map(|nanos| Duration::from_nanos(nanos.get()))
     }
 
-    /// A message that can be kept: one allocation, one copy.
+    /// A message that can be kept: one allocation, one copy. Which connection it came on it does not say.
+    ///
+    /// ```
+    /// # use ws_supervisor::MessageRef;
+    /// assert_eq!(MessageRef::from("a").to_message(), "a");
+    /// ```
     pub fn to_message(&self) -> Message {
         let body = match self.body {
             BodyRef::Text(text) => Body::Text(text.into()),
@@ -308,6 +376,21 @@ impl<'a> From<&'a str> for MessageRef<'a> {
     }
 }
 
+/// For your handler's own tests.
+impl<'a> From<&'a [u8]> for MessageRef<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { body: BodyRef::Binary(bytes), epoch: None, received_at: None, in_socket: None }
+    }
+}
+
+/// For your handler's own tests.
+impl<'a> From<&'a String> for MessageRef<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_str().into()
+    }
+}
+
+/// As [`Message::view`].
 impl<'a> From<&'a Message> for MessageRef<'a> {
     fn from(message: &'a Message) -> Self {
         message.view()
@@ -322,6 +405,26 @@ impl PartialEq for MessageRef<'_> {
 }
 
 impl Eq for MessageRef<'_> {}
+
+impl PartialEq<Message> for MessageRef<'_> {
+    fn eq(&self, other: &Message) -> bool {
+        *self == other.view()
+    }
+}
+
+/// Equal to a text message with this text.
+impl PartialEq<str> for MessageRef<'_> {
+    fn eq(&self, other: &str) -> bool {
+        self.as_text() == Some(other)
+    }
+}
+
+/// Equal to a text message with this text.
+impl PartialEq<&str> for MessageRef<'_> {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_text() == Some(other)
+    }
+}
 
 impl fmt::Debug for MessageRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -342,6 +445,20 @@ impl PartialEq for Message {
 }
 
 impl Eq for Message {}
+
+/// Equal to a text message with this text.
+impl PartialEq<str> for Message {
+    fn eq(&self, other: &str) -> bool {
+        self.as_text() == Some(other)
+    }
+}
+
+/// Equal to a text message with this text.
+impl PartialEq<&str> for Message {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_text() == Some(other)
+    }
+}
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -227,6 +227,12 @@ impl From<String> for Json {
     }
 }
 
+impl From<&str> for Json {
+    fn from(json: &str) -> Self {
+        Self(Bytes::copy_from_slice(json.as_bytes()))
+    }
+}
+
 impl From<Bytes> for Json {
     fn from(json: Bytes) -> Self {
         Self(json)

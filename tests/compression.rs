@@ -54,7 +54,7 @@ fn what_both_sides_compress_arrives_as_it_was_sent() {
             let server = server.unwrap();
             let mut config = ClientConfig::new(server.url()).unwrap().compression(wanted.clone());
             if !server.ca_pem().is_empty() {
-                config = config.root_certificate(server.ca_pem());
+                config = config.root_certificate(server.ca_pem()).tls_backend(common::tls_backend());
             }
             let client = Client::connect(config).unwrap();
             for n in [0, 1, 30, 30, 5_000, 30] {
@@ -150,7 +150,10 @@ fn deflate(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_venues_own_packing_is_undone_before_heartbeats_and_readers_see_it() {
     let reverse = |bytes: &[u8]| bytes.iter().rev().copied().collect::<Vec<_>>();
-    let by = Decode::by(move |bytes| Ok::<_, &str>(reverse(bytes)));
+    let by = Decode::by(|bytes, out| {
+        out.extend(bytes.iter().rev());
+        Ok::<_, &str>(())
+    });
     for (server, decode) in
         [(packed(gzip), Decode::gzip()), (packed(deflate), Decode::deflate_raw()), (packed(reverse), by)]
     {
@@ -172,6 +175,7 @@ fn what_does_not_unpack_or_unpacks_to_too_much_ends_the_connection() {
         (vec![1, 2, 3], "does not take"),
         (gzip(&vec![0; 4 << 20]), "larger than `max_message_size`"),
         (gzip(b"cut short")[..12].to_vec(), "does not take"),
+        ([gzip(b"whole"), b"and more".to_vec()].concat(), "does not take"),
     ] {
         let message = Message::binary(payload);
         let server = Server::start(Script::silent().greet(move |_| vec![message.clone()])).unwrap();
@@ -179,6 +183,14 @@ fn what_does_not_unpack_or_unpacks_to_too_much_ends_the_connection() {
         let reason = disconnected(&Client::connect(config).unwrap());
         assert!(reason.contains(says), "{reason}");
     }
+}
+
+#[test]
+fn what_is_packed_in_several_members_is_one_message() {
+    let message = Message::binary([gzip(b"one, "), gzip(b"two")].concat());
+    let server = Server::start(Script::silent().greet(move |_| vec![message.clone()])).unwrap();
+    let client = Client::connect(ClientConfig::new(server.url()).unwrap().decode(Decode::gzip())).unwrap();
+    assert_eq!(next_text(&client), "one, two");
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use common::{LONG, config, eventually, ms, next_open, thread_status};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use ws_supervisor::testing::{Script, Server};
-use ws_supervisor::{Context, Delivery, Handler, IdleStrategy, Message, MessageRef, Supervisor, SupervisorEvent};
+use ws_supervisor::{
+    Context, Delivery, Handler, IdleStrategy, Message, MessageRef, Supervisor, SupervisorEvent, TlsBackend,
+};
 
 /// Asks for ten timers when it opens, out of order; one more for each; and says which fired, and whether too soon.
 struct Metronome {
@@ -255,5 +257,6 @@ fn a_stack_too_small_for_tls_is_an_error_at_the_start() {
     let supervisor = Supervisor::start().unwrap();
     let refused = supervisor.spawn_client(config(&server).stack_size(1024));
     assert!(refused.unwrap_err().to_string().contains("stack_size"));
-    supervisor.spawn_client(config(&server).stack_size(64 << 10)).unwrap().wait_until_open(LONG).unwrap();
+    let enough = if common::tls_backend() == TlsBackend::NativeTls { 64 << 10 } else { 128 << 10 };
+    supervisor.spawn_client(config(&server).stack_size(enough)).unwrap().wait_until_open(LONG).unwrap();
 }

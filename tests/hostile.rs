@@ -161,7 +161,7 @@ fn frames_that_break_the_rules_end_the_connection_and_the_client_goes_on() {
 fn a_certificate_that_is_not_trusted_parks_the_client() {
     let server = Server::start_tls(Script::echo()).unwrap();
     let wrong_host = Server::start_tls_for("elsewhere.example", Script::echo()).unwrap();
-    let unknown_ca = ClientConfig::new(server.url()).unwrap();
+    let unknown_ca = ClientConfig::new(server.url()).unwrap().tls_backend(common::tls_backend());
     for (server, config) in [(&server, unknown_ca), (&wrong_host, config(&wrong_host))] {
         let supervisor = Supervisor::start().unwrap();
         let client = supervisor.spawn_client(config).unwrap();
@@ -182,7 +182,7 @@ fn a_certificate_that_is_not_trusted_parks_the_client() {
     for url in [server.url(), server.url().replace("127.0.0.1", "localhost")] {
         // Not every machine has a /etc/hosts.
         let config = ClientConfig::new(url).unwrap().resolver(move |_, _| Ok(vec![address]));
-        let config = config.root_certificate(server.ca_pem());
+        let config = config.root_certificate(server.ca_pem()).tls_backend(common::tls_backend());
         Client::connect(config).unwrap();
     }
 }

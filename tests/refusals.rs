@@ -154,15 +154,16 @@ fn alerting(alert: u8) -> String {
 
 #[test]
 fn an_alert_is_the_servers_verdict_on_us_and_comes_with_advice() {
+    let new = |url| ClientConfig::new(url).unwrap().tls_backend(common::tls_backend());
     for alert in [42, 43, 44, 45, 46, 48, 116] {
-        let error = refused(ClientConfig::new(alerting(alert)).unwrap());
+        let error = refused(new(alerting(alert)));
         assert!(matches!(error, ConnectError::Tls { certificate: false, by_server: true, .. }), "{alert}: {error}");
         assert!(error.is_retryable() && error.to_string().contains("client certificate"), "{alert}: {error}");
     }
-    let version = refused(ClientConfig::new(alerting(70)).unwrap()).to_string();
+    let version = refused(new(alerting(70))).to_string();
     assert!(version.contains("no version of TLS that both sides speak"), "{version}");
     let plain = answering(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
-    let plain = refused(ClientConfig::new(plain).unwrap());
+    let plain = refused(new(plain));
     assert!(plain.to_string().contains("ws://"), "{plain}");
     let encrypted = raw(|mut stream, _, _| stream.write_all(&[0x15, 3, 3, 0, 2, 2, 10]).unwrap());
     let encrypted = refused(to(encrypted)).to_string();

@@ -216,7 +216,7 @@ fn send_confirmed_tells_the_truth() {
     });
     assert!(unsent.is_empty(), "what was confirmed has its account already");
     let received: Vec<_> = server.records().iter().flat_map(|record| record.received.clone()).collect();
-    assert_eq!(received, ["a".into()]);
+    assert_eq!(received, ["a"]);
 }
 
 #[test]

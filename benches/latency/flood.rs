@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use ws_supervisor::{Client, ClientConfig, Context, Delivery, Event, Handler, MessageRef};
+use ws_supervisor::{Client, ClientConfig, Context, Delivery, Event, Handler, Message, MessageRef};
 
 use crate::rig::{Contender, Wire, server_frame};
 
@@ -13,16 +13,32 @@ use crate::rig::{Contender, Wire, server_frame};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Counts {
     Handler,
+    /// One that keeps each message until the next.
+    Keeper,
     Caller,
+}
+
+/// How the server writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// As much as fits: full records under TLS.
+    Packed,
+    /// Each message by itself, in a record of its own.
+    OneByOne,
 }
 
 struct Counter {
     left: usize,
     done: Sender<()>,
+    keeps: bool,
+    kept: Option<Message>,
 }
 
 impl Handler for Counter {
     fn on_message(&mut self, _: &mut Context<'_>, message: MessageRef<'_>) {
+        if self.keeps {
+            self.kept = Some(message.to_message());
+        }
         self.left -= usize::from(message.is_text());
         if self.left == 0 {
             let _ = self.done.send(());
@@ -30,9 +46,17 @@ impl Handler for Counter {
     }
 }
 
-pub fn flood(wire: &Wire, contender: Contender, counts: Counts, size: usize, messages: usize) -> f64 {
-    let chunk = server_frame(size).repeat((256 << 10) / size);
-    let frames = (256 << 10) / size;
+#[derive(Clone, Copy)]
+pub struct Flood {
+    pub counts: Counts,
+    pub size: usize,
+    pub writes: Writes,
+}
+
+pub fn flood(wire: &Wire, contender: Contender, flood: Flood, messages: usize) -> f64 {
+    let Flood { counts, size, writes } = flood;
+    let frames = if writes == Writes::Packed { (256 << 10) / size } else { 1 };
+    let chunk = server_frame(size).repeat(frames);
     let messages = messages.div_ceil(frames) * frames;
     let run = |server: &mut dyn Write, done: Receiver<()>| {
         let begun = Instant::now();
@@ -44,9 +68,18 @@ pub fn flood(wire: &Wire, contender: Contender, counts: Counts, size: usize, mes
     };
     let (sender, done) = channel();
     let Contender::Ours(idle) = contender else {
+        let all = messages * server_frame(size).len();
         let (mut server, client) = wire.served(contender, move |mut peer| {
-            for _ in 0..messages {
-                peer.receive(&mut []).expect("the flood");
+            let mut scratch = vec![0; 64 << 10];
+            match contender {
+                // No messages are told apart: as fast as bytes can be had.
+                Contender::Raw { .. } => {
+                    let mut left = all;
+                    while left > 0 {
+                        left -= peer.read(&mut scratch);
+                    }
+                }
+                _ => (0..messages).for_each(|_| drop(peer.receive(&mut []).expect("the flood"))),
             }
             let _ = sender.send(());
         });
@@ -59,8 +92,9 @@ pub fn flood(wire: &Wire, contender: Contender, counts: Counts, size: usize, mes
         std::thread::spawn(move || Arc::new(Client::connect(config).expect("a connection")))
     };
     match counts {
-        Counts::Handler => {
-            let handler = move || Counter { left: messages, done: sender.clone() };
+        Counts::Handler | Counts::Keeper => {
+            let keeps = counts == Counts::Keeper;
+            let handler = move || Counter { left: messages, done: sender.clone(), keeps, kept: None };
             let (mut server, client) =
                 wire.upgraded(|url| connect(url, &|config| config.delivery(Delivery::inline(handler.clone()))));
             let client = client.join().expect("the connecting thread");

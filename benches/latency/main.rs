@@ -18,7 +18,7 @@ use rig::{Contender, Times, Wire};
 use table::Table;
 use ws_supervisor::IdleStrategy;
 
-use crate::flood::Counts;
+use crate::flood::{Counts, Flood, Writes};
 
 const SAMPLES: usize = 3000;
 const MESSAGES: usize = 400_000;
@@ -86,13 +86,16 @@ fn measure(table: &mut Table) {
     for (key, way, ours, against) in latencies {
         latency(table, key, &plain, way, ours, against);
     }
-    for (key, counts, size) in [
-        ("flood_128_inline", Counts::Handler, 128),
-        ("flood_1024_inline", Counts::Handler, 1024),
-        ("flood_128_channel", Counts::Caller, 128),
+    let packed = |counts, size| Flood { counts, size, writes: Writes::Packed };
+    for (key, flood) in [
+        ("flood_128_inline", packed(Counts::Handler, 128)),
+        ("flood_128_kept", packed(Counts::Keeper, 128)),
+        ("flood_1024_inline", packed(Counts::Handler, 1024)),
+        ("flood_128_channel", packed(Counts::Caller, 128)),
     ] {
-        rate(table, key, &plain, counts, size);
+        rate(table, key, &plain, flood, bare(false));
     }
+    rate(table, "flood_128_raw", &plain, packed(Counts::Handler, 128), raw(false));
     let key = "panic_to_open";
     if table.wants(key) {
         eprintln!("  {key}");
@@ -113,13 +116,25 @@ fn measure(table: &mut Table) {
     for (key, way, ours, against) in latencies {
         latency(table, key, &tls, way, ours, against);
     }
-    for (key, counts, size) in [
-        ("tls_flood_128_inline", Counts::Handler, 128),
-        ("tls_flood_1024_inline", Counts::Handler, 1024),
-        ("tls_flood_128_channel", Counts::Caller, 128),
+    for (key, flood) in [
+        ("tls_flood_128_inline", packed(Counts::Handler, 128)),
+        ("tls_flood_1024_inline", packed(Counts::Handler, 1024)),
+        ("tls_flood_128_channel", packed(Counts::Caller, 128)),
     ] {
-        rate(table, key, &tls, counts, size);
+        rate(table, key, &tls, flood, bare(false));
     }
+    // Most venues send each message in a record of its own.
+    let one_by_one = Flood { counts: Counts::Handler, size: 128, writes: Writes::OneByOne };
+    rate(table, "tls_flood_128_records", &tls, one_by_one, (Contender::Raw { spin: false }, "raw read"));
+    let rustls = Wire::rustls();
+    for (key, ours, spin) in
+        [("rustls_tick_to_trade_park", PARK, false), ("rustls_tick_to_trade_busy_spin", SPIN, true)]
+    {
+        let over_openssl = (Contender::Bare { spin }, "tungstenite");
+        latency(table, key, &rustls, round_trip::tick_to_trade, ours, over_openssl);
+    }
+    rate(table, "rustls_flood_128_inline", &rustls, packed(Counts::Handler, 128), bare(false));
+    rate(table, "rustls_flood_128_records", &rustls, one_by_one, bare(false));
 }
 
 /// The two contenders in slices of one another's time, so that what the machine does meanwhile hits both.
@@ -147,11 +162,11 @@ fn latency(
     }
 }
 
-fn rate(table: &mut Table, key: &'static str, wire: &Wire, counts: Counts, size: usize) {
+fn rate(table: &mut Table, key: &'static str, wire: &Wire, flood: Flood, against: (Contender, &'static str)) {
     if table.wants(key) {
         eprintln!("  {key}");
-        let bare = flood::flood(wire, Contender::Bare { spin: false }, counts, size, MESSAGES);
-        let ours = flood::flood(wire, PARK, counts, size, MESSAGES);
-        table.rate(key, "tungstenite", bare, ours);
+        let other = flood::flood(wire, against.0, flood, MESSAGES);
+        let ours = flood::flood(wire, PARK, flood, MESSAGES);
+        table.rate(key, against.1, other, ours);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use native_tls::{Certificate, Identity, TlsAcceptor, TlsConnector};
 use tungstenite::WebSocket;
-use ws_supervisor::{ClientConfig, Heartbeat, IdleStrategy};
+use ws_supervisor::{ClientConfig, Heartbeat, IdleStrategy, TlsBackend};
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Contender {
 /// Plain TCP, or TLS with a certificate for localhost.
 pub struct Wire {
     tls: Option<(TlsAcceptor, String)>,
+    /// Who encrypts for ours; the others' client and every server are native-tls's.
+    backend: TlsBackend,
 }
 
 /// A byte stream, encrypted or not.
@@ -52,14 +54,19 @@ pub type BoxStream = Box<dyn Stream>;
 
 impl Wire {
     pub fn plain() -> Self {
-        Self { tls: None }
+        Self { tls: None, backend: TlsBackend::NativeTls }
     }
 
     pub fn tls() -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
         let (cert, key) = (made.cert.pem(), made.key_pair.serialize_pem());
         let identity = Identity::from_pkcs8(cert.as_bytes(), key.as_bytes()).expect("an identity");
-        Self { tls: Some((TlsAcceptor::new(identity).expect("an acceptor"), cert)) }
+        let tls = Some((TlsAcceptor::new(identity).expect("an acceptor"), cert));
+        Self { tls, backend: TlsBackend::NativeTls }
+    }
+
+    pub fn rustls() -> Self {
+        Self { backend: TlsBackend::Rustls, ..Self::tls() }
     }
 
     fn url(&self, listener: &TcpListener) -> String {
@@ -144,7 +151,7 @@ impl Wire {
         let config = config.heartbeat(Heartbeat::disabled()).idle_strategy(idle).pin_to(second_core());
         match &self.tls {
             None => config,
-            Some((_, pem)) => config.root_certificate(pem.as_bytes()),
+            Some((_, pem)) => config.root_certificate(pem.as_bytes()).tls_backend(self.backend),
         }
     }
 }
@@ -160,6 +167,14 @@ impl Peer {
         match self {
             Self::Raw(stream) => stream.tcp(),
             Self::Bare(socket) => socket.get_ref().tcp(),
+        }
+    }
+
+    /// As many bytes as a raw read brings.
+    pub fn read(&mut self, scratch: &mut [u8]) -> usize {
+        match self {
+            Self::Raw(stream) => stream.read(scratch).expect("bytes"),
+            Self::Bare(_) => unreachable!("it tells messages apart"),
         }
     }
 

@@ -1,11 +1,13 @@
 //! [`Compression`]: what is offered to a server as permessage-deflate (RFC 7692).
 
 /// Compression of messages that the server is offered, permessage-deflate (RFC 7692): Kraken, Coinbase, Deribit and others
-/// take it. A server that does not take it is talked to without. With the feature `compression`.
+/// take it. A server that does not take it is talked to without (but some, as npm's `ws`, refuse an offer whose parameters
+/// they can't meet: then ask for less). With the feature `compression`.
 ///
-/// It saves bytes, not time: to decompress a message takes some microseconds for each kilobyte. What comes out is bounded by
-/// [`max_message_size`](crate::ClientConfig::max_message_size) while it comes out. A client then holds some 40 KiB more for
-/// what comes, and 270 KiB from the first message on that it compresses itself.
+/// It saves bytes, not time: to decompress a message takes some microseconds for each kilobyte, and to compress one of ours
+/// some milliseconds for each megabyte, on whichever thread writes it, while the client reads nothing. What comes out is
+/// bounded by [`max_message_size`](crate::ClientConfig::max_message_size) while it comes out. A client then holds some 50 KiB
+/// more for what comes, and 400 KiB from the first message on that it compresses itself.
 ///
 /// ```
 /// use ws_supervisor::{ClientConfig, Compression};

@@ -9,14 +9,19 @@ use crate::transport::Unpack;
 
 /// How binary messages are unpacked before anyone sees them, heartbeats and answers to requests among them. On the client's
 /// thread; what comes out is bounded by [`max_message_size`](crate::ClientConfig::max_message_size), and is a text message if
-/// it is UTF-8, a binary one otherwise. Text messages are left as they are. What can't be unpacked ends the connection.
+/// it is UTF-8, a binary one otherwise. Text messages are left as they are. What can't be unpacked ends the connection
+/// ([`DisconnectReason::Protocol`](crate::DisconnectReason), with the error's text, and close code 1007 for the server), and a
+/// reconnect follows as for any other.
 ///
 /// ```
 /// use ws_supervisor::{ClientConfig, Decode};
 ///
 /// // A venue that sends everything with a byte of its own in front.
-/// let strip = Decode::by(|bytes| match bytes {
-///     [0, payload @ ..] => Ok(payload.to_vec()),
+/// let strip = Decode::by(|bytes, out| match bytes {
+///     [0, payload @ ..] => {
+///         out.extend_from_slice(payload);
+///         Ok(())
+///     }
 ///     _ => Err("not version 0"),
 /// });
 /// let config = ClientConfig::new("wss://venue.example/ws")?.decode(strip);
@@ -27,15 +32,13 @@ use crate::transport::Unpack;
 pub struct Decode(pub(crate) Arc<Unpack>);
 
 impl Decode {
-    /// By a function of yours. A panic in it counts as a crash of the client.
-    pub fn by<E: fmt::Display>(unpack: impl Fn(&[u8]) -> Result<Vec<u8>, E> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(move |bytes, _, out| {
-            *out = unpack(bytes).map_err(|error| error.to_string())?;
-            Ok(())
-        }))
+    /// By a function of yours, which appends to the empty vector that it is given; how much that is, is looked at when it
+    /// returns. The error's text is logged, so let it quote no payload. A panic in it counts as a crash of the client.
+    pub fn by<E: fmt::Display>(unpack: impl Fn(&[u8], &mut Vec<u8>) -> Result<(), E> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move |bytes, _, out| Ok(unpack(bytes, out).map_err(|error| error.to_string())?)))
     }
 
-    /// gzip (RFC 1952): HTX, BingX.
+    /// gzip (RFC 1952), of one member or several: HTX, BingX.
     ///
     /// ```
     /// use ws_supervisor::{ClientConfig, Decode};
@@ -46,7 +49,7 @@ impl Decode {
     #[cfg(feature = "compression")]
     #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
     pub fn gzip() -> Self {
-        Self(Arc::new(|bytes, limit, out| read_up_to(flate2::bufread::GzDecoder::new(bytes), limit, out)))
+        Self(Arc::new(|bytes, limit, out| read_up_to(flate2::bufread::MultiGzDecoder::new(bytes), limit, out)))
     }
 
     /// Deflate without a header (RFC 1951): OKX's older streams.
@@ -59,7 +62,12 @@ impl Decode {
     #[cfg(feature = "compression")]
     #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
     pub fn deflate_raw() -> Self {
-        Self(Arc::new(|bytes, limit, out| read_up_to(flate2::bufread::DeflateDecoder::new(bytes), limit, out)))
+        Self(Arc::new(|bytes, limit, out| {
+            let mut reader = flate2::bufread::DeflateDecoder::new(bytes);
+            read_up_to(&mut reader, limit, out)?;
+            let is_all = reader.into_inner().is_empty() || out.len() > limit;
+            if is_all { Ok(()) } else { Err("something follows the end of the stream".into()) }
+        }))
     }
 }
 

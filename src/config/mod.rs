@@ -6,6 +6,7 @@ pub(crate) mod decode;
 mod session;
 pub(crate) mod settings;
 mod thread;
+pub(crate) mod tls;
 
 use std::fmt;
 use std::io;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::decode::Decode;
+use self::tls::TlsBackend;
 use crate::correlation::Correlation;
 use crate::dial::Dial;
 use crate::error::{ConfigError, SessionError};
@@ -58,6 +60,7 @@ pub struct ClientConfig {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) roots: Vec<Vec<u8>>,
+    pub(crate) tls_backend: TlsBackend,
     pub(crate) restart: Restart,
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) reconnect: ReconnectRules,
@@ -129,6 +132,7 @@ impl ClientConfig {
             headers: Vec::new(),
             subprotocols: Vec::new(),
             roots: Vec::new(),
+            tls_backend: TlsBackend::default(),
             restart: Restart::default(),
             heartbeat: None,
             reconnect: ReconnectRules::default(),
@@ -191,6 +195,19 @@ impl ClientConfig {
     /// Trusts these CA certificates (PEM, one or more) besides the system's. Defaults to none.
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
+        self
+    }
+
+    /// Who encrypts a `wss://` connection. Defaults to the system's library.
+    ///
+    /// ```
+    /// use ws_supervisor::{ClientConfig, TlsBackend};
+    /// let config = ClientConfig::new("wss://venue.example")?.tls_backend(TlsBackend::NativeTls);
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn tls_backend(mut self, backend: TlsBackend) -> Self {
+        self.tls_backend = backend;
         self
     }
 
@@ -325,13 +342,14 @@ impl ClientConfig {
     }
 
     /// The largest message, in bytes, in either direction; a larger one that is announced ends the connection before
-    /// it is read. Defaults to 16 MiB.
+    /// it is read, one that is compressed as soon as more comes out. Defaults to 16 MiB.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self
     }
 
-    /// Bytes taken from the socket in one read, and kept as the client's buffer. Defaults to 128 KiB.
+    /// Bytes taken from the socket in one read, and kept as the client's buffer; over TLS twice, encrypted and not. A message
+    /// that fits is shown to a handler where it lies, a larger one is put together beside it. Defaults to 128 KiB.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.read_buffer = Some(bytes);
         self
@@ -427,6 +445,8 @@ impl fmt::Debug for ClientConfig {
             .field("connect_timeout", &self.connect_timeout)
             .field("close_timeout", &self.close_timeout)
             .field("overflow", &self.overflow)
+            .field("tls_backend", &self.tls_backend)
+            .field("decode", &self.decode)
             .finish_non_exhaustive()
     }
 }

@@ -8,6 +8,7 @@ use http::HeaderName;
 use native_tls::Certificate;
 
 use super::decode::Decode;
+use super::tls::TlsBackend;
 use super::{ClientConfig, OnOpenFn, PrepareFn, ReconcileFn, ResolveFn};
 use crate::correlation::Correlation;
 use crate::error::ConfigError;
@@ -28,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) headers: Vec<Header>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) roots: Roots,
+    pub(crate) tls_backend: TlsBackend,
     pub(crate) restart: Restart,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) reconnect: ReconnectRules,
@@ -132,6 +134,7 @@ impl ClientConfig {
             headers,
             subprotocols: config.subprotocols,
             roots,
+            tls_backend: config.tls_backend,
             restart: config.restart,
             heartbeat: heartbeat.unwrap_or_else(|| Heartbeat::ping_pong(Duration::from_secs(20))),
             reconnect: config.reconnect,
@@ -193,8 +196,12 @@ impl Settings {
         faults.rule(knows_how, "subscribe", "needs a `venue`, which knows how to subscribe");
         faults.keep(self.reconnect.validate());
         faults.keep(self.heartbeat.validate());
-        let enough = self.stack_size.is_none_or(|bytes| bytes >= 64 << 10);
-        faults.rule(enough, "stack_size", "must be at least 64 KiB");
+        let (least, rule) = match self.tls_backend {
+            TlsBackend::NativeTls => (64 << 10, "must be at least 64 KiB"),
+            #[cfg(feature = "rustls")]
+            TlsBackend::Rustls => (128 << 10, "must be at least 128 KiB, which rustls needs"),
+        };
+        faults.rule(self.stack_size.is_none_or(|bytes| bytes >= least), "stack_size", rule);
         let real = self.priority.is_none_or(|priority| (1..=99).contains(&priority));
         faults.rule(real, "real_time_priority", "must be 1 to 99");
         let has_timestamps = cfg!(target_os = "linux") || !self.kernel_timestamps;

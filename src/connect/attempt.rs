@@ -30,6 +30,14 @@ impl From<ConnectError> for Halt {
     }
 }
 
+/// What an attempt needs of the worker whose time it takes.
+pub(crate) struct Worker<'a> {
+    pub(crate) wake: &'a Arc<Wake>,
+    pub(crate) cancelled: &'a dyn Fn() -> bool,
+    pub(crate) register: &'a dyn Fn(&Arc<TcpStream>),
+    pub(crate) meanwhile: &'a dyn Fn() -> Option<Instant>,
+}
+
 /// One attempt to connect.
 pub(crate) struct Attempt<'a> {
     pub(crate) settings: &'a Settings,
@@ -43,6 +51,8 @@ pub(crate) struct Attempt<'a> {
     /// Told of the socket, so that it can be shut from outside.
     pub(crate) register: &'a dyn Fn(&Arc<TcpStream>),
     pub(super) phase: Cell<Phase>,
+    /// Done while it waits; says when to do it again.
+    meanwhile: &'a dyn Fn() -> Option<Instant>,
     /// Addresses to try last, the latest of them at the very end.
     pub(super) avoid: &'a [SocketAddr],
     /// The address that took the connection.
@@ -55,10 +65,9 @@ impl<'a> Attempt<'a> {
         hooks: &'a Hooks,
         dial: &'a Dial,
         avoid: &'a [SocketAddr],
-        wake: &'a Arc<Wake>,
-        cancelled: &'a dyn Fn() -> bool,
-        register: &'a dyn Fn(&Arc<TcpStream>),
+        worker: Worker<'a>,
     ) -> Self {
+        let Worker { wake, cancelled, register, meanwhile } = worker;
         let deadline = dial.deadline();
         Self {
             settings,
@@ -69,6 +78,7 @@ impl<'a> Attempt<'a> {
             wake,
             cancelled,
             register,
+            meanwhile,
             phase: Cell::new(Phase::Resolve),
             avoid,
             address: Cell::new(None),
@@ -112,6 +122,7 @@ impl<'a> Attempt<'a> {
                 return Ok(false);
             }
             let look = || (self.cancelled)() || ready();
+            let until = (self.meanwhile)().map_or(until, |again| again.min(until));
             let waited = wait(socket, self.wake, Some(until), look).map_err(|error| self.broken(&error))?;
             if waited.socket {
                 return Ok(true);

@@ -45,20 +45,23 @@ fn offer_of(wanted: &Compression) -> String {
 impl Agreed {
     /// As the server's answer says it, by itself.
     pub(crate) fn read(answer: &str) -> Result<Self, String> {
-        let mut parts = answer.split(';').map(str::trim);
-        if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate")) || answer.contains(',') {
+        // RFC 9110 section 5.6.1: empty elements of a list count for nothing.
+        let mut all = answer.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let mut parts = all.next().unwrap_or_default().split(';').map(str::trim);
+        if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate")) || all.next().is_some() {
             return Err(format!("an extension that was not offered: `{answer}`"));
         }
         let mut agreed = Self { client_takeover: true, server_takeover: true, client_bits: 15, server_bits: 15 };
         let mut seen: Vec<&str> = vec![];
         for part in parts {
             let (name, value) = part.split_once('=').map_or((part, None), |(name, value)| (name, Some(value)));
-            let (name, value) = (name.trim(), value.map(|value| value.trim().trim_matches('"')));
+            let (name, value) = (name.trim(), value.map(|value| unquoted(value.trim())));
             if seen.contains(&name) {
                 return Err(format!("compression with `{name}` twice"));
             }
             seen.push(name);
-            let bits = value.filter(|value| value.len() <= 2 && !value.starts_with('0'));
+            let is_number = |value: &&str| value.bytes().all(|byte| byte.is_ascii_digit()) && !value.starts_with('0');
+            let bits = value.filter(is_number);
             let bits = bits.and_then(|bits| bits.parse().ok()).filter(|bits| (8..=15).contains(bits));
             match (name, value, bits) {
                 ("server_no_context_takeover", None, _) => agreed.server_takeover = false,
@@ -104,6 +107,11 @@ impl Agreed {
     }
 }
 
+/// RFC 6455 section 9.1: a parameter's value is a token, or one in quotes.
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +133,7 @@ mod tests {
         let plain = Compression::deflate();
         let read = |answer: &str| Agreed::read(answer)?.answers(&plain);
         let whole = Agreed { client_takeover: true, server_takeover: true, client_bits: 15, server_bits: 15 };
-        assert_eq!(read("permessage-deflate"), Ok(whole));
+        assert_eq!((read("permessage-deflate"), read("permessage-deflate,")), (Ok(whole), Ok(whole)));
         assert_eq!(read("PERMESSAGE-DEFLATE; server_max_window_bits=\"10\" "), Ok(Agreed { server_bits: 10, ..whole }));
         let asked = read("permessage-deflate; client_no_context_takeover; client_max_window_bits=8");
         assert_eq!(asked, Ok(Agreed { client_takeover: false, client_bits: 8, ..whole }));
@@ -136,6 +144,8 @@ mod tests {
             "permessage-deflate; server_max_window_bits",
             "permessage-deflate; server_max_window_bits=16",
             "permessage-deflate; server_max_window_bits=08",
+            "permessage-deflate; server_max_window_bits=+9",
+            "permessage-deflate; server_max_window_bits=\"10",
             "permessage-deflate; client_max_window_bits",
             "permessage-deflate; server_no_context_takeover=1",
             "permessage-deflate; server_no_context_takeover; server_no_context_takeover",

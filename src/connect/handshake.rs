@@ -232,6 +232,10 @@ fn write_all(
 
 /// A TLS 1.3 server refuses us only after the handshake.
 fn broken(attempt: &Attempt<'_>, error: &io::Error) -> Halt {
+    #[cfg(feature = "rustls")]
+    if let Some(refusal) = super::rustls::verdict(error) {
+        return refusal;
+    }
     tls::refusal(&error.to_string()).unwrap_or_else(|| attempt.broken(error))
 }
 

@@ -7,5 +7,7 @@ pub(crate) mod compression;
 mod handshake;
 pub(crate) mod open;
 mod resolve;
+#[cfg(feature = "rustls")]
+mod rustls;
 mod tcp;
 mod tls;

@@ -3,7 +3,10 @@
 use tungstenite::protocol::Role;
 
 use super::attempt::{Attempt, Halt};
+#[cfg(feature = "rustls")]
+use super::rustls;
 use super::{handshake, resolve, tcp, tls};
+use crate::config::tls::TlsBackend;
 use crate::error::Phase;
 use crate::transport::{Extensions, Socket, Transport, Wire};
 
@@ -19,7 +22,13 @@ pub(crate) fn open(attempt: &Attempt<'_>) -> Result<Transport, Halt> {
     }
     let mut wire = if target.tls {
         attempt.phase.set(Phase::Tls);
-        Wire::tls(tls::handshake(attempt, socket)?)
+        // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4).
+        let host = target.host.split('%').next().unwrap_or_default();
+        match attempt.settings.tls_backend {
+            TlsBackend::NativeTls => Wire::tls(tls::handshake(attempt, host, socket)?),
+            #[cfg(feature = "rustls")]
+            TlsBackend::Rustls => Wire::tls(rustls::handshake(attempt, host, socket)?),
+        }
     } else {
         Wire::plain(socket)
     };

@@ -10,9 +10,7 @@ use crate::config::settings::Settings;
 use crate::error::ConnectError;
 use crate::transport::Socket;
 
-pub(super) fn handshake(attempt: &Attempt<'_>, socket: Socket) -> Result<TlsStream<Socket>, Halt> {
-    // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4).
-    let host = attempt.dial.target.host.split('%').next().unwrap_or_default();
+pub(super) fn handshake(attempt: &Attempt<'_>, host: &str, socket: Socket) -> Result<TlsStream<Socket>, Halt> {
     let mut result = connector(attempt.settings).map_err(failed)?.connect(host, socket);
     loop {
         match result {
@@ -27,7 +25,7 @@ pub(super) fn handshake(attempt: &Attempt<'_>, socket: Socket) -> Result<TlsStre
 }
 
 /// The certificates a connector trusts besides the system's.
-type Pem = Vec<Vec<u8>>;
+pub(super) type Pem = Vec<Vec<u8>>;
 
 /// Reading the system's roots takes a tenth of a second and a megabyte: once for all clients with the same roots.
 static CONNECTORS: Mutex<Option<HashMap<Pem, TlsConnector>>> = Mutex::new(None);
@@ -64,11 +62,23 @@ pub(super) fn refusal(text: &str) -> Option<Halt> {
     if !lower.contains("ssl routines") || !lower.contains("alert") {
         return None;
     }
-    let message = with_advice(describe(text), &lower).into();
-    Some(ConnectError::Tls { certificate: false, by_server: true, message }.into())
+    Some(alert_that(with_advice(describe(text), &lower)))
 }
 
-fn with_advice(message: String, lower: &str) -> String {
+fn alert_that(message: String) -> Halt {
+    ConnectError::Tls { certificate: false, by_server: true, message: message.into() }.into()
+}
+
+/// The server's alert, by its name in one word: `CertificateRequired`.
+#[cfg(feature = "rustls")]
+pub(super) fn alert(name: &str) -> Halt {
+    let spaced = |c: char| if c.is_uppercase() { format!(" {}", c.to_lowercase()) } else { c.to_string() };
+    let words: String = name.replace("CA", "Ca").replace("ised", "ized").chars().map(spaced).collect();
+    let message = format!("alert{words}");
+    alert_that(with_advice(message.clone(), &message))
+}
+
+pub(super) fn with_advice(message: String, lower: &str) -> String {
     let holds = |words: &[&str]| words.iter().any(|words| lower.contains(words));
     let alert = lower.contains("alert");
     let advice = if holds(&["protocol version", "unsupported protocol", "no protocols available"]) {

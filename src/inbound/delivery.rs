@@ -114,8 +114,7 @@ pub trait Handler {
         let _ = context;
     }
 
-    /// A message came. It lies in the client's read buffer and is gone when this returns, unless you keep it with
-    /// [`to_message`](MessageRef::to_message). What you send through the context is written when this returns.
+    /// A message came. It is gone when this returns, unless you keep it with [`to_message`](MessageRef::to_message). What you send through the context is written when this returns.
     fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>);
 
     /// A timer of [`Context::schedule`] is due.

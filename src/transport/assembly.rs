@@ -3,8 +3,8 @@
 
 use super::head::{Fault, NO_UTF8};
 
-/// Of what it once needed it keeps no more than this.
-const KEPT: usize = 64 << 10;
+/// Of the memory that a message once needed no more is kept than this for the next.
+pub(super) const KEPT: usize = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
@@ -28,11 +28,14 @@ impl Assembly {
         &self.bytes
     }
 
+    /// With its memory, and no more than it needs.
     pub(super) fn take_text(&mut self) -> String {
+        self.text.shrink_to_fit();
         std::mem::take(&mut self.text)
     }
 
     pub(super) fn take_bytes(&mut self) -> Vec<u8> {
+        self.bytes.shrink_to_fit();
         std::mem::take(&mut self.bytes)
     }
 

@@ -6,11 +6,14 @@
 mod assembly;
 #[cfg_attr(not(feature = "compression"), path = "no_deflate.rs")]
 mod deflate;
+mod encrypted;
 mod head;
 #[cfg(all(test, feature = "property-tests"))]
 #[path = "judge_tests.rs"]
 mod judge;
 mod receiver;
+#[cfg(feature = "rustls")]
+mod rustls;
 mod socket;
 mod unacknowledged;
 mod wait;
@@ -29,9 +32,13 @@ use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 pub(crate) use self::deflate::{Deflate, Inflate};
+#[cfg(feature = "rustls")]
+pub(crate) use self::encrypted::Encrypted;
 use self::head::Fault;
 pub(crate) use self::receiver::Unpack;
 use self::receiver::{Next, Receiver};
+#[cfg(feature = "rustls")]
+pub(crate) use self::rustls::Rustls;
 pub(crate) use self::socket::Socket;
 pub(crate) use self::wait::{HANG_UP, Waited, poll_until, wait};
 pub(crate) use self::wire::Wire;
@@ -140,7 +147,10 @@ impl Transport {
             .max_write_buffer_size(write_limit);
         let ws = WebSocket::from_raw_socket(wire, role, Some(config));
         let Extensions { inflate, deflate, unpack } = extensions;
-        let receiver = Receiver::new(buffer, role == Role::Server, max_message, inflate);
+        let mut receiver = Receiver::new(buffer, role == Role::Server, max_message, inflate);
+        if unpack.is_some() {
+            receiver.will_unpack();
+        }
         let (came_at, in_socket) = (Instant::now(), None);
         Self { ws, receiver, deflate, unpack, role, write_limit, unflushed: false, came_at, in_socket, is_whole: true }
     }
@@ -265,12 +275,12 @@ impl Transport {
     fn brought(&mut self, whole: Next) -> Result<Incoming, Broken> {
         match whole {
             Next::Ping => {
-                // Nothing is answered any more behind our close frame (RFC 6455 section 5.5.1).
+                // Nothing is answered any more behind our close frame (RFC 6455 section 5.5.1). That the answer can't be
+                // written is for the next flush to say: what the peer said before it is still to be read.
                 if self.ws.can_write() {
                     self.unflushed = true;
                     let payload = Bytes::copy_from_slice(self.receiver.control());
-                    let result = self.ws.write(tungstenite::Message::Pong(payload));
-                    self.written_so_far(result)?;
+                    let _ = self.ws.write(tungstenite::Message::Pong(payload));
                 }
                 Ok(Incoming::Ping)
             }
@@ -282,8 +292,7 @@ impl Transport {
                     reason: String::from(&*frame.reason).into(),
                 });
                 // The peer may be gone already; what it said counts.
-                let result = self.ws.close(answer);
-                let _ = self.written_so_far(result);
+                let _ = self.ws.close(answer);
                 Ok(Incoming::Close(frame))
             }
             Next::BadClose(frame, fault) => {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::assembly::{Assembly, valid_part};
+use super::assembly::{Assembly, KEPT, valid_part};
 use super::deflate::Inflate;
 use super::head::{
     BINARY, CLOSE, CLOSE_CODE, CONTINUATION, Fault, Head, LONG_CONTROL, LONGEST, MAX_CONTROL, NO_UTF8,
@@ -43,9 +43,6 @@ enum Kind {
     Text,
     Binary,
 }
-
-/// Of the memory that something unpacked once needed no more is kept than this.
-const KEPT: usize = 64 << 10;
 
 /// How a venue's own packing of its payloads is undone: the payload, the most that may come out, and where that goes.
 pub(crate) type Unpack = dyn Fn(&[u8], usize, &mut Vec<u8>) -> Result<(), Box<str>> + Send + Sync;
@@ -90,6 +87,8 @@ pub(crate) struct Receiver {
     kind: Kind,
     place: Place,
     inflate: Option<Box<Inflate>>,
+    /// Binary messages are packed by the venue, and will be unpacked.
+    unpacks: bool,
     /// What came out of a compressed message.
     unpacked: Vec<u8>,
     /// What messages of the latest read share that go to other threads, and where in the buffer it was copied from.
@@ -113,11 +112,17 @@ impl Receiver {
             kind: Kind::Binary,
             place: Place::Buffer(0..0),
             inflate,
+            unpacks: false,
             unpacked: Vec::new(),
             block: Bytes::new(),
             block_at: 0,
             closed: false,
         }
+    }
+
+    /// Whatever is binary will be unpacked.
+    pub(crate) fn will_unpack(&mut self) {
+        self.unpacks = true;
     }
 
     /// Where bytes that come are to be put. Never empty.
@@ -237,8 +242,14 @@ impl Receiver {
             return Err(RESERVED_BIT);
         }
         let before = if self.pieces.is_some() { self.assembly.len() } else { 0 };
+        let is_packed = head.compressed
+            || self.pieces.is_some_and(|pieces| pieces.compressed)
+            || (self.unpacks && head.opcode != TEXT);
+        // What can't be made smaller gets larger when it is packed; what comes out has the bound.
+        let most = self.max_message as u64;
+        let most = if is_packed { most + most / 64 + 1024 } else { most };
         match head.len.checked_add(before as u64) {
-            Some(len) if len <= self.max_message as u64 => Ok(()),
+            Some(len) if len <= most => Ok(()),
             _ => Err(TOO_LARGE),
         }
     }
@@ -401,9 +412,13 @@ impl Receiver {
     #[inline]
     pub(crate) fn take_body(&mut self) -> Result<Body, Fault> {
         match (&self.place, self.kind) {
-            (Place::Assembly, Kind::Text) => Ok(Body::Text(self.assembly.take_text().into())),
-            (Place::Assembly, Kind::Binary) => Ok(Body::Binary(self.assembly.take_bytes().into())),
-            (Place::Unpacked, _) => Ok(match self.body()? {
+            (Place::Assembly, Kind::Text) if self.assembly.len() > KEPT => {
+                Ok(Body::Text(self.assembly.take_text().into()))
+            }
+            (Place::Assembly, Kind::Binary) if self.assembly.len() > KEPT => {
+                Ok(Body::Binary(self.assembly.take_bytes().into()))
+            }
+            (Place::Assembly | Place::Unpacked, _) => Ok(match self.body()? {
                 BodyRef::Text(text) => Body::Text(text.into()),
                 BodyRef::Binary(bytes) => Body::Binary(Bytes::copy_from_slice(bytes)),
             }),

@@ -221,3 +221,35 @@ fn a_clients_messages_are_unmasked_each_by_itself() {
         assert_eq!(text.as_str(), expected);
     }
 }
+
+/// What a large message needed is not given away with a small one.
+#[test]
+fn a_small_message_in_fragments_takes_only_what_it_needs() {
+    let mut receiver = receiver(1024, 1 << 20);
+    let large = [frame(0x01, &[b'x'; 30_000]), frame(0x80, &[b'x'; 30_000])].concat();
+    assert_eq!(all(&mut receiver, &large, 1000).0.len(), 1);
+    let memory = receiver.assembly.text().as_ptr();
+    for _ in 0..3 {
+        put(&mut receiver, &[frame(0x01, b"sm"), frame(0x80, b"all")].concat());
+        assert_eq!(receiver.next(), Ok(Next::Message));
+        let Body::Text(text) = receiver.take_body().unwrap() else { panic!("it is text") };
+        assert_eq!((text.as_str(), receiver.assembly.text().as_ptr()), ("small", memory));
+    }
+}
+
+/// What can't be made smaller gets larger when it is packed: the bound is for what comes out.
+#[test]
+#[cfg(feature = "compression")]
+fn a_message_of_the_largest_size_may_be_longer_when_it_is_packed() {
+    let mut noise = vec![0; 1000];
+    fastrand::Rng::with_seed(7).fill(&mut noise);
+    let mut deflate = crate::transport::deflate::Deflate::new(1, 15, true, 0).unwrap();
+    let packed = deflate.message(&noise).unwrap();
+    assert!(packed.len() > 1000);
+    let (head, tail) = packed.split_at(500);
+    for bytes in [frame(0xc2, &packed), [frame(0x42, head), frame(0x80, tail)].concat()] {
+        let inflate = Some(Box::new(Inflate::new(15, false)));
+        let mut receiver = Receiver::new(4096, false, 1000, inflate);
+        assert_eq!(all(&mut receiver, &bytes, 4096), (vec!["binary 1000".to_owned()], None));
+    }
+}

@@ -2,8 +2,7 @@
 
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 
-use native_tls::TlsStream;
-
+use super::encrypted::Encrypted;
 use super::socket::Socket;
 
 /// Plain or TLS, and how many bytes of the WebSocket layer have left: what decides whether a message was written.
@@ -21,7 +20,7 @@ pub(crate) struct Wire {
 
 enum Stream {
     Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<dyn Encrypted>),
 }
 
 /// A record has at most so much (RFC 8446 section 5.2), its own overhead among it.
@@ -32,7 +31,7 @@ impl Wire {
         Self { stream: Stream::Plain(socket), tail: Cursor::default(), written: 0, more: false, met: None }
     }
 
-    pub(crate) fn tls(stream: TlsStream<Socket>) -> Self {
+    pub(crate) fn tls(stream: impl Encrypted + 'static) -> Self {
         Self { stream: Stream::Tls(Box::new(stream)), tail: Cursor::default(), written: 0, more: false, met: None }
     }
 
@@ -43,10 +42,12 @@ impl Wire {
 
     /// Bytes of the TCP connection of which what is decrypted has been read for sure.
     pub(super) fn read_for_sure(&self) -> u64 {
-        match &self.stream {
-            Stream::Plain(socket) => socket.taken(),
-            Stream::Tls(tls) => tls.get_ref().taken().saturating_sub(RECORD),
-        }
+        let tail = self.tail.get_ref().len() as u64 - self.tail.position();
+        let held = match &self.stream {
+            Stream::Plain(_) => tail,
+            Stream::Tls(_) => tail + RECORD,
+        };
+        self.socket().taken().saturating_sub(held)
     }
 
     /// Bytes of the TCP connection at which so many of the WebSocket layer's are out. Under TLS no earlier than that:
@@ -59,24 +60,24 @@ impl Wire {
         }
     }
 
-    /// TLS says that it ends (RFC 8446 section 6.1), if there is room for that at once.
+    /// The end of TLS.
     pub(super) fn say_goodbye(&mut self) {
         if let Stream::Tls(tls) = &mut self.stream {
-            let _ = tls.shutdown();
+            tls.say_goodbye();
         }
     }
 
     pub(crate) fn socket(&self) -> &Socket {
         match &self.stream {
             Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => tls.get_ref(),
+            Stream::Tls(tls) => tls.socket(),
         }
     }
 
     pub(crate) fn socket_mut(&mut self) -> &mut Socket {
         match &mut self.stream {
             Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => tls.get_mut(),
+            Stream::Tls(tls) => tls.socket_mut(),
         }
     }
 }
@@ -111,7 +112,7 @@ impl Read for Wire {
                     break;
                 }
             }
-            if read == buffer.len() || !tls.get_ref().has_ahead() {
+            if read == buffer.len() || !tls.socket().has_ahead() {
                 break;
             }
         }

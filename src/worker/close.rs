@@ -3,12 +3,13 @@
 
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
 use super::reading::Came;
 use super::run::Run;
+use crate::deadline::later;
 use crate::message::CloseFrame;
 use crate::outbound::gate::Pass;
 use crate::overflow::Stage;
@@ -25,15 +26,26 @@ fn deadline_within(limit: Instant) -> Instant {
     now + limit.saturating_duration_since(now).mul_f64(SHARE)
 }
 
+/// How long the server is waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// All is over by then.
+    pub(super) limit: Instant,
+    /// Another connection follows: the reader is waited for too.
+    pub(super) goes_on: bool,
+    /// And for no longer than this after the peer's kernel last took something of ours.
+    pub(super) without_progress: Option<Duration>,
+}
+
 impl Run<'_> {
-    /// What was accepted is written, then a close frame, then the server has its say; all of it before `limit`. Heartbeats
-    /// and answers are seen to as before. `goes_on`: another connection follows, so that the reader is waited for.
-    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, limit: Instant, goes_on: bool) {
+    /// What was accepted is written, then a close frame, then the server has its say; with that much patience. Heartbeats
+    /// and answers are seen to as before.
+    pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, patience: Patience) {
         // What it was told before is heard, and what it sends for that is sent.
         self.tell_untold();
         self.tell_handler();
         self.deliver_held();
-        match self.close_until_broken(tcp, connection, limit, goes_on) {
+        match self.close_until_broken(tcp, connection, patience) {
             Ok(()) => {
                 self.over = true;
                 self.hear_what_is_there(connection);
@@ -48,11 +60,13 @@ impl Run<'_> {
         &mut self,
         tcp: &TcpStream,
         connection: &mut Connection,
-        mut limit: Instant,
-        goes_on: bool,
+        patience: Patience,
     ) -> Result<(), Broken> {
         let core = self.core;
+        let Patience { mut limit, goes_on, without_progress } = patience;
         let mut deadline = deadline_within(limit);
+        let (mut taken, mut progress_by) =
+            (self.taken_by_peer(), without_progress.map(|time| later(Instant::now(), time)));
         core.mailbox.gate.close(Pass::Queue);
         core.status.set(ReadyState::Closing);
         self.closing = true;
@@ -61,6 +75,13 @@ impl Run<'_> {
             let now = Instant::now();
             if now >= deadline {
                 return Ok(());
+            }
+            if progress_by.is_some_and(|by| now >= by) {
+                let before = std::mem::replace(&mut taken, self.taken_by_peer());
+                if taken == before {
+                    return Ok(());
+                }
+                progress_by = without_progress.map(|time| later(now, time));
             }
             // A shutdown may have less patience than what we began with.
             if let Some(later) = core.commands.standing().filter(|later| later.deadline < limit) {
@@ -98,7 +119,7 @@ impl Run<'_> {
                 (true, true) => PollFlags::OUT | HANG_UP,
                 (true, false) => HANG_UP,
             };
-            let due = [limited_until, core.asked.due(), hand_over, self.consumer.next_timer()];
+            let due = [limited_until, core.asked.due(), hand_over, self.consumer.next_timer(), progress_by];
             let until = due.into_iter().flatten().fold(deadline, Instant::min);
             match wait(Some((tcp.as_fd(), interest)), &core.mailbox.wake, Some(until), || core.has_told()) {
                 // All that it still has to say is there.
@@ -108,6 +129,11 @@ impl Run<'_> {
                 Err(_) => return Ok(()),
             }
         }
+    }
+
+    /// Rises while the peer takes something of ours.
+    fn taken_by_peer(&self) -> u64 {
+        self.link.transport.as_ref().map_or(0, |transport| transport.written() + transport.acknowledged().unwrap_or(0))
     }
 
     /// A close frame, after which nothing goes out.

@@ -57,7 +57,7 @@ impl Run<'_> {
     /// Reading failed: there is nothing more to come.
     #[cold]
     fn broke(&mut self, broken: Broken) -> Broken {
-        self.reads_broken = true;
+        (self.reads_broken, self.owes) = (true, broken.code);
         broken
     }
 

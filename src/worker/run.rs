@@ -1,5 +1,6 @@
 //! One run of the worker: from dial to dial, until something ends it.
 
+use std::cell::RefCell;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use crate::asked::Caller;
 use crate::client_state::settlement::conclude_queue;
 use crate::client_state::{ClientState, Life, Work};
 use crate::command::{Command, CommandKind};
-use crate::connect::attempt::{Attempt, Halt};
+use crate::connect::attempt::{Attempt, Halt, Worker};
 use crate::connect::open::open;
 use crate::core::Core;
 use crate::deadline::later;
@@ -66,6 +67,8 @@ pub(super) struct Run<'a> {
     pub(super) idle_turns: u32,
     /// Reading failed: there is nothing more to come.
     pub(super) reads_broken: bool,
+    /// The close code that the server is owed for that.
+    pub(super) owes: Option<u16>,
     /// The client is being closed: what its handler sends now is refused.
     pub(super) closing: bool,
     /// The connection is over, and what the kernel still has of it is read whether there is room for it or not.
@@ -93,6 +96,7 @@ impl<'a> Run<'a> {
             target: None,
             idle_turns: 0,
             reads_broken: false,
+            owes: None,
             closing: false,
             over: false,
             ending: None,
@@ -206,7 +210,12 @@ impl<'a> Run<'a> {
         log::debug!("client `{}`: connecting to {}", core.tag.name, dial.target);
         self.target = Some(dial.target.clone());
         let hooks = &self.work.hooks;
-        let attempt = Attempt::new(settings, hooks, &dial, &self.life.avoid, &core.mailbox.wake, &cancelled, &register);
+        // A reader that is behind goes on reading.
+        let consumer = RefCell::new(&mut self.consumer);
+        let meanwhile = || consumer.borrow_mut().hand_over(Instant::now(), false);
+        let worker =
+            Worker { wake: &core.mailbox.wake, cancelled: &cancelled, register: &register, meanwhile: &meanwhile };
+        let attempt = Attempt::new(settings, hooks, &dial, &self.life.avoid, worker);
         let opened = open(&attempt);
         // Should it take the connection and not serve, the next attempt begins with another, if there is one: forgotten when
         // its session is open.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
+use super::close::Patience;
 use super::pause::Pause;
 use super::reading::Came;
 use super::run::{Ended, Run};
@@ -44,7 +45,7 @@ const TURNS_A_CLOCK: u32 = 16;
 /// While the client is stopped, its handler hears what the server still said for this share of the time.
 const HEARD: f64 = 0.5;
 
-/// A server that does not answer our close frame keeps us from the next connection for no longer than this.
+/// A server that neither takes what we say nor answers our close frame keeps us from the next connection for no longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What one turn of reading found.
@@ -95,6 +96,7 @@ impl Run<'_> {
 
     fn serve_on(&mut self, tcp: &Arc<TcpStream>, deadline: Instant) -> Ended {
         (self.reads_broken, self.closing, self.over) = (false, false, false);
+        self.owes = None;
         let rules = self.work.rules.clone();
         self.forget_session();
         let (now, actions) = (Instant::now(), &mut self.actions);
@@ -105,20 +107,22 @@ impl Run<'_> {
                     self.suspect_channels(reason);
                 }
             }
-            self.say_goodbye(CloseFrame::GOING_AWAY);
+            self.say_goodbye(self.owes.unwrap_or(CloseFrame::GOING_AWAY));
             self.forget_session();
             return Ended::NotReady(halt);
         }
         match self.serve_until_broken(tcp, &mut connection) {
             Ok(command) => {
                 let goes_on = matches!(command.kind, CommandKind::Reconnect | CommandKind::Restart);
-                self.close(tcp, &mut connection, command.deadline, goes_on);
+                let patience = Patience { limit: command.deadline, goes_on, without_progress: None };
+                self.close(tcp, &mut connection, patience);
                 Ended::Commanded(command)
             }
             // Our own decision, on a line that works: in good order, so that what was written arrives.
             Err(broken) if is_in_order(&broken.reason) => {
-                let patience = self.state.settings.close_timeout.min(PATIENCE);
-                self.close(tcp, &mut connection, later(Instant::now(), patience), true);
+                let limit = later(Instant::now(), self.state.settings.close_timeout);
+                let patience = Patience { limit, goes_on: true, without_progress: Some(PATIENCE) };
+                self.close(tcp, &mut connection, patience);
                 Ended::Lost(broken.reason)
             }
             Err(broken) => {

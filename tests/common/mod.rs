@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::venue::{Batch, Renewal, Venue};
-use ws_supervisor::{Client, ClientConfig, Event, Heartbeat, Message, ReadyState, Request, Session, SessionError};
+use ws_supervisor::{
+    Client, ClientConfig, Event, Heartbeat, Message, ReadyState, Request, Session, SessionError, TlsBackend,
+};
 
 /// Far more than anything here takes, also on a busy machine.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -20,12 +22,21 @@ pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
+/// Who encrypts: `TLS_BACKEND=rustls` has it done by rustls.
+pub fn tls_backend() -> TlsBackend {
+    match std::env::var("TLS_BACKEND").as_deref() {
+        Ok("rustls") => TlsBackend::Rustls,
+        Ok(other) => panic!("TLS_BACKEND={other}: there is `rustls`, or the default"),
+        Err(_) => TlsBackend::NativeTls,
+    }
+}
+
 /// Retries quickly and for ever.
 pub fn config(server: &Server) -> ClientConfig {
     let config = ClientConfig::new(server.url()).unwrap().backoff(ms(5), ms(20)).max_retries(u32::MAX);
     match server.ca_pem() {
         pem if pem.is_empty() => config,
-        pem => config.root_certificate(pem),
+        pem => config.root_certificate(pem).tls_backend(tls_backend()),
     }
 }
 

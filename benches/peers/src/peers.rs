@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
 use futures_util::{SinkExt, StreamExt};
-use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Heartbeat, IdleStrategy, Message, MessageRef};
+use ws_supervisor::{Client, ClientConfig, Context, Delivery, Handler, Heartbeat, IdleStrategy, MessageRef};
 
 use crate::rig::Note;
 

@@ -1,0 +1,101 @@
+//! TLS by rustls.
+
+use std::io::{self, ErrorKind, Read, Write};
+
+use rustls::ClientConnection;
+
+use super::encrypted::Encrypted;
+use super::socket::Socket;
+
+pub(crate) struct Rustls {
+    connection: ClientConnection,
+    socket: Socket,
+    /// Bytes of the caller's that are encrypted, and of whose record the kernel has not taken all.
+    taken: usize,
+}
+
+/// What a record may hold (RFC 8446 section 5.1).
+const RECORD: usize = 16 << 10;
+
+impl Rustls {
+    pub(crate) fn new(connection: ClientConnection, socket: Socket) -> Self {
+        Self { connection, socket, taken: 0 }
+    }
+
+    /// As far as it goes without blocking.
+    pub(crate) fn handshake(&mut self) -> io::Result<()> {
+        loop {
+            self.write_records()?;
+            if !self.connection.is_handshaking() {
+                return Ok(());
+            }
+            if !self.read_records()? {
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection"));
+            }
+        }
+    }
+
+    fn write_records(&mut self) -> io::Result<()> {
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut self.socket)?;
+        }
+        Ok(())
+    }
+
+    /// False at the end of the connection.
+    fn read_records(&mut self) -> io::Result<bool> {
+        let read = self.connection.read_tls(&mut self.socket)?;
+        if let Err(error) = self.connection.process_new_packets() {
+            // The alert that says why.
+            let _ = self.write_records();
+            return Err(io::Error::new(ErrorKind::InvalidData, error));
+        }
+        // An answer to a change of keys leaves with whatever is written next, if there is no room for it now.
+        let _ = self.write_records();
+        Ok(read > 0)
+    }
+}
+
+impl Read for Rustls {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.connection.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                // The end of TCP without the end of TLS.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
+                result => return result,
+            }
+            self.read_records()?;
+        }
+    }
+}
+
+impl Write for Rustls {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        if self.taken == 0 {
+            self.write_records()?;
+            self.taken = self.connection.writer().write(&buffer[..buffer.len().min(RECORD)])?;
+        }
+        self.write_records()?;
+        Ok(std::mem::take(&mut self.taken))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Encrypted for Rustls {
+    fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    fn say_goodbye(&mut self) {
+        self.connection.send_close_notify();
+        let _ = self.write_records();
+    }
+}
