@@ -36,6 +36,53 @@ pub struct Wire {
 /// A byte stream, encrypted or not.
 pub trait Stream: Read + Write + Send {
     fn tcp(&self) -> &TcpStream;
+
+    /// From now on what is written is kept, as it would go out.
+    fn hold(&mut self) {}
+
+    /// Writes what was kept.
+    fn release(&mut self) {}
+}
+
+/// What TLS on the server's side writes to.
+#[derive(Debug)]
+pub struct Holding {
+    tcp: TcpStream,
+    held: Option<Vec<u8>>,
+}
+
+impl Read for Holding {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.tcp.read(buffer)
+    }
+}
+
+impl Write for Holding {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.held {
+            Some(held) => held.write(bytes),
+            None => self.tcp.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for native_tls::TlsStream<Holding> {
+    fn tcp(&self) -> &TcpStream {
+        &self.get_ref().tcp
+    }
+
+    fn hold(&mut self) {
+        self.get_mut().held = Some(Vec::new());
+    }
+
+    fn release(&mut self) {
+        let Holding { tcp, held } = self.get_mut();
+        tcp.write_all(&held.take().unwrap_or_default()).expect("what was kept");
+    }
 }
 
 impl Stream for TcpStream {
@@ -82,7 +129,7 @@ impl Wire {
         tcp.set_nodelay(true).expect("nodelay");
         match &self.tls {
             None => Box::new(tcp),
-            Some((acceptor, _)) => Box::new(acceptor.accept(tcp).expect("a handshake")),
+            Some((acceptor, _)) => Box::new(acceptor.accept(Holding { tcp, held: None }).expect("a handshake")),
         }
     }
 
