@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,8 +86,8 @@ fn answers_to_pings_that_can_not_be_written_hide_no_last_word() {
     eventually("the nap", || heard.lock().last().is_some_and(|last| last == "nap"));
     go.send(()).unwrap();
     eventually("another connection", || client.epoch() == 2);
-    assert_eq!(heard.lock().last().unwrap(), "fill 9", "{:?}", heard.lock());
-    assert_eq!(heard.lock().len(), 11);
+    let heard = heard.lock().clone();
+    assert_eq!((heard.len(), heard.last().unwrap().as_str()), (11, "fill 9"), "{heard:?}");
 }
 
 /// All that was written has arrived by then, on loopback.
@@ -162,4 +162,39 @@ fn a_reader_that_is_behind_reads_on_while_the_client_dials() {
     assert_eq!(numbers, (0..600).map(|n| n.to_string()).collect::<Vec<_>>());
     assert_eq!(client.ready_state(), ReadyState::Connecting);
     drop(hang);
+}
+/// Behind a server's messages comes a record that is none: all that came before it is heard, whoever decrypts.
+#[test]
+fn a_record_that_is_broken_hides_none_of_those_before_it() {
+    for backend in [TlsBackend::NativeTls, TlsBackend::Rustls] {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        let (pem, key) = (made.cert.pem(), made.key_pair.serialize_pem());
+        let identity = native_tls::Identity::from_pkcs8(pem.as_bytes(), key.as_bytes()).unwrap();
+        let acceptor = native_tls::TlsAcceptor::new(identity).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (napping, is_napping) = bounded(1);
+        std::thread::spawn(move || {
+            let mut server = tungstenite::accept(acceptor.accept(listener.accept().unwrap().0).unwrap()).unwrap();
+            server.send("nap".into()).unwrap();
+            napping.send(()).unwrap();
+            for n in 0..20 {
+                server.send(format!("fill {n}").into()).unwrap();
+            }
+            let tcp = server.get_mut().get_mut();
+            tcp.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat()).unwrap();
+            napping.send(()).unwrap();
+            let _ = tcp.read(&mut [0; 4096]);
+            let _ = listener.accept();
+        });
+        let supervisor = Supervisor::start().unwrap();
+        let config = ClientConfig::new("wss://localhost/").unwrap().resolver(move |_, _| Ok(vec![address]));
+        let (client, heard, go) = spawn(&supervisor, config.root_certificate(pem).tls_backend(backend));
+        (0..2).for_each(|_| is_napping.recv_timeout(LONG).unwrap());
+        eventually("the nap", || heard.lock().len() == 1);
+        go.send(()).unwrap();
+        eventually("the end", || client.ready_state() != ReadyState::Open);
+        let heard = heard.lock().clone();
+        assert_eq!((heard.len(), heard.last().unwrap().as_str()), (21, "fill 19"), "{backend:?}");
+    }
 }

@@ -44,7 +44,7 @@ use crate::state::ReadyState;
 /// assert!(rehearsal.take_sent().is_empty());
 /// rehearsal.set_now(start + Duration::from_secs(1));
 /// rehearsal.fire_timers(&mut Quoter);
-/// assert_eq!(rehearsal.take_sent(), ["quote".into()]);
+/// assert_eq!(rehearsal.take_sent(), ["quote"]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Rehearsal {
@@ -85,7 +85,7 @@ impl Rehearsal {
     /// rehearsal.take_sent();
     /// rehearsal.context().send("an order")?;
     /// let handed_back = rehearsal.disconnect();
-    /// assert_eq!(handed_back.unsent, ["an order".into()]);
+    /// assert_eq!(handed_back.unsent, ["an order"]);
     /// assert!(matches!(handed_back.responses[0].outcome, Err(RequestError::OutcomeUnknown { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -12,6 +12,8 @@ pub(crate) struct Rustls {
     socket: Socket,
     /// Bytes of the caller's that are encrypted, and of whose record the kernel has not taken all.
     taken: usize,
+    /// What was wrong with a record: told when all that came before it has been read.
+    fault: Option<rustls::Error>,
 }
 
 /// What a record may hold (RFC 8446 section 5.1).
@@ -19,7 +21,7 @@ const RECORD: usize = 16 << 10;
 
 impl Rustls {
     pub(crate) fn new(connection: ClientConnection, socket: Socket) -> Self {
-        Self { connection, socket, taken: 0 }
+        Self { connection, socket, taken: 0, fault: None }
     }
 
     /// As far as it goes without blocking.
@@ -29,7 +31,11 @@ impl Rustls {
             if !self.connection.is_handshaking() {
                 return Ok(());
             }
-            if !self.read_records()? {
+            let goes_on = self.read_records()?;
+            if let Some(fault) = self.fault.take() {
+                return Err(io::Error::new(ErrorKind::InvalidData, fault));
+            }
+            if !goes_on {
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection"));
             }
         }
@@ -45,12 +51,9 @@ impl Rustls {
     /// False at the end of the connection.
     fn read_records(&mut self) -> io::Result<bool> {
         let read = self.connection.read_tls(&mut self.socket)?;
-        if let Err(error) = self.connection.process_new_packets() {
-            // The alert that says why.
-            let _ = self.write_records();
-            return Err(io::Error::new(ErrorKind::InvalidData, error));
-        }
-        // An answer to a change of keys leaves with whatever is written next, if there is no room for it now.
+        self.fault = self.connection.process_new_packets().err();
+        // The alert that says why, or an answer to a change of keys; that leaves with whatever is written next, if there is
+        // no room for it now.
         let _ = self.write_records();
         Ok(read > 0)
     }
@@ -64,6 +67,9 @@ impl Read for Rustls {
                 // The end of TCP without the end of TLS.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 result => return result,
+            }
+            if let Some(fault) = self.fault.take() {
+                return Err(io::Error::new(ErrorKind::InvalidData, fault));
             }
             self.read_records()?;
         }
