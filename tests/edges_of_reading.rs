@@ -163,10 +163,12 @@ fn a_reader_that_is_behind_reads_on_while_the_client_dials() {
     assert_eq!(client.ready_state(), ReadyState::Connecting);
     drop(hang);
 }
-/// Behind a server's messages comes a record that is none: all that came before it is heard, whoever decrypts.
+/// Behind a server's messages comes a record that is none, or the end of TLS without the end of TCP: all that came before it
+/// is heard, and it is noticed, whoever decrypts.
 #[test]
-fn a_record_that_is_broken_hides_none_of_those_before_it() {
-    for backend in [TlsBackend::NativeTls, TlsBackend::Rustls] {
+fn the_last_record_hides_none_of_those_before_it() {
+    use TlsBackend::{NativeTls, Rustls};
+    for (backend, says_goodbye) in [(NativeTls, false), (NativeTls, true), (Rustls, false), (Rustls, true)] {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
         let (pem, key) = (made.cert.pem(), made.key_pair.serialize_pem());
         let identity = native_tls::Identity::from_pkcs8(pem.as_bytes(), key.as_bytes()).unwrap();
@@ -181,8 +183,13 @@ fn a_record_that_is_broken_hides_none_of_those_before_it() {
             for n in 0..20 {
                 server.send(format!("fill {n}").into()).unwrap();
             }
+            if says_goodbye {
+                server.get_mut().shutdown().unwrap();
+            }
             let tcp = server.get_mut().get_mut();
-            tcp.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat()).unwrap();
+            if !says_goodbye {
+                tcp.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat()).unwrap();
+            }
             napping.send(()).unwrap();
             let _ = tcp.read(&mut [0; 4096]);
             let _ = listener.accept();
@@ -195,6 +202,6 @@ fn a_record_that_is_broken_hides_none_of_those_before_it() {
         go.send(()).unwrap();
         eventually("the end", || client.ready_state() != ReadyState::Open);
         let heard = heard.lock().clone();
-        assert_eq!((heard.len(), heard.last().unwrap().as_str()), (21, "fill 19"), "{backend:?}");
+        assert_eq!((heard.len(), heard.last().unwrap().as_str()), (21, "fill 19"), "{backend:?} {says_goodbye}");
     }
 }

@@ -13,6 +13,11 @@ pub(crate) trait Encrypted: Read + Write + Send {
 
     fn socket_mut(&mut self) -> &mut Socket;
 
+    /// Whether it has found something that the next read is to tell, though no more bytes come.
+    fn has_found_something(&self) -> bool {
+        false
+    }
+
     /// Says that it ends (RFC 8446 section 6.1), if there is room for that at once.
     fn say_goodbye(&mut self);
 }

@@ -14,6 +14,8 @@ pub(crate) struct Rustls {
     taken: usize,
     /// What was wrong with a record: told when all that came before it has been read.
     fault: Option<rustls::Error>,
+    /// The peer has said that it ends: likewise.
+    is_over: bool,
 }
 
 /// What a record may hold (RFC 8446 section 5.1).
@@ -21,7 +23,7 @@ const RECORD: usize = 16 << 10;
 
 impl Rustls {
     pub(crate) fn new(connection: ClientConnection, socket: Socket) -> Self {
-        Self { connection, socket, taken: 0, fault: None }
+        Self { connection, socket, taken: 0, fault: None, is_over: false }
     }
 
     /// As far as it goes without blocking.
@@ -51,7 +53,10 @@ impl Rustls {
     /// False at the end of the connection.
     fn read_records(&mut self) -> io::Result<bool> {
         let read = self.connection.read_tls(&mut self.socket)?;
-        self.fault = self.connection.process_new_packets().err();
+        match self.connection.process_new_packets() {
+            Ok(state) => self.is_over = state.peer_has_closed(),
+            Err(fault) => self.fault = Some(fault),
+        }
         // The alert that says why, or an answer to a change of keys; that leaves with whatever is written next, if there is
         // no room for it now.
         let _ = self.write_records();
@@ -98,6 +103,10 @@ impl Encrypted for Rustls {
 
     fn socket_mut(&mut self) -> &mut Socket {
         &mut self.socket
+    }
+
+    fn has_found_something(&self) -> bool {
+        self.fault.is_some() || self.is_over
     }
 
     fn say_goodbye(&mut self) {

@@ -37,7 +37,8 @@ impl Wire {
 
     /// Whether a read may bring something without asking the kernel, or the kernel may have something.
     fn may_have_more(&self) -> bool {
-        self.more || self.met.is_some() || self.socket().may_have_more()
+        let found = matches!(&self.stream, Stream::Tls(tls) if tls.has_found_something());
+        self.more || self.met.is_some() || found || self.socket().may_have_more()
     }
 
     /// Bytes of the TCP connection of which what is decrypted has been read for sure.
