@@ -28,7 +28,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use rustix::event::PollFlags;
 use tungstenite::protocol::frame::Frame;
-use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 pub(crate) use self::deflate::{Deflate, Inflate};
@@ -287,12 +287,8 @@ impl Transport {
             Next::Pong => Ok(Incoming::Pong),
             Next::Close(frame) => {
                 self.unflushed = true;
-                let answer = frame.as_ref().map(|frame| tungstenite::protocol::CloseFrame {
-                    code: CloseCode::from(frame.code),
-                    reason: String::from(&*frame.reason).into(),
-                });
                 // The peer may be gone already; what it said counts.
-                let _ = self.ws.close(answer);
+                let _ = self.ws.close(frame.clone().map(CloseFrame::into_wire));
                 Ok(Incoming::Close(frame))
             }
             Next::BadClose(frame, fault) => {

@@ -28,11 +28,15 @@ const RECORD: u64 = (16 << 10) + 256 + 5;
 
 impl Wire {
     pub(crate) fn plain(socket: Socket) -> Self {
-        Self { stream: Stream::Plain(socket), tail: Cursor::default(), written: 0, more: false, met: None }
+        Self::over(Stream::Plain(socket))
     }
 
     pub(crate) fn tls(stream: impl Encrypted + 'static) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), tail: Cursor::default(), written: 0, more: false, met: None }
+        Self::over(Stream::Tls(Box::new(stream)))
+    }
+
+    fn over(stream: Stream) -> Self {
+        Self { stream, tail: Cursor::default(), written: 0, more: false, met: None }
     }
 
     /// Whether a read may bring something without asking the kernel, or the kernel may have something.

@@ -35,7 +35,7 @@ impl Run<'_> {
             self.tell_untold();
         }
         result?;
-        if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
+        self.write_what_waits()
     }
 
     fn act(&mut self, action: Action<Caller>, connection: &Connection) -> Result<(), Broken> {

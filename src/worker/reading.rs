@@ -101,8 +101,7 @@ impl Run<'_> {
             }
             Err(broken) => return Err(self.broke(broken)),
         }
-        // What it sent leaves when it returns.
-        if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
+        self.write_what_waits()
     }
 
     #[inline(never)]

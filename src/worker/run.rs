@@ -392,7 +392,7 @@ impl<'a> Run<'a> {
         let epoch = self.life.epoch;
         let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch: Some(epoch), now };
         self.consumer.message(scene, message.view().on(epoch));
-        if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
+        self.write_what_waits()
     }
 
     /// To the queue, by the overflow policy.
@@ -438,6 +438,12 @@ impl<'a> Run<'a> {
             now = Instant::now();
         }
         told
+    }
+
+    /// What a handler sent, or the connection wants sent, leaves.
+    #[inline]
+    pub(super) fn write_what_waits(&mut self) -> Result<(), Broken> {
+        if self.link.outbox.is_empty() { Ok(()) } else { self.write_out().map(drop) }
     }
 
     /// Writes what waits, as far as the kernel takes it; true when all is out.
