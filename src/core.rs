@@ -2,6 +2,7 @@
 //! its figures. It knows neither the configuration nor the worker.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use crate::command::{Command, CommandKind, Commands};
 use crate::correlation::Correlation;
 use crate::deadline::later;
 use crate::error::SendError;
+use crate::handshake::Handshake;
 use crate::message::Message;
 use crate::outbound::mailbox::Mailbox;
 use crate::policy::admission::{Charge, Door, Unwritten};
@@ -35,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) asked: Asked,
     pub(crate) wanted: Wanted,
     pub(crate) status: Status,
+    /// Of the latest connection.
+    pub(crate) handshake: Mutex<Option<Arc<Handshake>>>,
     /// What its handler is to be told; `None` without one.
     pub(crate) told: Option<Told>,
     pub(crate) commands: Commands,

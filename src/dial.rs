@@ -46,8 +46,21 @@ impl Dial {
     /// # Errors
     /// As [`ClientConfig::new`](crate::ClientConfig::new). With `?` in `prepare` it parks the client.
     pub fn url(&mut self, url: impl AsRef<str>) -> Result<(), ConfigError> {
-        self.target = Target::parse(url.as_ref())?;
+        let target = Target::parse(url.as_ref())?;
+        // What the configuration's URL says of a user holds for the same host.
+        let credentials = self.target.credentials.take().filter(|_| target.is_same_host(&self.target));
+        self.target = Target { credentials: target.credentials.clone().or(credentials), ..target };
         Ok(())
+    }
+
+    /// The same, to where a redirect points: what tells who we are stays with the host it was meant for.
+    pub(crate) fn redirected(&self, location: &str) -> Result<Self, ConfigError> {
+        let target = self.target.redirected(location)?;
+        let mut headers = self.headers.clone();
+        if !target.is_same_host(&self.target) {
+            headers.retain(|header| !["authorization", "cookie"].contains(&header.name.to_ascii_lowercase().as_str()));
+        }
+        Ok(Self { target, headers, last_error: None, ..*self })
     }
 
     /// The URL as it is now, without its query.

@@ -25,8 +25,8 @@
 //! | | `text` `message` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` | words that everything else uses |
 //! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
-//! | | `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
-//! | `transport/` | `wait` `unacknowledged` `socket` `encrypted` `rustls` `wire` `head` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
+//! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
 //! | `policy/` | `mod` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
@@ -34,9 +34,9 @@
 //! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
 //! | | `core` | what every thread of a client may touch |
 //! | `inbound/` | `backlog` `outlet` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
-//! | `config/` | `decode` `compression` `tls` `mod` `session` `thread` `settings` | options, and what they come to |
+//! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
-//! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `tls` `rustls` `handshake` `open` | from a URL to an open connection |
+//! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `certificate` `tls` `rustls` `http` `proxy` `handshake` `open` | from a URL to an open connection |
 //! | `worker/` | `mod` `exit` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
 //! | `client/` | `mod` `pending` `requests` | the handle |
 //! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
@@ -247,6 +247,7 @@ mod dial;
 mod error;
 mod event;
 mod handed_back;
+mod handshake;
 mod inbound;
 mod lifecycle;
 mod message;
@@ -279,16 +280,23 @@ pub use config::ClientConfig;
 #[cfg(feature = "compression")]
 #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
 pub use config::compression::Compression;
+pub use config::connecting::SubprotocolChoice;
 pub use config::decode::Decode;
-pub use config::tls::TlsBackend;
+pub use config::proxy::Proxy;
+pub use config::socket::SocketOptions;
+#[cfg(feature = "pinning")]
+#[cfg_attr(docsrs, doc(cfg(feature = "pinning")))]
+pub use config::tls::Pin;
+pub use config::tls::{Tls, TlsBackend};
 pub use correlation::{Answer, Correlation};
 pub use dial::Dial;
 pub use error::{
     ConfigError, ConfirmError, ConnectError, Phase, Refusal, RefusedChannel, RequestError, SendError, SessionError,
-    SubscribeError, Unanswered,
+    SubscribeError, TlsFault, Unanswered,
 };
 pub use event::{ClientEvent, Event};
 pub use handed_back::HandedBack;
+pub use handshake::{Handshake, TlsSession, TlsVersion};
 pub use inbound::context::Context;
 pub use inbound::delivery::{Delivery, Handler};
 pub use lifecycle::{ExitReason, ParkReason, StartError, StopError, WaitError};

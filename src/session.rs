@@ -2,6 +2,7 @@
 //! lines, blocking, on the worker's thread.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::correlation::Correlation;
 use crate::error::{RequestError, SessionError};
+use crate::handshake::Handshake;
 use crate::message::Message;
 use crate::request::{Request, RequestId};
 use crate::state::{ClientId, Tag};
@@ -51,6 +53,7 @@ pub(crate) trait Opening {
     fn reserve(&self, id: &RequestId);
     /// The number that the connection will have.
     fn epoch(&self) -> u64;
+    fn handshake(&self) -> Arc<Handshake>;
     fn deadline(&self) -> Instant;
     /// Sends what is written once the rate limits let it pass.
     fn put(&mut self, write: &dyn Fn() -> Result<Message, Box<str>>) -> Result<(), SessionError>;
@@ -161,6 +164,11 @@ impl<'a> Session<'a> {
     /// The number that this connection will have once it is open.
     pub fn epoch(&self) -> u64 {
         self.opening.epoch()
+    }
+
+    /// What was agreed on when this connection was made: the headers of the server's answer, the subprotocol, the address.
+    pub fn handshake(&self) -> Arc<Handshake> {
+        self.opening.handshake()
     }
 
     /// When the session must be ready: `connect_timeout` after the attempt began.

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use data_encoding::BASE64;
 use http::{HeaderName, HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
 
 use crate::error::ConfigError;
 
@@ -16,6 +18,38 @@ pub(crate) struct Target {
     pub(crate) authority: String,
     pub(crate) path_and_query: String,
     pub(crate) path: String,
+    /// What the URL has before an `@`.
+    pub(crate) credentials: Option<Credentials>,
+}
+
+/// A user and a password.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) user: String,
+    pub(crate) password: String,
+}
+
+impl Credentials {
+    /// As a URL has them, percent-encoded (RFC 3986 section 3.2.1).
+    pub(crate) fn parse(text: &str) -> Self {
+        let (user, password) = text.split_once(':').unwrap_or((text, ""));
+        let decoded = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
+        Self { user: decoded(user), password: decoded(password) }
+    }
+
+    /// As a header has them (RFC 7617 section 2).
+    pub(crate) fn basic(&self) -> String {
+        format!("Basic {}", BASE64.encode(format!("{}:{}", self.user, self.password).as_bytes()))
+    }
+}
+
+/// What is not ASCII goes over the wire as the bytes of its UTF-8, in hexadecimal (RFC 3986 section 2.1).
+fn encoded(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        0..128 => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }
 
 impl Target {
@@ -26,16 +60,18 @@ impl Target {
         }
         let after_scheme = url.find("://").map_or(0, |at| at + 3);
         let path_at = url[after_scheme..].find(['/', '?']).map_or(url.len(), |at| after_scheme + at);
-        let (before_path, path) = url.split_at(path_at);
-        if !before_path.is_ascii() {
-            return refuse("must name the host in ASCII (an internationalized name begins with `xn--`)");
-        }
-        // RFC 3986 section 2.1: what is not ASCII goes over the wire as the bytes of its UTF-8, in hexadecimal.
-        let encode = |byte: u8| match byte {
-            0..128 => char::from(byte).to_string(),
-            byte => format!("%{byte:02X}"),
+        let (scheme, path) = (&url[..after_scheme], encoded(&url[path_at..]));
+        let authority = &url[after_scheme..path_at];
+        let (credentials, host) = match authority.rsplit_once('@') {
+            Some((credentials, host)) => (Some(Credentials::parse(credentials)), host),
+            None => (None, authority),
         };
-        let url = format!("{before_path}{}", path.bytes().map(encode).collect::<String>());
+        let Some(host) = in_ascii(host) else {
+            return refuse(
+                "must name the host in ASCII (an internationalized name begins with `xn--`; the feature `idn` writes it)",
+            );
+        };
+        let url = format!("{scheme}{host}{path}");
         let Ok(uri) = url.parse::<Uri>() else {
             return refuse("must be a URL such as `wss://host:port/path?query`");
         };
@@ -47,11 +83,6 @@ impl Target {
             None => return refuse("must begin with `ws://` or `wss://`"),
         };
         let Some(authority) = uri.authority() else { return refuse("must name a host") };
-        if authority.as_str().contains('@') {
-            return refuse(
-                "must not hold credentials (`user:password@`): send them with `header(\"Authorization\", …)`",
-            );
-        }
         let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
             return refuse("must name a host");
@@ -74,8 +105,56 @@ impl Target {
             if path_and_query.starts_with('/') { path_and_query.into() } else { format!("/{path_and_query}") };
         let path = uri.path();
         let path = if path.is_empty() { "/" } else { path };
-        Ok(Self { host, port, tls, authority, path_and_query, path: path.to_owned() })
+        Ok(Self { host, port, tls, authority, path_and_query, path: path.to_owned(), credentials })
     }
+
+    /// Where a redirect points to from here (RFC 3986 section 5.2): never from an encrypted connection to one that is not, and
+    /// without the credentials unless it is the same host.
+    pub(crate) fn redirected(&self, location: &str) -> Result<Self, ConfigError> {
+        let location = location.split('#').next().unwrap_or_default().trim();
+        // Servers write it as HTTP's, which a WebSocket's upgrade is.
+        let lower = location.to_ascii_lowercase();
+        let to = if lower.starts_with("http") && lower.contains("://") {
+            format!("ws{}", &location[4..])
+        } else if lower.contains("://") {
+            location.to_owned()
+        } else if location.starts_with("//") {
+            format!("{}:{location}", self.scheme())
+        } else if location.starts_with('/') {
+            format!("{}://{}{location}", self.scheme(), self.authority)
+        } else {
+            let folder = &self.path[..=self.path.rfind('/').unwrap_or(0)];
+            format!("{}://{}{folder}{location}", self.scheme(), self.authority)
+        };
+        let mut target = Self::parse(&to)?;
+        if self.tls && !target.tls {
+            return Err(ConfigError::new("redirects", "a redirect must not lead from `wss` to `ws`"));
+        }
+        if target.is_same_host(self) && target.credentials.is_none() {
+            target.credentials = self.credentials.clone();
+        }
+        Ok(target)
+    }
+
+    pub(crate) fn is_same_host(&self, other: &Self) -> bool {
+        (&self.host, self.port) == (&other.host, other.port)
+    }
+}
+
+/// The host and its port, the name as DNS has it.
+#[cfg(feature = "idn")]
+fn in_ascii(host: &str) -> Option<String> {
+    if host.is_ascii() {
+        return Some(host.to_owned());
+    }
+    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    let name = idna::domain_to_ascii_strict(name).ok()?;
+    Some(port.map_or(name.clone(), |port| format!("{name}:{port}")))
+}
+
+#[cfg(not(feature = "idn"))]
+fn in_ascii(host: &str) -> Option<String> {
+    host.is_ascii().then(|| host.to_owned())
 }
 
 impl Target {
@@ -147,6 +226,36 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_for_a_header() {
+        let t = Target::parse("ws://us%40er:p%C3%A4ss@host:1/").unwrap();
+        assert_eq!(t.credentials.as_ref().unwrap().basic(), "Basic dXNAZXI6cMOkc3M=");
+        assert_eq!((t.authority.as_str(), t.base_url().as_str()), ("host:1", "ws://host:1/"));
+    }
+
+    #[test]
+    fn redirects_lead_on_but_never_to_a_weaker_scheme() {
+        let from = Target::parse("wss://u:p@a.example/ws/v1?token=1").unwrap();
+        let to = |location: &str| {
+            from.redirected(location).map(|t| (t.tls, t.authority, t.path_and_query, t.credentials.is_some()))
+        };
+        let expected = |authority: &str, path: &str, same| Ok((true, authority.to_owned(), path.to_owned(), same));
+        assert_eq!(to("/ws/v2?x=1"), expected("a.example", "/ws/v2?x=1", true));
+        assert_eq!(to("v2"), expected("a.example", "/ws/v2", true));
+        assert_eq!(to("https://b.example/#top"), expected("b.example", "/", false));
+        assert_eq!(to("wss://b.example:8443/x"), expected("b.example:8443", "/x", false));
+        assert_eq!(to("//b.example/x"), expected("b.example", "/x", false));
+        assert!(to("http://a.example/").is_err() && to("ws://a.example/").is_err() && to("ftp://a/").is_err());
+    }
+
+    #[cfg(feature = "idn")]
+    #[test]
+    fn internationalized_names_are_written_as_dns_has_them() {
+        let t = Target::parse("ws://bücher.example:7/ü").unwrap();
+        assert_eq!((t.host.as_str(), t.authority.as_str()), ("xn--bcher-kva.example", "xn--bcher-kva.example:7"));
+        assert_eq!(t.path_and_query, "/%C3%BC");
+    }
+
+    #[test]
     fn what_may_be_a_secret_is_not_printed() {
         let t = Target::parse("wss://host/ws/LISTENKEY?token=x").unwrap();
         assert_eq!(t.to_string(), "wss://host/…");
@@ -166,10 +275,9 @@ mod tests {
             "ws://h:99999",
             "ws://h:",
             "ws://h/#f",
-            "ws://u:p@h",
             "ws://h h",
             "ftp://h/",
-            "ws://bücher.example/",
+            "ws://a b.ü/",
         ];
         for url in bad {
             let error = Target::parse(url).err().expect(url);

@@ -243,7 +243,7 @@ fn chaos(seed: u64, lasts: Duration) {
             let scheme = if server.ca_pem().is_empty() { "ws" } else { "wss" };
             let mut config = ClientConfig::new(format!("{scheme}://{}/", proxy.address)).unwrap();
             if scheme == "wss" {
-                config = config.root_certificate(server.ca_pem()).tls_backend(common::tls_backend());
+                config = config.root_certificate(server.ca_pem()).tls(common::tls());
             }
             let tap = heard.clone();
             config = config

@@ -54,7 +54,7 @@ fn what_both_sides_compress_arrives_as_it_was_sent() {
             let server = server.unwrap();
             let mut config = ClientConfig::new(server.url()).unwrap().compression(wanted.clone());
             if !server.ca_pem().is_empty() {
-                config = config.root_certificate(server.ca_pem()).tls_backend(common::tls_backend());
+                config = config.root_certificate(server.ca_pem()).tls(common::tls());
             }
             let client = Client::connect(config).unwrap();
             for n in [0, 1, 30, 30, 5_000, 30] {

@@ -26,7 +26,7 @@ fn config(server: &DeribitServer, venue: Deribit) -> ClientConfig {
     let config = ClientConfig::new(server.url()).unwrap().venue(venue).backoff(ms(5), ms(20)).max_retries(u32::MAX);
     match server.ca_pem() {
         pem if pem.is_empty() => config,
-        pem => config.root_certificate(pem).tls_backend(common::tls_backend()),
+        pem => config.root_certificate(pem).tls(common::tls()),
     }
 }
 

@@ -196,7 +196,7 @@ fn the_last_record_hides_none_of_those_before_it() {
         });
         let supervisor = Supervisor::start().unwrap();
         let config = ClientConfig::new("wss://localhost/").unwrap().resolver(move |_, _| Ok(vec![address]));
-        let (client, heard, go) = spawn(&supervisor, config.root_certificate(pem).tls_backend(backend));
+        let (client, heard, go) = spawn(&supervisor, config.root_certificate(pem).tls(Tls::new().backend(backend)));
         (0..2).for_each(|_| is_napping.recv_timeout(LONG).unwrap());
         eventually("the nap", || heard.lock().len() == 1);
         go.send(()).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{LONG, config, ms, next, next_open};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, ClientConfig, ConnectError, DisconnectReason, Event, ParkReason, Phase, StartError, Supervisor,
+    Client, ClientConfig, ConnectError, DisconnectReason, Event, ParkReason, Phase, StartError, Supervisor, TlsFault,
 };
 
 fn refused(server: &Server, config: ClientConfig) -> ConnectError {
@@ -161,8 +161,12 @@ fn frames_that_break_the_rules_end_the_connection_and_the_client_goes_on() {
 fn a_certificate_that_is_not_trusted_parks_the_client() {
     let server = Server::start_tls(Script::echo()).unwrap();
     let wrong_host = Server::start_tls_for("elsewhere.example", Script::echo()).unwrap();
-    let unknown_ca = ClientConfig::new(server.url()).unwrap().tls_backend(common::tls_backend());
-    for (server, config) in [(&server, unknown_ca), (&wrong_host, config(&wrong_host))] {
+    let unknown_ca = ClientConfig::new(server.url()).unwrap().tls(common::tls());
+    let cases = [
+        (&server, unknown_ca, TlsFault::UnknownIssuer, "root_certificate"),
+        (&wrong_host, config(&wrong_host), TlsFault::WrongHost, "Tls::server_name"),
+    ];
+    for (server, config, expected, advice) in cases {
         let supervisor = Supervisor::start().unwrap();
         let client = supervisor.spawn_client(config).unwrap();
         let reason = next(&client, |event| match event {
@@ -170,8 +174,9 @@ fn a_certificate_that_is_not_trusted_parks_the_client() {
             _ => None,
         });
         match reason {
-            ParkReason::Refused(error @ ConnectError::Tls { certificate: true, .. }) => {
-                assert!(error.to_string().contains("root_certificate"), "{error}");
+            ParkReason::Refused(error @ ConnectError::Tls { fault, .. }) => {
+                assert_eq!(fault, expected, "{error}");
+                assert!(error.to_string().contains(advice), "{error}");
             }
             other => panic!("{other}"),
         }
@@ -182,7 +187,7 @@ fn a_certificate_that_is_not_trusted_parks_the_client() {
     for url in [server.url(), server.url().replace("127.0.0.1", "localhost")] {
         // Not every machine has a /etc/hosts.
         let config = ClientConfig::new(url).unwrap().resolver(move |_, _| Ok(vec![address]));
-        let config = config.root_certificate(server.ca_pem()).tls_backend(common::tls_backend());
+        let config = config.root_certificate(server.ca_pem()).tls(common::tls());
         Client::connect(config).unwrap();
     }
 }

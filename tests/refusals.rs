@@ -154,10 +154,10 @@ fn alerting(alert: u8) -> String {
 
 #[test]
 fn an_alert_is_the_servers_verdict_on_us_and_comes_with_advice() {
-    let new = |url| ClientConfig::new(url).unwrap().tls_backend(common::tls_backend());
+    let new = |url| ClientConfig::new(url).unwrap().tls(common::tls());
     for alert in [42, 43, 44, 45, 46, 48, 116] {
         let error = refused(new(alerting(alert)));
-        assert!(matches!(error, ConnectError::Tls { certificate: false, by_server: true, .. }), "{alert}: {error}");
+        assert!(matches!(error, ConnectError::Tls { fault, .. } if fault.is_by_server()), "{alert}: {error}");
         assert!(error.is_retryable() && error.to_string().contains("client certificate"), "{alert}: {error}");
     }
     let version = refused(new(alerting(70))).to_string();

@@ -10,6 +10,7 @@ mod fleet_server;
 mod flood;
 mod one_way;
 mod recovery;
+#[allow(dead_code)] // the benchmark of the peers shares it
 mod rig;
 mod round_trip;
 mod table;

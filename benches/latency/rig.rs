@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use native_tls::{Certificate, Identity, TlsAcceptor, TlsConnector};
 use tungstenite::WebSocket;
-use ws_supervisor::{ClientConfig, Heartbeat, IdleStrategy, TlsBackend};
+use ws_supervisor::{ClientConfig, Heartbeat, IdleStrategy, Tls, TlsBackend};
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ pub enum Contender {
 }
 
 /// Plain TCP, or TLS with a certificate for localhost.
+#[derive(Clone)]
 pub struct Wire {
     tls: Option<(TlsAcceptor, String)>,
     /// Who encrypts for ours; the others' client and every server are native-tls's.
@@ -113,7 +114,11 @@ impl Wire {
     }
 
     pub fn rustls() -> Self {
-        Self { backend: TlsBackend::Rustls, ..Self::tls() }
+        Self::tls().with(TlsBackend::Rustls)
+    }
+
+    pub fn with(self, backend: TlsBackend) -> Self {
+        Self { backend, ..self }
     }
 
     fn url(&self, listener: &TcpListener) -> String {
@@ -133,8 +138,13 @@ impl Wire {
         }
     }
 
+    /// The certificate to trust, in PEM, where there is TLS.
+    pub fn pem(&self) -> Option<&str> {
+        self.tls.as_ref().map(|(_, pem)| pem.as_str())
+    }
+
     /// A client's stream that is not ours.
-    fn connect(&self, url: &str) -> BoxStream {
+    pub fn connect(&self, url: &str) -> BoxStream {
         let address = url.split('/').nth(2).expect("an authority").replace("localhost", "127.0.0.1");
         let tcp = TcpStream::connect(address).expect("a connection");
         tcp.set_nodelay(true).expect("nodelay");
@@ -198,7 +208,7 @@ impl Wire {
         let config = config.heartbeat(Heartbeat::disabled()).idle_strategy(idle).pin_to(second_core());
         match &self.tls {
             None => config,
-            Some((_, pem)) => config.root_certificate(pem.as_bytes()).tls_backend(self.backend),
+            Some((_, pem)) => config.root_certificate(pem.as_bytes()).tls(Tls::new().backend(self.backend)),
         }
     }
 }

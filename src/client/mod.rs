@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::error::{ConfigError, ConfirmError, SendError};
 use crate::event::Event;
 use crate::handed_back::HandedBack;
+use crate::handshake::Handshake;
 use crate::lifecycle::{StartError, StopError, WaitError};
 use crate::message::Message;
 use crate::outbound::mailbox::{Enlists, Nobody};
@@ -274,6 +275,20 @@ impl Client {
     /// ```
     pub fn epoch(&self) -> u64 {
         self.core.counters.epoch.get()
+    }
+
+    /// What was agreed on when the latest connection was made: headers, cookies, subprotocol, addresses, TLS. `None` before
+    /// the first.
+    ///
+    /// ```
+    /// # use ws_supervisor::{Client, ClientConfig, testing::Server};
+    /// # let server = Server::echo()?;
+    /// let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// assert_eq!(client.handshake().unwrap().peer.to_string(), server.address().to_string());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn handshake(&self) -> Option<Arc<Handshake>> {
+        self.core.handshake.lock().clone()
     }
 
     /// Tells the client's inline handler a value, on the client's thread, between two messages:

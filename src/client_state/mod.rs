@@ -79,6 +79,10 @@ pub(crate) struct Life {
     pub(crate) last_error: Option<ConnectError>,
     /// Addresses that took a connection since a session was last open, the latest at the end: tried last.
     pub(crate) avoid: Vec<SocketAddr>,
+    /// The address of the session that was open last: tried first.
+    pub(crate) prefer: Option<SocketAddr>,
+    /// Which of the configuration's URLs is dialled, counted on and on.
+    pub(crate) place: usize,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,
     /// What the consumer must still hear, oldest first: a handler that panics in the middle leaves the rest to the next.
@@ -114,6 +118,7 @@ impl ClientState {
             asked: Asked::new(now),
             wanted: Wanted::new(&settings.channels, hooks.venue.is_some()),
             status: Status::default(),
+            handshake: Mutex::new(None),
             told: is_inline.then(Told::default),
             commands: Commands::default(),
             counters: Counters::default(),
@@ -140,6 +145,8 @@ impl ClientState {
             open: false,
             last_error: None,
             avoid: Vec::new(),
+            prefer: None,
+            place: 0,
             unsettled: Unsettled::default(),
             untold: VecDeque::new(),
         };

@@ -2,9 +2,12 @@
 
 #[cfg(feature = "compression")]
 pub(crate) mod compression;
+pub(crate) mod connecting;
 pub(crate) mod decode;
+pub(crate) mod proxy;
 mod session;
 pub(crate) mod settings;
+pub(crate) mod socket;
 mod thread;
 pub(crate) mod tls;
 
@@ -14,8 +17,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::connecting::SubprotocolChoice;
 use self::decode::Decode;
-use self::tls::TlsBackend;
+use self::proxy::Proxy;
+use self::socket::SocketOptions;
+use self::tls::Tls;
 use crate::correlation::Correlation;
 use crate::dial::Dial;
 use crate::error::{ConfigError, SessionError};
@@ -60,7 +66,15 @@ pub struct ClientConfig {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) roots: Vec<Vec<u8>>,
-    pub(crate) tls_backend: TlsBackend,
+    pub(crate) fallbacks: Vec<Target>,
+    pub(crate) subprotocol_choice: SubprotocolChoice,
+    pub(crate) host: Option<String>,
+    pub(crate) user_agent: bool,
+    pub(crate) redirects: u32,
+    pub(crate) tls: Tls,
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) socket: SocketOptions,
+    pub(crate) dial_limit: Option<RateLimit>,
     pub(crate) restart: Restart,
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) reconnect: ReconnectRules,
@@ -116,7 +130,8 @@ impl ClientConfig {
     /// A configuration with all defaults for this `ws://` or `wss://` URL. The query is sent as it is.
     ///
     /// # Errors
-    /// When the URL has another scheme, no host, a port of 0, a fragment, or credentials in it.
+    /// When the URL has another scheme, no host, a port of 0, or a fragment. A user and a password in it are sent as
+    /// `Authorization: Basic` (RFC 7617), unless a header of yours has that name.
     ///
     /// ```
     /// use ws_supervisor::ClientConfig;
@@ -132,7 +147,15 @@ impl ClientConfig {
             headers: Vec::new(),
             subprotocols: Vec::new(),
             roots: Vec::new(),
-            tls_backend: TlsBackend::default(),
+            fallbacks: Vec::new(),
+            subprotocol_choice: SubprotocolChoice::default(),
+            host: None,
+            user_agent: true,
+            redirects: 0,
+            tls: Tls::default(),
+            proxy: None,
+            socket: SocketOptions::default(),
+            dial_limit: None,
             restart: Restart::default(),
             heartbeat: None,
             reconnect: ReconnectRules::default(),
@@ -176,38 +199,6 @@ impl ClientConfig {
     /// distinctive part first). Unique within a supervisor. Defaults to a number and the host.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
-        self
-    }
-
-    /// Adds a header to the upgrade request; call it again for more. Values are never logged. Defaults to none.
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.push((name.into(), value.into()));
-        self
-    }
-
-    /// Offers a subprotocol (RFC 6455 section 1.9), in order of preference; the server must then choose one of those
-    /// offered. Defaults to none.
-    pub fn subprotocol(mut self, name: impl Into<String>) -> Self {
-        self.subprotocols.push(name.into());
-        self
-    }
-
-    /// Trusts these CA certificates (PEM, one or more) besides the system's. Defaults to none.
-    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.roots.push(pem.into());
-        self
-    }
-
-    /// Who encrypts a `wss://` connection. Defaults to the system's library.
-    ///
-    /// ```
-    /// use ws_supervisor::{ClientConfig, TlsBackend};
-    /// let config = ClientConfig::new("wss://venue.example")?.tls_backend(TlsBackend::NativeTls);
-    /// # let _ = config;
-    /// # Ok::<(), ws_supervisor::ConfigError>(())
-    /// ```
-    pub fn tls_backend(mut self, backend: TlsBackend) -> Self {
-        self.tls_backend = backend;
         self
     }
 
@@ -266,13 +257,6 @@ impl ClientConfig {
     /// closes is so never redialled in a tight loop. Defaults to 10 s.
     pub fn stable_after(mut self, time: Duration) -> Self {
         self.reconnect.stable_after = time;
-        self
-    }
-
-    /// The time for one attempt: resolving, TCP, TLS and upgrade, then signing in, `on_open`, restoring subscriptions and
-    /// `reconcile`, all together. Defaults to 10 s.
-    pub fn connect_timeout(mut self, time: Duration) -> Self {
-        self.connect_timeout = time;
         self
     }
 
@@ -383,32 +367,6 @@ impl ClientConfig {
         self
     }
 
-    /// Whether small writes leave at once (`TCP_NODELAY`). Defaults to true.
-    pub fn tcp_nodelay(mut self, nodelay: bool) -> Self {
-        self.nodelay = nodelay;
-        self
-    }
-
-    /// Resolves names by this function instead of the system's resolver. It may block: it runs on a thread of its
-    /// own, which is left alone when `connect_timeout` runs out or the client is stopped.
-    ///
-    /// ```
-    /// use std::net::SocketAddr;
-    /// use ws_supervisor::ClientConfig;
-    ///
-    /// let pinned: SocketAddr = "127.0.0.1:443".parse()?;
-    /// let config = ClientConfig::new("wss://venue.example/ws")?.resolver(move |_host, _port| Ok(vec![pinned]));
-    /// # let _ = config;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn resolver(
-        mut self,
-        resolve: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
-    ) -> Self {
-        self.resolver = Some(Arc::new(resolve));
-        self
-    }
-
     /// Checks the whole, and says everything that is wrong at once. [`spawn_client`](crate::Supervisor::spawn_client) and
     /// [`connect`](crate::Client::connect) do the same and report the first. Calls the venue for its defaults; connects
     /// to nothing.
@@ -445,7 +403,8 @@ impl fmt::Debug for ClientConfig {
             .field("connect_timeout", &self.connect_timeout)
             .field("close_timeout", &self.close_timeout)
             .field("overflow", &self.overflow)
-            .field("tls_backend", &self.tls_backend)
+            .field("tls", &self.tls)
+            .field("proxy", &self.proxy)
             .field("decode", &self.decode)
             .finish_non_exhaustive()
     }

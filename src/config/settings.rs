@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-use native_tls::Certificate;
+use http::{HeaderName, HeaderValue};
 
+use super::connecting::SubprotocolChoice;
 use super::decode::Decode;
-use super::tls::TlsBackend;
+use super::proxy::Proxy;
+use super::socket::SocketOptions;
+use super::tls::{Tls, TlsBackend, parse_roots};
 use super::{ClientConfig, OnOpenFn, PrepareFn, ReconcileFn, ResolveFn};
 use crate::correlation::Correlation;
 use crate::error::ConfigError;
@@ -25,11 +27,18 @@ use crate::venue::Venue;
 
 pub(crate) struct Settings {
     pub(crate) target: Target,
+    pub(crate) fallbacks: Vec<Target>,
     pub(crate) name: Option<String>,
     pub(crate) headers: Vec<Header>,
     pub(crate) subprotocols: Vec<String>,
-    pub(crate) roots: Roots,
-    pub(crate) tls_backend: TlsBackend,
+    pub(crate) subprotocol_choice: SubprotocolChoice,
+    pub(crate) host: Option<String>,
+    pub(crate) user_agent: bool,
+    pub(crate) redirects: u32,
+    pub(crate) tls: Tls,
+    pub(crate) proxy: Option<Proxy>,
+    pub(crate) socket: SocketOptions,
+    pub(crate) dial_limit: Option<RateLimit>,
     pub(crate) restart: Restart,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) reconnect: ReconnectRules,
@@ -74,14 +83,6 @@ pub(crate) struct Hooks {
     pub(crate) decode: Option<Decode>,
 }
 
-/// CA certificates that are trusted besides the system's: as they were given, by which clients can be told to share them,
-/// and parsed.
-#[derive(Default)]
-pub(crate) struct Roots {
-    pub(crate) pem: Vec<Vec<u8>>,
-    pub(crate) parsed: Vec<Certificate>,
-}
-
 /// Faults as they are found.
 struct Faults(Vec<ConfigError>);
 
@@ -121,20 +122,33 @@ impl ClientConfig {
             faults.rule(HeaderName::from_bytes(name.as_bytes()).is_ok(), "subprotocol", "must be a token of RFC 9110");
             faults.rule(!config.subprotocols[..index].contains(name), "subprotocol", "must not be offered twice");
         }
-        let mut roots = Roots::default();
-        for pem in config.roots {
-            let certificates = Certificate::stack_from_pem(&pem).unwrap_or_default();
-            faults.rule(!certificates.is_empty(), "root_certificate", "must be one or more certificates in PEM");
-            roots.parsed.extend(certificates);
-            roots.pem.push(pem);
+        for root in &config.roots {
+            let rule = "must be one or more certificates in PEM, or one in DER";
+            faults.rule(parse_roots(root).is_some(), "root_certificate", rule);
         }
+        let mut tls = config.tls;
+        // What is wrong with these is told above.
+        let roots = config.roots.into_iter().filter(|root| parse_roots(root).is_some());
+        tls.roots.extend(roots);
+        faults.0.extend(tls.faults());
+        faults.0.extend(config.proxy.iter().flat_map(|proxy| proxy.to_proxy().faults()));
+        faults.0.extend(config.socket.faults());
+        let is_header = config.host.as_ref().is_none_or(|host| HeaderValue::from_str(host).is_ok() && !host.is_empty());
+        faults.rule(is_header, "host_header", "must be visible ASCII characters on one line");
         let settings = Settings {
             target: config.target,
+            fallbacks: config.fallbacks,
             name: config.name,
             headers,
             subprotocols: config.subprotocols,
-            roots,
-            tls_backend: config.tls_backend,
+            subprotocol_choice: config.subprotocol_choice,
+            host: config.host,
+            user_agent: config.user_agent,
+            redirects: config.redirects,
+            tls,
+            proxy: config.proxy,
+            socket: config.socket,
+            dial_limit: config.dial_limit,
             restart: config.restart,
             heartbeat: heartbeat.unwrap_or_else(|| Heartbeat::ping_pong(Duration::from_secs(20))),
             reconnect: config.reconnect,
@@ -179,6 +193,14 @@ impl ClientConfig {
 }
 
 impl Settings {
+    /// One of the URLs, counted on and on.
+    pub(crate) fn place(&self, at: usize) -> &Target {
+        match at % (self.fallbacks.len() + 1) {
+            0 => &self.target,
+            at => &self.fallbacks[at - 1],
+        }
+    }
+
     fn check(&self, faults: &mut Faults) {
         let positive = "must be greater than zero";
         faults.rule(!self.connect_timeout.is_zero(), "connect_timeout", positive);
@@ -196,7 +218,7 @@ impl Settings {
         faults.rule(knows_how, "subscribe", "needs a `venue`, which knows how to subscribe");
         faults.keep(self.reconnect.validate());
         faults.keep(self.heartbeat.validate());
-        let (least, rule) = match self.tls_backend {
+        let (least, rule) = match self.tls.backend {
             TlsBackend::NativeTls => (64 << 10, "must be at least 64 KiB"),
             #[cfg(feature = "rustls")]
             TlsBackend::Rustls => (128 << 10, "must be at least 128 KiB, which rustls needs"),

@@ -13,7 +13,7 @@ use crate::config::ResolveFn;
 use crate::config::settings::{Hooks, Settings};
 use crate::dial::Dial;
 use crate::error::{ConnectError, Phase};
-use crate::transport::{Socket, Unpack, wait};
+use crate::transport::{Socket, Unpack, wait_any};
 use crate::wake::Wake;
 
 /// Why an attempt ended without a connection.
@@ -51,10 +51,14 @@ pub(crate) struct Attempt<'a> {
     /// Told of the socket, so that it can be shut from outside.
     pub(crate) register: &'a dyn Fn(&Arc<TcpStream>),
     pub(super) phase: Cell<Phase>,
+    /// When the address at hand has used up its time.
+    until: Cell<Instant>,
     /// Done while it waits; says when to do it again.
     meanwhile: &'a dyn Fn() -> Option<Instant>,
     /// Addresses to try last, the latest of them at the very end.
     pub(super) avoid: &'a [SocketAddr],
+    /// The address that served last.
+    pub(super) prefer: Option<SocketAddr>,
     /// The address that took the connection.
     pub(super) address: Cell<Option<SocketAddr>>,
 }
@@ -64,7 +68,7 @@ impl<'a> Attempt<'a> {
         settings: &'a Settings,
         hooks: &'a Hooks,
         dial: &'a Dial,
-        avoid: &'a [SocketAddr],
+        (prefer, avoid): (Option<SocketAddr>, &'a [SocketAddr]),
         worker: Worker<'a>,
     ) -> Self {
         let Worker { wake, cancelled, register, meanwhile } = worker;
@@ -80,9 +84,25 @@ impl<'a> Attempt<'a> {
             register,
             meanwhile,
             phase: Cell::new(Phase::Resolve),
+            until: Cell::new(deadline),
+            prefer,
             avoid,
             address: Cell::new(None),
         }
+    }
+
+    /// The same attempt, to another place.
+    pub(super) fn to<'b>(&'b self, dial: &'b Dial) -> Attempt<'b> {
+        let (phase, until, address) = (self.phase.clone(), Cell::new(self.deadline), self.address.clone());
+        Attempt { dial, phase, until, address, ..*self }
+    }
+
+    pub(super) fn until(&self) -> Instant {
+        self.until.get()
+    }
+
+    pub(super) fn set_until(&self, until: Instant) {
+        self.until.set(until);
     }
 
     /// The address that took the connection, if one did.
@@ -97,16 +117,17 @@ impl<'a> Attempt<'a> {
     /// Waits for the socket. An error when the attempt is cancelled or its deadline has passed; `Ok(false)` when
     /// `until`, which may be earlier, has.
     pub(super) fn wait(&self, tcp: &TcpStream, interest: PollFlags, until: Instant) -> Result<bool, Halt> {
-        self.wait_for(Some((tcp.as_fd(), interest)), until, || false)
+        self.wait_for(&[(tcp.as_fd(), interest)], until, || false)
     }
 
     pub(super) fn wait_for(
         &self,
-        socket: Option<(BorrowedFd<'_>, PollFlags)>,
+        sockets: &[(BorrowedFd<'_>, PollFlags)],
         until: Instant,
         ready: impl Fn() -> bool,
     ) -> Result<bool, Halt> {
-        let until = until.min(self.deadline);
+        let end = self.until();
+        let until = until.min(end);
         loop {
             if (self.cancelled)() {
                 return Err(Halt::Cancelled);
@@ -115,7 +136,7 @@ impl<'a> Attempt<'a> {
                 return Ok(true);
             }
             let now = Instant::now();
-            if now >= self.deadline {
+            if now >= end {
                 return Err(self.timeout());
             }
             if now >= until {
@@ -123,7 +144,7 @@ impl<'a> Attempt<'a> {
             }
             let look = || (self.cancelled)() || ready();
             let until = (self.meanwhile)().map_or(until, |again| again.min(until));
-            let waited = wait(socket, self.wake, Some(until), look).map_err(|error| self.broken(&error))?;
+            let waited = wait_any(sockets, self.wake, Some(until), look).map_err(|error| self.broken(&error))?;
             if waited.socket {
                 return Ok(true);
             }
@@ -135,7 +156,7 @@ impl<'a> Attempt<'a> {
         if let Some(error) = socket.take_write_error() {
             return Err(self.broken(&error));
         }
-        self.wait(socket.tcp(), socket.interest(), self.deadline)?;
+        self.wait(socket.tcp(), socket.interest(), self.until())?;
         socket.refresh();
         Ok(())
     }

@@ -2,36 +2,37 @@
 //! here rather than taken from tungstenite so that a refusal keeps its status and headers, a list in `Connection` is
 //! understood, an extension nobody asked for is refused, and no header value reaches a log.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::time::{Duration, Instant, SystemTime};
+use std::io::{ErrorKind, Read, Write};
+use std::time::SystemTime;
 
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 
 use super::attempt::{Attempt, Halt};
 use super::compression::{Agreed, agree, offer};
-use super::tls;
+use super::http::{MAX_HEAD, MAX_HEADERS, broken, head_end, read_body, read_head, retry_after, wrong};
+use crate::config::connecting::SubprotocolChoice;
 use crate::config::settings::Settings;
 use crate::dial::Dial;
 use crate::error::{ConnectError, Refusal};
 use crate::target::Header;
-use crate::transport::Wire;
-
-const MAX_HEAD: usize = 64 << 10;
-const MAX_HEADERS: usize = 128;
-const MAX_BODY: usize = 64 << 10;
-
-/// As many bytes of chunks are read for that: the smallest take six for one.
-const MAX_CHUNKS: usize = 8 * MAX_BODY;
-
-/// A refusal's body is waited for so long: the connection is of no other use.
-const BODY_TIME: Duration = Duration::from_secs(2);
+use crate::transport::{Layer, Wire};
 
 /// Interim answers that are passed over; the deadline is their other bound.
 const MAX_INTERIM: usize = 1_000;
 
-/// Runs the upgrade; returns the bytes that came after the server's answer, and what was agreed on about compression.
-pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<(Vec<u8>, Option<Agreed>), Halt> {
+/// What the server agreed to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// About compression.
+    pub(super) agreed: Option<Agreed>,
+    pub(super) extensions: Option<Box<str>>,
+    pub(super) subprotocol: Option<Box<str>>,
+    pub(super) headers: Vec<(Box<str>, Box<str>)>,
+}
+
+/// Runs the upgrade; returns the bytes that came after the server's answer, and what it was.
+pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<(Vec<u8>, Accepted), Halt> {
     let key = generate_key();
     let mut came = Vec::with_capacity(1024);
     let request = request(attempt.settings, attempt.dial, &key);
@@ -53,7 +54,7 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<(Vec<u8>
             Verdict::Upgraded(_) if !matches!(written, Written::Whole) => {
                 return Err(wrong("it was accepted before the server had read all of it"));
             }
-            Verdict::Upgraded(agreed) => return Ok((rest, agreed)),
+            Verdict::Upgraded(accepted) => return Ok((rest, *accepted)),
             // RFC 9110 section 15.2: a client must be able to take them, though it did not ask.
             Verdict::Interim => came = rest,
             Verdict::Refused(mut refusal) => {
@@ -66,111 +67,21 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<(Vec<u8>
     Err(wrong(format!("more than {MAX_INTERIM} interim answers")))
 }
 
-/// Where a head ends, of which the bytes before `looked` have been looked at.
-fn head_end(came: &[u8], looked: usize) -> Option<usize> {
-    let end = came[looked..].windows(2).position(|pair| pair == b"\n\n" || pair == b"\n\r");
-    match end.map(|at| looked + at)? {
-        at if came[at + 1] == b'\n' => Some(at + 2),
-        at if came.get(at + 2) == Some(&b'\n') => Some(at + 3),
-        _ => None,
-    }
-}
-
-/// Reads until the head is whole; returns its length. What is no HTTP is told at once.
-fn read_head(attempt: &Attempt<'_>, wire: &mut Wire, came: &mut Vec<u8>) -> Result<usize, Halt> {
-    let (mut looked, mut lines) = (0, 0);
-    loop {
-        // Only new bytes are looked at: a head that comes a byte at a time is not parsed at every byte.
-        if let Some(end) = head_end(came, looked) {
-            return Ok(end);
-        }
-        looked = came.len().saturating_sub(2);
-        let start = b"HTTP/1.";
-        let common = came.len().min(start.len());
-        if came[..common] != start[..common] {
-            return Err(wrong(match came[..] {
-                [0x15, 3, ..] => "the server speaks TLS here: use `wss://`".to_owned(),
-                _ => "not HTTP/1.1".to_owned(),
-            }));
-        }
-        if lines > MAX_HEADERS + 1 {
-            return Err(wrong(format!("more than {MAX_HEADERS} headers")));
-        }
-        if came.len() >= MAX_HEAD {
-            return Err(wrong("headers longer than 64 KiB"));
-        }
-        let before = came.len();
-        read_some(attempt, wire, came)?;
-        lines += came[before..].iter().filter(|byte| **byte == b'\n').count();
-    }
-}
-
-/// The body of a refusal (RFC 9112 section 6.3), as far as it comes.
-fn read_body(attempt: &Attempt<'_>, wire: &mut Wire, refusal: &Refusal, mut came: Vec<u8>) -> Vec<u8> {
-    let until = Instant::now() + BODY_TIME;
-    let is_chunked =
-        refusal.header("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
-    let length = refusal.header("content-length").and_then(|value| value.trim().parse().ok()).unwrap_or(usize::MAX);
-    loop {
-        let (mut body, is_whole) = match is_chunked {
-            true => dechunk(&came),
-            false => (came[..came.len().min(length)].to_vec(), came.len() >= length),
-        };
-        body.truncate(MAX_BODY);
-        if is_whole || body.len() == MAX_BODY || came.len() >= MAX_CHUNKS {
-            return body;
-        }
-        // All that is there before it is looked at again: it may come a byte at a time.
-        let before = came.len();
-        loop {
-            let mut chunk = [0; 4096];
-            match wire.read(&mut chunk) {
-                Ok(read) if read > 0 => came.extend_from_slice(&chunk[..read]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock && came.len() == before => {
-                    let socket = wire.socket_mut();
-                    if !matches!(attempt.wait(socket.tcp(), socket.interest(), until), Ok(true)) {
-                        return body;
-                    }
-                    socket.refresh();
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                _ if came.len() == before => return body,
-                _ => break,
-            }
-            if came.len() >= MAX_CHUNKS || Instant::now() >= until {
-                break;
-            }
-        }
-        if Instant::now() >= until {
-            return body;
-        }
-    }
-}
-
-/// What the chunks hold (RFC 9112 section 7.1), and whether the last one has come.
-fn dechunk(mut chunks: &[u8]) -> (Vec<u8>, bool) {
-    let mut body = Vec::new();
-    while let Ok(httparse::Status::Complete((start, size))) = httparse::parse_chunk_size(chunks) {
-        if size == 0 {
-            return (body, true);
-        }
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let end = start.saturating_add(size).min(chunks.len());
-        body.extend_from_slice(&chunks[start..end]);
-        // After each chunk comes the end of a line.
-        let Some(rest) = chunks.get(end + 2..) else { break };
-        chunks = rest;
-    }
-    (body, false)
-}
-
 fn request(settings: &Settings, dial: &Dial, key: &str) -> String {
     let target = &dial.target;
     let mut request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: {key}\r\n",
-        target.path_and_query, target.authority
+        target.path_and_query,
+        settings.host.as_deref().unwrap_or(&target.authority)
     );
+    let sets = |name: &str| dial.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
+    if settings.user_agent && !sets("user-agent") {
+        request += concat!("User-Agent: ", env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"), "\r\n");
+    }
+    if let Some(credentials) = target.credentials.as_ref().filter(|_| !sets("authorization")) {
+        request += &format!("Authorization: {}\r\n", credentials.basic());
+    }
     if !settings.subprotocols.is_empty() {
         request += &format!("Sec-WebSocket-Protocol: {}\r\n", settings.subprotocols.join(", "));
     }
@@ -230,45 +141,10 @@ fn write_all(
     Ok(Written::Whole)
 }
 
-/// A TLS 1.3 server refuses us only after the handshake.
-fn broken(attempt: &Attempt<'_>, error: &io::Error) -> Halt {
-    #[cfg(feature = "rustls")]
-    if let Some(refusal) = super::rustls::verdict(error) {
-        return refusal;
-    }
-    tls::refusal(&error.to_string()).unwrap_or_else(|| attempt.broken(error))
-}
-
-fn read_some(attempt: &Attempt<'_>, wire: &mut Wire, head: &mut Vec<u8>) -> Result<(), Halt> {
-    let mut chunk = [0; 4096];
-    loop {
-        match wire.read(&mut chunk) {
-            Ok(0) if attempt.dial.target.tls => {
-                return Err(attempt.lost("the server closed the connection before it answered"));
-            }
-            Ok(0) => {
-                let message = "the server closed the connection before it answered (if it speaks TLS, use `wss://`)";
-                return Err(attempt.lost(message));
-            }
-            Ok(read) => {
-                head.extend_from_slice(&chunk[..read]);
-                return Ok(());
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
-            Err(error) => return Err(broken(attempt, &error)),
-        }
-    }
-}
-
-fn wrong(message: impl Into<Box<str>>) -> Halt {
-    ConnectError::Handshake { message: message.into() }.into()
-}
-
 /// What the server's answer comes to.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// With what was agreed on about compression.
-    Upgraded(Option<Agreed>),
+    Upgraded(Box<Accepted>),
     Interim,
     /// Its body is still to be read.
     Refused(Box<Refusal>),
@@ -298,16 +174,17 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
     if (100..200).contains(&status) && status != 101 {
         return Ok(Verdict::Interim);
     }
+    let unfolded = |value: &[u8]| String::from_utf8_lossy(value).split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = |value: &[u8]| match value.contains(&b'\n') {
+        true => unfolded(value).into_boxed_str(),
+        false => String::from_utf8_lossy(value).into(),
+    };
+    let headers = || response.headers.iter().map(|header| (header.name.into(), text(header.value))).collect();
     if status != 101 {
-        let unfolded = |value: &[u8]| String::from_utf8_lossy(value).split_whitespace().collect::<Vec<_>>().join(" ");
-        let text = |value: &[u8]| match value.contains(&b'\n') {
-            true => unfolded(value).into_boxed_str(),
-            false => String::from_utf8_lossy(value).into(),
-        };
         return Ok(Verdict::Refused(Box::new(Refusal {
             status,
             retry_after: all("retry-after").first().and_then(|value| retry_after(value, SystemTime::now())),
-            headers: response.headers.iter().map(|header| (header.name.into(), text(header.value))).collect(),
+            headers: headers(),
             body: "".into(),
         })));
     }
@@ -332,30 +209,22 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
     let agreed = (!extensions.is_empty()).then(|| agree(settings, &extensions)).transpose().map_err(wrong)?;
     let refused = |message: String| Err(Halt::Failed(ConnectError::Subprotocol { message: message.into() }));
     let chosen: Vec<_> = all("sec-websocket-protocol").into_iter().filter(|value| !value.trim().is_empty()).collect();
-    match chosen[..] {
-        [] if settings.subprotocols.is_empty() => Ok(Verdict::Upgraded(agreed)),
-        [] => refused("the server chose none of those offered".into()),
-        [one] if settings.subprotocols.iter().any(|offered| offered == one) => Ok(Verdict::Upgraded(agreed)),
-        _ => refused("the server chose one that was not offered".into()),
-    }
-}
-
-/// RFC 9110 section 10.2.3: seconds, or a date.
-/// A date or seconds (RFC 9110 section 10.2.3). Of what proxies make of the latter the first whole number is taken: no wait
-/// at all would be the worst reading.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    if let Ok(date) = httpdate::parse_http_date(value) {
-        return Some(date.duration_since(now).unwrap_or_default());
-    }
-    let seconds = value.split([',', '.']).next().unwrap_or_default().trim();
-    let is_number = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| Duration::from_secs(seconds.parse().unwrap_or(u64::MAX)))
+    let subprotocol = match chosen[..] {
+        [] if settings.subprotocols.is_empty() || settings.subprotocol_choice != SubprotocolChoice::Required => None,
+        [] => return refused("the server chose none of those offered".into()),
+        [one] if settings.subprotocols.iter().any(|offered| offered == one) => Some(one.into()),
+        [one] if settings.subprotocol_choice == SubprotocolChoice::Any => Some(one.into()),
+        _ => return refused("the server chose one that was not offered".into()),
+    };
+    let extensions = (!extensions.is_empty()).then(|| extensions.into());
+    Ok(Verdict::Upgraded(Box::new(Accepted { agreed, extensions, subprotocol, headers: headers() })))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::ClientConfig;
+    use std::time::Duration;
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -391,13 +260,11 @@ mod tests {
 
     #[test]
     fn a_right_answer_is_taken_and_an_interim_one_passed_over() {
-        assert_eq!(verdict(&config(), &good_with("X: y")), Ok(Verdict::Upgraded(None)));
-        assert_eq!(verdict(&config(), &good_with("X-Policy: a;\r\n b")), Ok(Verdict::Upgraded(None)), "a folded line");
-        assert_eq!(
-            verdict(&config(), &good_with("Sec-WebSocket-Protocol: ")),
-            Ok(Verdict::Upgraded(None)),
-            "chooses nothing"
-        );
+        for (extra, value) in [("X: y", "y"), ("X: a;\r\n b", "a; b"), ("X: z\r\nSec-WebSocket-Protocol: ", "z")] {
+            let Ok(Verdict::Upgraded(accepted)) = verdict(&config(), &good_with(extra)) else { panic!("{extra}") };
+            assert_eq!((&accepted.agreed, &accepted.subprotocol), (&None, &None));
+            assert!(accepted.headers.contains(&("X".into(), value.into())), "{:?}", accepted.headers);
+        }
         assert_eq!(verdict(&config(), b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"), Ok(Verdict::Interim));
     }
 
@@ -417,6 +284,10 @@ mod tests {
         let offered = config().subprotocol("chat");
         assert!(verdict(&offered, &protocol).is_ok());
         assert!(!verdict(&offered, &good_with("X: y")).unwrap_err().is_retryable());
+        let optional = config().subprotocol("fix").subprotocol_choice(SubprotocolChoice::Optional);
+        assert!(verdict(&optional, &good_with("X: y")).is_ok() && verdict(&optional, &protocol).is_err());
+        let any = config().subprotocol("fix").subprotocol_choice(SubprotocolChoice::Any);
+        assert!(verdict(&any, &good_with("X: y")).is_ok() && verdict(&any, &protocol).is_ok());
         for noise in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], b"\x15\x03\x01\x00\x02\x02\x0a", b"HTTP/2 101\r\n\r\n"] {
             assert!(verdict(&config(), noise).is_err());
         }
@@ -431,26 +302,6 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_joined_as_far_as_they_came() {
-        assert_eq!(dechunk(b"6\r\nbanned\r\n0\r\n\r\n"), (b"banned".to_vec(), true));
-        assert_eq!(dechunk(b"3;x=y\r\nban\r\n3\r\nne"), (b"banne".to_vec(), false));
-        assert_eq!(dechunk(b"ffffffffffffffff\r\nban"), (b"ban".to_vec(), false));
-        assert_eq!(dechunk(b"no chunks"), (vec![], false));
-    }
-
-    #[test]
-    fn retry_after_reads_seconds_and_dates() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(Duration::from_secs(10)));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(Duration::ZERO));
-        assert_eq!(retry_after(" 12 ", now), Some(Duration::from_secs(12)));
-        assert_eq!(retry_after("120, 120", now), Some(Duration::from_secs(120)));
-        assert_eq!(retry_after("30.5", now), Some(Duration::from_secs(30)));
-        assert_eq!(retry_after("99999999999999999999999", now), Some(Duration::from_secs(u64::MAX)));
-        assert_eq!((retry_after("soon", now), retry_after("-1", now), retry_after("", now)), (None, None, None));
-    }
-
-    #[test]
     fn the_request_carries_what_was_configured() {
         let config = config().header("X-Desk", "options").subprotocol("a").subprotocol("b");
         let settings = config.resolve().unwrap();
@@ -459,10 +310,22 @@ mod tests {
         let request = request(&settings, &dial, KEY);
         assert!(request.starts_with("GET /p?q=1 HTTP/1.1\r\nHost: h\r\n"), "{request}");
         assert!(request.contains("\r\nSec-WebSocket-Protocol: a, b\r\nX-Desk: options\r\n\r\n"), "{request}");
+        assert!(request.contains(concat!("\r\nUser-Agent: ws-supervisor/", env!("CARGO_PKG_VERSION"), "\r\n")));
+        assert!(!request.contains("Authorization"));
         dial.url("ws://other/?token=2").unwrap();
         dial.header("x-desk", "futures").unwrap();
         let request = self::request(&settings, &dial, KEY);
         assert!(request.starts_with("GET /?token=2 HTTP/1.1\r\nHost: other\r\n"), "{request}");
         assert!(request.ends_with("\r\nx-desk: futures\r\n\r\n") && !request.contains("options"), "{request}");
+        dial.url("ws://u:p@other/").unwrap();
+        let request = self::request(&settings, &dial, KEY);
+        assert!(request.contains("\r\nAuthorization: Basic dTpw\r\n"), "{request}");
+        dial.header("authorization", "Bearer token").unwrap();
+        dial.header("User-Agent", "desk").unwrap();
+        let request = self::request(&settings, &dial, KEY);
+        assert!(!request.contains("Basic") && !request.contains("ws-supervisor/"), "{request}");
+        let settings = config.host_header("gateway:1").without_user_agent().resolve().unwrap();
+        let request = self::request(&settings, &dial, KEY);
+        assert!(request.contains("\r\nHost: gateway:1\r\n") && !request.contains("ws-supervisor/"), "{request}");
     }
 }

@@ -1,41 +1,145 @@
-//! The steps of an attempt, one after the other.
+//! The steps of an attempt, one after the other: for each address that takes the connection, until one of them serves.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Instant;
 
 use tungstenite::protocol::Role;
 
 use super::attempt::{Attempt, Halt};
-#[cfg(feature = "rustls")]
-use super::rustls;
-use super::{handshake, resolve, tcp, tls};
-use crate::config::tls::TlsBackend;
-use crate::error::Phase;
-use crate::transport::{Extensions, Socket, Transport, Wire};
+use super::{handshake, proxy, resolve, tcp, tls};
+use crate::config::proxy::{Server, Speaks};
+use crate::dial::Dial;
+use crate::error::{ConnectError, Phase, Refusal};
+use crate::handshake::Handshake;
+use crate::transport::{Extensions, Layer, Socket, Transport, Wire};
 
-pub(crate) fn open(attempt: &Attempt<'_>) -> Result<Transport, Halt> {
+/// Makes the connection, following redirects as far as the configuration lets it.
+pub(crate) fn open(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
+    let mut redirected: Option<Dial> = None;
+    for _ in 0..attempt.settings.redirects {
+        let hop = redirected.as_ref().map(|dial| attempt.to(dial));
+        match open_one(hop.as_ref().unwrap_or(attempt)) {
+            Err(Halt::Failed(ConnectError::Refused(refusal))) if points_elsewhere(&refusal) => {
+                let dial = redirected.as_ref().unwrap_or(attempt.dial);
+                redirected = Some(follow(dial, &refusal).map_err(Halt::Failed)?);
+            }
+            result => return result,
+        }
+    }
+    open_one(redirected.as_ref().map(|dial| attempt.to(dial)).as_ref().unwrap_or(attempt))
+}
+
+fn points_elsewhere(refusal: &Refusal) -> bool {
+    matches!(refusal.status, 301 | 302 | 303 | 307 | 308) && refusal.location().is_some()
+}
+
+fn follow(dial: &Dial, refusal: &Refusal) -> Result<Dial, ConnectError> {
+    dial.redirected(refusal.location().unwrap_or_default()).map_err(|error| ConnectError::Handshake {
+        message: format!("a redirect that can't be followed: {error}").into(),
+    })
+}
+
+fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
+    let proxy = proxy::choose(attempt)?;
     let target = &attempt.dial.target;
-    let addresses = resolve::resolve(attempt)?;
-    attempt.phase.set(Phase::Tcp);
-    let tcp = tcp::connect(attempt, &addresses)?;
+    let (host, port) = proxy.as_ref().map_or((&target.host, target.port), |proxy| (&proxy.host, proxy.port));
+    attempt.phase.set(Phase::Resolve);
+    let addresses = resolve::resolve(attempt, host, port)?;
+    let mut left = tcp::in_order(attempt, addresses);
+    let mut met: Option<Halt> = None;
+    loop {
+        attempt.phase.set(Phase::Tcp);
+        attempt.set_until(attempt.deadline);
+        let (tcp, address) = match tcp::race(attempt, &mut left) {
+            Ok(taken) => taken,
+            // What one that took the connection had to say tells more than that another did not take it.
+            Err(halt @ Halt::Failed(_)) => return Err(met.unwrap_or(halt)),
+            Err(halt) => return Err(halt),
+        };
+        attempt.address.set(Some(address));
+        if !left.is_empty() {
+            // It gets its share of what time is left: one that is mute leaves some to the others.
+            let now = Instant::now();
+            let shares = u32::try_from(left.len() + 1).unwrap_or(u32::MAX);
+            attempt.set_until(now + attempt.deadline.saturating_duration_since(now) / shares);
+        }
+        match over(attempt, tcp, proxy.as_ref()) {
+            Err(Halt::Failed(error)) if !left.is_empty() && is_this_addresses_own(&error) => {
+                log::debug!("{address} does not serve: {error}; trying another address");
+                met = Some(error.into());
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether another address of the same host may do better.
+fn is_this_addresses_own(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Timeout { .. } | ConnectError::Lost { .. } => true,
+        ConnectError::Refused(refusal) => (500..600).contains(&refusal.status) && refusal.retry_after.is_none(),
+        _ => false,
+    }
+}
+
+/// All that comes after TCP.
+fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> Result<(Transport, Handshake), Halt> {
     (attempt.register)(&tcp);
-    let mut socket = Socket::new(tcp, if target.tls { attempt.settings.read_buffer } else { 0 });
-    if attempt.settings.kernel_timestamps {
+    let (settings, target) = (attempt.settings, &attempt.dial.target);
+    let to_proxy = proxy.filter(|proxy| proxy.speaks == Speaks::Https);
+    let ahead = if target.tls || to_proxy.is_some() { settings.read_buffer } else { 0 };
+    let ends = || Ok((tcp.peer_addr()?, tcp.local_addr()?));
+    let (peer, local) = ends().map_err(|error: std::io::Error| attempt.broken(&error))?;
+    let mut socket = Socket::new(tcp.clone(), ahead);
+    if settings.kernel_timestamps {
         socket.ask_for_stamps().map_err(|error| attempt.broken(&error))?;
     }
-    let mut wire = if target.tls {
-        attempt.phase.set(Phase::Tls);
-        // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4).
-        let host = target.host.split('%').next().unwrap_or_default();
-        match attempt.settings.tls_backend {
-            TlsBackend::NativeTls => Wire::tls(tls::handshake(attempt, host, socket)?),
-            #[cfg(feature = "rustls")]
-            TlsBackend::Rustls => Wire::tls(rustls::handshake(attempt, host, socket)?),
+    let mut wire = match (proxy, to_proxy) {
+        (None, _) => on(attempt, socket)?,
+        (Some(proxy), None) => {
+            attempt.phase.set(Phase::Proxy);
+            let socket = proxy::tunnel(attempt, proxy, socket)?;
+            on(attempt, socket)?
         }
-    } else {
-        Wire::plain(socket)
+        (Some(proxy), Some(_)) => {
+            attempt.phase.set(Phase::Proxy);
+            let of_proxy = settings.proxy.as_ref().expect("it was chosen").to_proxy();
+            let below = tls::secure(attempt, of_proxy, &proxy.host, socket)?;
+            let below = proxy::tunnel(attempt, proxy, below)?;
+            match target.tls {
+                true => Wire::encrypted(secure(attempt, below)?),
+                false => Wire::encrypted(below),
+            }
+        }
     };
     attempt.phase.set(Phase::Handshake);
-    let (tail, agreed) = handshake::upgrade(attempt, &mut wire)?;
-    let extensions = agreed.map_or_else(Extensions::default, |agreed| agreed.for_client(attempt.settings));
+    let (tail, accepted) = handshake::upgrade(attempt, &mut wire)?;
+    let handshake = Handshake {
+        url: target.base_url().into(),
+        headers: accepted.headers,
+        subprotocol: accepted.subprotocol,
+        extensions: accepted.extensions,
+        peer,
+        local,
+        proxy: proxy.map(|proxy| proxy.to_string().into()),
+        tls: wire.session().filter(|_| target.tls),
+    };
+    let extensions = accepted.agreed.map_or_else(Extensions::default, |agreed| agreed.for_client(settings));
     let extensions = Extensions { unpack: attempt.unpack.cloned(), ..extensions };
-    let (buffer, max_message) = (attempt.settings.read_buffer, attempt.settings.max_message_size);
-    Ok(Transport::new(wire, tail, Role::Client, buffer, max_message, extensions))
+    let (buffer, max_message) = (settings.read_buffer, settings.max_message_size);
+    Ok((Transport::new(wire, tail, Role::Client, buffer, max_message, extensions), handshake))
+}
+
+/// The wire to the target over a bare socket.
+fn on(attempt: &Attempt<'_>, socket: Socket) -> Result<Wire, Halt> {
+    match attempt.dial.target.tls {
+        true => secure(attempt, socket).map(Wire::encrypted),
+        false => Ok(Wire::plain(socket)),
+    }
+}
+
+fn secure<L: Layer + 'static>(attempt: &Attempt<'_>, below: L) -> Result<Box<dyn Layer>, Halt> {
+    attempt.phase.set(Phase::Tls);
+    tls::secure(attempt, &attempt.settings.tls, &attempt.dial.target.host, below)
 }

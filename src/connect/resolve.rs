@@ -25,15 +25,14 @@ struct Waiting {
 
 static UNDER_WAY: Mutex<Option<HashMap<Key, Vec<Waiting>>>> = Mutex::new(None);
 
-pub(super) fn resolve(attempt: &Attempt<'_>) -> Result<Vec<SocketAddr>, Halt> {
-    let target = &attempt.dial.target;
-    let failed = |message: Box<str>| Halt::Failed(ConnectError::Resolve { host: target.host.as_str().into(), message });
-    if let (Ok(ip), None) = (target.host.parse::<IpAddr>(), attempt.resolver) {
-        return Ok(vec![SocketAddr::new(ip, target.port)]);
+pub(super) fn resolve(attempt: &Attempt<'_>, host: &str, port: u16) -> Result<Vec<SocketAddr>, Halt> {
+    let failed = |message: Box<str>| Halt::Failed(ConnectError::Resolve { host: host.into(), message });
+    if let (Ok(ip), None) = (host.parse::<IpAddr>(), attempt.resolver) {
+        return Ok(vec![SocketAddr::new(ip, port)]);
     }
     let (answer, answered) = crossbeam_channel::bounded(1);
-    ask(attempt, answer).map_err(|error| failed(format!("no thread for the lookup: {error}").into()))?;
-    attempt.wait_for(None, attempt.deadline, || !answered.is_empty())?;
+    ask(attempt, host, port, answer).map_err(|error| failed(format!("no thread for the lookup: {error}").into()))?;
+    attempt.wait_for(&[], attempt.deadline, || !answered.is_empty())?;
     match answered.try_recv() {
         Ok(Ok(addresses)) if addresses.is_empty() => Err(failed("no address".into())),
         Ok(Ok(addresses)) => Ok(addresses),
@@ -42,11 +41,10 @@ pub(super) fn resolve(attempt: &Attempt<'_>) -> Result<Vec<SocketAddr>, Halt> {
     }
 }
 
-fn ask(attempt: &Attempt<'_>, answer: Sender<Addresses>) -> io::Result<()> {
-    let target = &attempt.dial.target;
+fn ask(attempt: &Attempt<'_>, host: &str, port: u16, answer: Sender<Addresses>) -> io::Result<()> {
     let resolver = attempt.resolver.cloned();
     let whose = resolver.as_ref().map_or(0, |resolver| Arc::as_ptr(resolver).cast::<()>() as usize);
-    let key: Key = (whose, target.host.clone(), target.port);
+    let key: Key = (whose, host.to_owned(), port);
     let waiting = Waiting { answer, wake: attempt.wake.clone() };
 
     let mut under_way = UNDER_WAY.lock();
@@ -68,7 +66,7 @@ fn ask(attempt: &Attempt<'_>, answer: Sender<Addresses>) -> io::Result<()> {
             ended.answer = result.map_err(|error| error.to_string().into());
         }
     };
-    std::thread::Builder::new().name(format!("dns {}", target.host)).spawn(lookup)?;
+    std::thread::Builder::new().name(format!("dns {host}")).spawn(lookup)?;
     lookups.insert(key, vec![waiting]);
     Ok(())
 }

@@ -1,52 +1,167 @@
-//! The handshake by rustls, resumed as often as the socket blocks, and what its errors mean.
+//! The handshake by rustls, and what its errors mean.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Error, InvalidMessage, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, InvalidMessage, OtherError,
+    RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
 
 use super::attempt::{Attempt, Halt};
-use super::tls::{Pem, alert, with_advice};
-use crate::config::settings::Settings;
-use crate::error::ConnectError;
-use crate::transport::{Encrypted, Rustls, Socket};
+use super::certificate::{describe, is_signed_by_itself};
+use super::tls::{Cache, Material, Shown, alerted, check_pins, refused, unusable};
+use crate::config::tls::Tls;
+use crate::error::{ConnectError, TlsFault};
+use crate::handshake::TlsVersion;
+use crate::transport::{Layer, Rustls};
 
-pub(super) fn handshake(attempt: &Attempt<'_>, host: &str, socket: Socket) -> Result<Rustls, Halt> {
+pub(super) fn handshake<L: Layer + 'static>(
+    attempt: &Attempt<'_>,
+    tls: &Tls,
+    material: &Material,
+    host: &str,
+    below: L,
+) -> Result<Box<dyn Layer>, Halt> {
     let name = ServerName::try_from(host.to_owned());
-    let name = name.map_err(|_| refused(false, format!("`{host}` is no name that a certificate can have")))?;
-    let connection = config(attempt.settings).and_then(|config| ClientConnection::new(config, name));
-    let mut stream = Rustls::new(connection.map_err(|error| failed(&error))?, socket);
+    let name = name.map_err(|_| unusable(format!("`{host}` is no name that a certificate can have")))?;
+    let config = CONFIGS.get(material, || config(tls, material))?;
+    let connection = ClientConnection::new(config, name).map_err(|error| failed(&error))?;
+    let mut stream = Rustls::new(connection, below);
     loop {
         match stream.handshake() {
-            Ok(()) => return Ok(stream),
+            Ok(()) => {
+                let chain = stream.connection().peer_certificates();
+                check_pins(tls, chain.and_then(|chain| chain.first()).map(AsRef::as_ref))?;
+                return Ok(Box::new(stream));
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(stream.socket_mut())?,
             Err(error) => return Err(verdict(&error).unwrap_or_else(|| attempt.broken(&error))),
         }
     }
 }
 
-/// Reading the system's roots takes a tenth of a second and a megabyte: once for all clients with the same roots.
-static CONFIGS: Mutex<Option<HashMap<Pem, Arc<ClientConfig>>>> = Mutex::new(None);
+static CONFIGS: Cache<Arc<ClientConfig>> = Cache::new();
 
-fn config(settings: &Settings) -> Result<Arc<ClientConfig>, Error> {
-    let pem = &settings.roots.pem;
-    if let Some(config) = CONFIGS.lock().get_or_insert_default().get(pem) {
-        return Ok(config.clone());
-    }
+fn config(tls: &Tls, material: &Material) -> Result<Arc<ClientConfig>, Halt> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let own = pem.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem));
-    roots.add_parsable_certificates(own.filter_map(Result::ok));
+    if !material.only_own_roots {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    for root in &material.roots {
+        let pem: Vec<_> = CertificateDer::pem_slice_iter(root).filter_map(Result::ok).collect();
+        let certificates = if pem.is_empty() { vec![CertificateDer::from(root.clone())] } else { pem };
+        roots.add_parsable_certificates(certificates);
+    }
     let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(ring::default_provider()));
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-    CONFIGS.lock().get_or_insert_default().insert(pem.clone(), config.clone());
-    Ok(config)
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().ok();
+    let judge = Judge {
+        chain,
+        provider: provider.clone(),
+        accepts_any_certificate: tls.accepts_any_certificate,
+        accepts_any_name: tls.accepts_any_name,
+    };
+    let (min, max) = material.versions;
+    let offered = |version| min.is_none_or(|min| min <= version) && max.is_none_or(|max| version <= max);
+    let all: [(TlsVersion, &SupportedProtocolVersion); 2] = [(TlsVersion::Tls12, &TLS12), (TlsVersion::Tls13, &TLS13)];
+    let versions: Vec<_> = all.iter().filter(|(version, _)| offered(*version)).map(|(_, one)| *one).collect();
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
+    let builder = builder.map_err(|error| failed(&error))?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(judge));
+    let mut config = match &material.shown {
+        None => builder.with_no_client_auth(),
+        Some(Shown::Pem { chain, key }) => {
+            let chain: Vec<_> = CertificateDer::pem_slice_iter(chain).filter_map(Result::ok).collect();
+            let key = PrivateKeyDer::from_pem_slice(key);
+            let key = key.map_err(|error| unusable(format!("the client's key: {error}")))?;
+            let config = builder.with_client_auth_cert(chain, key);
+            config.map_err(|error| unusable(format!("the client's certificate or key: {error}")))?
+        }
+        Some(Shown::Pkcs12 { .. }) => return Err(unusable("rustls reads no PKCS#12".into())),
+    };
+    config.enable_sni = !tls.hides_name;
+    config.alpn_protocols = tls.alpn.iter().map(|name| name.clone().into_bytes()).collect();
+    Ok(Arc::new(config))
+}
+
+/// Verifies as rustls does by itself, remembers what it refused, and looks away where it was told to.
+#[derive(Debug)]
+struct Judge {
+    /// `None` when nobody at all is trusted.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+    accepts_any_certificate: bool,
+    accepts_any_name: bool,
+}
+
+/// Why a certificate was refused, and what it was.
+#[derive(Debug)]
+struct Refused {
+    error: CertificateError,
+    presented: Option<Box<str>>,
+    by_itself: bool,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl ServerCertVerifier for Judge {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = match &self.chain {
+            Some(chain) => chain.verify_server_cert(certificate, intermediates, name, ocsp, now),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
+        let Err(Error::InvalidCertificate(error)) = verified else { return verified };
+        let is_for_others =
+            matches!(error, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. });
+        if self.accepts_any_certificate || (self.accepts_any_name && is_for_others) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let (presented, by_itself) = (describe(certificate), is_signed_by_itself(certificate));
+        let refused = OtherError(Arc::new(Refused { error, presented, by_itself }));
+        Err(CertificateError::Other(refused).into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// What rustls has to say, if the error is one of its own.
@@ -55,17 +170,43 @@ pub(super) fn verdict(error: &io::Error) -> Option<Halt> {
 }
 
 fn failed(error: &Error) -> Halt {
-    let certificate = matches!(error, Error::InvalidCertificate(_) | Error::NoCertificatesPresented);
     match error {
-        Error::AlertReceived(description) => alert(&format!("{description:?}")),
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            refused(false, with_advice(error.to_string(), "wrong version number"))
-        }
-        Error::PeerIncompatible(_) => refused(false, with_advice(error.to_string(), "protocol version")),
-        error => refused(certificate, error.to_string()),
+        Error::AlertReceived(description) => alerted(in_words(&format!("{description:?}"))),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => refused(TlsFault::NotTls, error.to_string()),
+        Error::PeerIncompatible(_) => refused(TlsFault::Version, error.to_string()),
+        Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => match other.downcast_ref() {
+            Some(Refused { error, presented, by_itself }) => {
+                let (fault, message) = (fault(error, *by_itself), error.to_string().into());
+                ConnectError::Tls { fault, message, presented: presented.clone() }.into()
+            }
+            None => refused(TlsFault::BadCertificate, error.to_string()),
+        },
+        Error::InvalidCertificate(inner) => refused(fault(inner, false), error.to_string()),
+        Error::NoCertificatesPresented => refused(TlsFault::BadCertificate, error.to_string()),
+        error => refused(TlsFault::Other, error.to_string()),
     }
 }
 
-fn refused(certificate: bool, message: String) -> Halt {
-    ConnectError::Tls { certificate, by_server: false, message: message.into() }.into()
+fn fault(error: &CertificateError, by_itself: bool) -> TlsFault {
+    use CertificateError as E;
+    match error {
+        E::Expired | E::ExpiredContext { .. } => TlsFault::Expired,
+        E::NotValidYet | E::NotValidYetContext { .. } => TlsFault::NotYetValid,
+        E::NotValidForName | E::NotValidForNameContext { .. } => TlsFault::WrongHost,
+        E::Revoked => TlsFault::Revoked,
+        // A certificate that is a CA's own cannot be a server's (RFC 5280 section 4.2.1.9): so those who sign themselves fail.
+        _ if by_itself => TlsFault::SelfSigned,
+        E::UnknownIssuer => TlsFault::UnknownIssuer,
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            TlsFault::Weak
+        }
+        _ => TlsFault::BadCertificate,
+    }
+}
+
+/// An alert by its name in one word: `CertificateRequired`.
+fn in_words(name: &str) -> String {
+    let spaced = |c: char| if c.is_uppercase() { format!(" {}", c.to_lowercase()) } else { c.to_string() };
+    let words: String = name.replace("CA", "Ca").replace("ised", "ized").chars().map(spaced).collect();
+    format!("alert{words}")
 }

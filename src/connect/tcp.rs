@@ -1,61 +1,160 @@
-//! The TCP connection: each address gets its share of what is left of the deadline.
+//! The TCP connection: a race between a host's addresses (RFC 8305), which no dead one can hold up for long.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::attempt::{Attempt, Halt};
+use crate::config::socket::SocketOptions;
 use crate::error::ConnectError;
+use crate::transport::MAX_SOCKETS;
 
-pub(super) fn connect(attempt: &Attempt<'_>, addresses: &[SocketAddr]) -> Result<Arc<TcpStream>, Halt> {
-    let mut last = None;
-    let mut addresses = addresses.to_vec();
-    // Keeps the resolver's order otherwise.
-    addresses.sort_by_key(|address| attempt.avoid.iter().position(|avoided| avoided == address).map_or(0, |at| at + 1));
-    for (index, address) in addresses.iter().enumerate() {
-        let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        let now = Instant::now();
-        let until = now + attempt.deadline.saturating_duration_since(now) / left;
-        match try_one(attempt, *address, until)? {
-            Ok(tcp) => {
-                attempt.address.set(Some(*address));
-                return Ok(tcp);
-            }
-            Err(error) => last = Some((*address, error)),
+/// How long the next address waits for the one before it (RFC 8305 section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// The addresses in the order in which they are tried: the one that served last, then the resolver's order with the families
+/// in turns (RFC 8305 section 4), and last those that took a connection lately and did not serve.
+pub(super) fn in_order(attempt: &Attempt<'_>, addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+    let first_family = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let local = attempt.settings.socket.local_address;
+    let usable = addresses.into_iter().filter(|one| local.is_none_or(|local| local.is_ipv6() == one.is_ipv6()));
+    let (one, other): (Vec<_>, Vec<_>) = usable.partition(|address| address.is_ipv6() == first_family);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut all = Vec::new();
+    loop {
+        let before = all.len();
+        all.extend(one.next().into_iter().chain(other.next()));
+        if all.len() == before {
+            break;
         }
     }
-    let (address, error) = last.expect("resolve returns at least one address");
-    let (kind, message) = (error.kind(), error.to_string().into());
-    Err(ConnectError::Tcp { address: Box::new(address), kind, message }.into())
+    all.sort_by_key(|address| match attempt.avoid.iter().position(|avoided| avoided == address) {
+        _ if Some(*address) == attempt.prefer => 0,
+        None => 1,
+        Some(at) => at + 2,
+    });
+    all.into()
 }
 
-fn try_one(attempt: &Attempt<'_>, address: SocketAddr, until: Instant) -> Result<io::Result<Arc<TcpStream>>, Halt> {
-    let started = || -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(attempt.settings.nodelay)?;
-        match socket.connect(&SockAddr::from(address)) {
-            Ok(()) => {}
-            Err(error) if in_progress(&error) => {}
-            Err(error) => return Err(error),
+/// The first to take the connection. It is taken from `left`; those that were still at it go to its end.
+pub(super) fn race(
+    attempt: &Attempt<'_>,
+    left: &mut VecDeque<SocketAddr>,
+) -> Result<(Arc<TcpStream>, SocketAddr), Halt> {
+    let mut running: Vec<(SocketAddr, TcpStream)> = Vec::new();
+    let mut last = None;
+    let mut next_starts = Instant::now();
+    loop {
+        while running.len() < MAX_SOCKETS && (running.is_empty() || Instant::now() >= next_starts) {
+            let Some(address) = left.pop_front() else { break };
+            match start(attempt, address) {
+                Ok(tcp) => {
+                    running.push((address, tcp));
+                    next_starts = Instant::now() + HEAD_START;
+                }
+                Err(error) => last = Some((address, error)),
+            }
         }
-        Ok(socket)
-    };
-    let tcp = match started() {
-        Ok(socket) => TcpStream::from(socket),
-        Err(error) => return Ok(Err(error)),
-    };
-    if !attempt.wait(&tcp, PollFlags::OUT, until)? {
-        return Ok(Err(io::ErrorKind::TimedOut.into()));
+        if running.is_empty() {
+            let Some((address, error)) = last else {
+                let message = "none of its addresses is of the family of `local_address`".into();
+                return Err(ConnectError::Resolve { host: attempt.dial.target.host.as_str().into(), message }.into());
+            };
+            let (kind, message) = (error.kind(), error.to_string().into());
+            return Err(ConnectError::Tcp { address: Box::new(address), kind, message }.into());
+        }
+        let more = !left.is_empty() && running.len() < MAX_SOCKETS;
+        let until = if more { next_starts } else { attempt.until() };
+        let sockets: Vec<_> = running.iter().map(|(_, tcp)| (tcp.as_fd(), PollFlags::OUT)).collect();
+        if !attempt.wait_for(&sockets, until, || false)? {
+            continue;
+        }
+        let mut at = 0;
+        while at < running.len() {
+            match outcome(&running[at].1) {
+                None => at += 1,
+                Some(Ok(())) => {
+                    let (address, tcp) = running.remove(at);
+                    left.extend(running.into_iter().map(|(address, _)| address));
+                    return Ok((Arc::new(tcp), address));
+                }
+                Some(Err(error)) => {
+                    last = Some((running.remove(at).0, error));
+                    // The next need not wait for one that is gone.
+                    next_starts = Instant::now();
+                }
+            }
+        }
     }
-    Ok(match tcp.take_error() {
-        Ok(None) => Ok(Arc::new(tcp)),
-        Ok(Some(error)) | Err(error) => Err(error),
-    })
+}
+
+/// What has become of an attempt; `None` while it is under way.
+fn outcome(tcp: &TcpStream) -> Option<io::Result<()>> {
+    match tcp.take_error() {
+        Ok(Some(error)) | Err(error) => Some(Err(error)),
+        Ok(None) => match tcp.peer_addr() {
+            Ok(_) => Some(Ok(())),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
+            Err(error) => Some(Err(error)),
+        },
+    }
+}
+
+fn start(attempt: &Attempt<'_>, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(attempt.settings.nodelay)?;
+    set_up(&socket, &attempt.settings.socket, address)?;
+    match socket.connect(&SockAddr::from(address)) {
+        Ok(()) => {}
+        Err(error) if in_progress(&error) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(TcpStream::from(socket))
+}
+
+fn set_up(socket: &Socket, options: &SocketOptions, address: SocketAddr) -> io::Result<()> {
+    let named = |option: &str, result: io::Result<()>| {
+        result.map_err(|error| io::Error::new(error.kind(), format!("option `{option}`: {error}")))
+    };
+    if let Some(local) = options.local_address {
+        named("local_address", socket.bind(&SocketAddr::new(local, 0).into()))?;
+    }
+    if let Some((idle, interval, retries)) = options.keepalive {
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
+        named("keepalive", socket.set_tcp_keepalive(&keepalive))?;
+    }
+    if let Some(bytes) = options.receive_buffer {
+        named("receive_buffer", socket.set_recv_buffer_size(bytes))?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        named("send_buffer", socket.set_send_buffer_size(bytes))?;
+    }
+    if let Some(class) = options.dscp {
+        // The upper six bits of a byte (RFC 2474 section 3).
+        let class = u32::from(class) << 2;
+        named("dscp", if address.is_ipv6() { socket.set_tclass_v6(class) } else { socket.set_tos_v4(class) })?;
+    }
+    #[cfg(target_os = "linux")]
+    {
+        if let Some(name) = &options.interface {
+            named("interface", socket.bind_device(Some(name.as_bytes())))?;
+        }
+        if let Some(time) = options.user_timeout {
+            named("user_timeout", socket.set_tcp_user_timeout(Some(time)))?;
+        }
+        if let Some(time) = options.busy_poll {
+            let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+            named("busy_poll", socket.set_busy_poll(micros))?;
+        }
+    }
+    Ok(())
 }
 
 fn in_progress(error: &io::Error) -> bool {

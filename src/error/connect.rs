@@ -19,6 +19,8 @@ pub enum Phase {
     Resolve,
     /// The TCP connection.
     Tcp,
+    /// The way through a [`Proxy`](crate::Proxy).
+    Proxy,
     /// The TLS handshake.
     Tls,
     /// The WebSocket upgrade (RFC 6455 section 4).
@@ -31,6 +33,7 @@ impl fmt::Display for Phase {
             Self::Prepare => "`prepare`",
             Self::Resolve => "resolving the host's name",
             Self::Tcp => "connecting by TCP",
+            Self::Proxy => "asking the proxy",
             Self::Tls => "the TLS handshake",
             Self::Handshake => "the WebSocket upgrade",
         })
@@ -70,15 +73,27 @@ pub enum ConnectError {
         /// And its words.
         message: Box<str>,
     },
-    /// The TLS handshake failed.
+    /// The proxy did not let us through, or is none. Retried, unless it is the configuration that is at fault, or the proxy
+    /// wants other credentials (407).
+    #[non_exhaustive]
+    Proxy {
+        /// The proxy, without its password; empty when it could not be made out.
+        proxy: Box<str>,
+        /// The status it answered with, if it speaks HTTP.
+        status: Option<u16>,
+        /// What it said, or what is wrong.
+        message: Box<str>,
+    },
+    /// The TLS handshake failed. Not retried when the server's [certificate](TlsFault::is_certificate) is at fault.
     #[non_exhaustive]
     Tls {
-        /// Whether the server's certificate was at fault: not trusted, expired, for another host. Not retried.
-        certificate: bool,
-        /// Whether it was the server that refused us, by an alert (RFC 8446 section 6).
-        by_server: bool,
+        /// What was wrong.
+        fault: TlsFault,
         /// What the TLS library said.
         message: Box<str>,
+        /// The certificate that the server presented: whose it is, who issued it, from when to when, for which names. `None`
+        /// where the library does not tell (native-tls), or it never came.
+        presented: Option<Box<str>>,
     },
     /// The server answered the upgrade with another status than 101.
     Refused(Box<Refusal>),
@@ -121,7 +136,8 @@ impl ConnectError {
     /// What a client makes of a status is its [`park_on`](crate::ClientConfig::park_on)'s to say.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Tls { certificate, .. } => !certificate,
+            Self::Tls { fault, .. } => !fault.is_certificate(),
+            Self::Proxy { status, proxy, .. } => *status != Some(407) && !proxy.is_empty(),
             Self::Refused(refusal) => refusal.retry_after.is_some() || !matches!(refusal.status, 401 | 403 | 404),
             Self::Subprotocol { .. } => false,
             Self::Session(error) => error.is_retryable(),
@@ -149,15 +165,23 @@ impl fmt::Display for ConnectError {
         match self {
             Self::Resolve { host, message } => write!(f, "cannot resolve {host}: {}", OneLine(message)),
             Self::Tcp { address, message, .. } => write!(f, "cannot connect to {address}: {}", OneLine(message)),
-            Self::Tls { certificate: true, message, .. } => write!(
-                f,
-                "the server's certificate is not accepted: {message} (is the clock right, the host's name the one in \
-                 the certificate, and its CA known? add one with `root_certificate`)"
-            ),
-            Self::Tls { by_server: true, message, .. } => {
-                write!(f, "the server refused us in the TLS handshake: {}", OneLine(message))
+            Self::Proxy { proxy, message, .. } => write!(f, "the proxy {proxy} is of no use: {}", OneLine(message)),
+            Self::Tls { fault, message, presented } if fault.is_certificate() => {
+                write!(f, "the server's certificate is not accepted: {}", OneLine(message))?;
+                if let Some(presented) = presented {
+                    write!(f, "; it presented {}", OneLine(presented))?;
+                }
+                write!(f, " ({})", fault.advice())
             }
-            Self::Tls { message, .. } => write!(f, "TLS handshake failed: {}", OneLine(message)),
+            Self::Tls { fault, message, .. } => {
+                let what = if fault.is_by_server() {
+                    "the server refused us in the TLS handshake"
+                } else {
+                    "TLS handshake failed"
+                };
+                write!(f, "{what}: {}", OneLine(message))?;
+                if fault.advice().is_empty() { Ok(()) } else { write!(f, " ({})", fault.advice()) }
+            }
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Handshake { message } => write!(f, "not a WebSocket answer to the upgrade: {}", OneLine(message)),
             Self::Lost { phase, message } => write!(f, "connection lost in {phase}: {}", OneLine(message)),
@@ -175,6 +199,82 @@ impl Error for ConnectError {
         match self {
             Self::Session(error) => Some(error),
             _ => None,
+        }
+    }
+}
+
+/// What was wrong in a TLS handshake.
+///
+/// ```
+/// use ws_supervisor::TlsFault;
+/// assert!(TlsFault::Expired.is_certificate() && !TlsFault::Version.is_certificate());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// The server's certificate, or one above it, has expired.
+    Expired,
+    /// It is not valid yet.
+    NotYetValid,
+    /// It is for other names.
+    WrongHost,
+    /// It is signed by itself, and not trusted as such.
+    SelfSigned,
+    /// It is signed by nobody who is trusted.
+    UnknownIssuer,
+    /// Its key or its signature is too weak for the library.
+    Weak,
+    /// It was revoked.
+    Revoked,
+    /// It matches none of the pins.
+    Pin,
+    /// Something else is wrong with it.
+    BadCertificate,
+    /// No version of TLS that both sides speak.
+    Version,
+    /// The server's alert is about a certificate of ours: it wants one, or another.
+    WantsCertificate,
+    /// Another alert of the server's (RFC 8446 section 6).
+    RefusedByServer,
+    /// What answers does not speak TLS.
+    NotTls,
+    /// A file, a key or a name of the configuration's cannot be used.
+    Configuration,
+    /// Anything else.
+    Other,
+}
+
+impl TlsFault {
+    /// Whether the server's certificate is at fault, which no retry mends.
+    pub fn is_certificate(self) -> bool {
+        use TlsFault::*;
+        matches!(
+            self,
+            Expired | NotYetValid | WrongHost | SelfSigned | UnknownIssuer | Weak | Revoked | Pin | BadCertificate
+        )
+    }
+
+    /// Whether it was the server that refused us, by an alert.
+    pub fn is_by_server(self) -> bool {
+        matches!(self, Self::WantsCertificate | Self::RefusedByServer)
+    }
+
+    /// What to look at.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Expired => "it has expired: is this machine's clock right?",
+            Self::NotYetValid => "it is not valid yet: is this machine's clock right?",
+            Self::WrongHost => "it is for other names: see `Tls::server_name`",
+            Self::SelfSigned => "it is signed by itself: trust it with `root_certificate`, if it is meant to be",
+            Self::UnknownIssuer => "its CA is not known: add it with `root_certificate`, if it is meant to be",
+            Self::Weak => "its key or signature is too weak",
+            Self::Revoked => "it was revoked",
+            Self::Pin => "it matches no `pin`",
+            Self::BadCertificate => "is the clock right, the host's name the one in it, and its CA known?",
+            Self::Version => "no version of TLS that both sides speak: the server, or this side, wants a newer one",
+            Self::WantsCertificate => "it may want a client certificate, or one that it knows: see `Tls::identity_pem`",
+            Self::NotTls => "the server does not speak TLS here: is it a `ws://` port?",
+            Self::RefusedByServer | Self::Configuration | Self::Other => "",
         }
     }
 }

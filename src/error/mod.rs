@@ -7,7 +7,7 @@ mod send;
 mod session;
 
 pub use self::config::ConfigError;
-pub use self::connect::{ConnectError, Phase, Refusal};
+pub use self::connect::{ConnectError, Phase, Refusal, TlsFault};
 pub use self::request::{RequestError, Unanswered};
 pub use self::send::{ConfirmError, SendError};
 pub use self::session::{RefusedChannel, SessionError, SubscribeError};
@@ -40,8 +40,11 @@ mod tests {
         for status in [302, 400, 418, 429, 500, 502, 503] {
             assert!(refused(status).is_retryable(), "{status}");
         }
-        assert!(!ConnectError::Tls { certificate: true, by_server: false, message: "".into() }.is_retryable());
-        assert!(ConnectError::Tls { certificate: false, by_server: false, message: "".into() }.is_retryable());
+        let tls = |fault| ConnectError::Tls { fault, message: "".into(), presented: None };
+        assert!(!tls(TlsFault::Expired).is_retryable() && !tls(TlsFault::Pin).is_retryable());
+        assert!(tls(TlsFault::WantsCertificate).is_retryable() && tls(TlsFault::Other).is_retryable());
+        let proxy = |status| ConnectError::Proxy { proxy: "http://p:1".into(), status, message: "".into() };
+        assert!(!proxy(Some(407)).is_retryable() && proxy(Some(502)).is_retryable() && proxy(None).is_retryable());
         assert!(!ConnectError::Subprotocol { message: "".into() }.is_retryable());
         assert!(ConnectError::Timeout { phase: Phase::Tls, limit: Duration::from_secs(1) }.is_retryable());
     }

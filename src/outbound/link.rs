@@ -129,7 +129,7 @@ pub(crate) fn sleep(
     last_look: impl FnOnce(&Link) -> bool,
 ) -> io::Result<Waited> {
     let slept = line.sleep(link, last_look, |wake| {
-        let waited = poll_until(socket, wake, deadline);
+        let waited = poll_until(socket.as_slice(), wake, deadline);
         let rung = waited.as_ref().is_ok_and(|waited| waited.rung);
         (waited, rung)
     });

@@ -296,6 +296,16 @@ impl RateLimit {
     }
 }
 
+impl RateLimit {
+    /// One token, whatever it is for; or for how long there is none.
+    pub(crate) fn take_one(&self, now: Instant) -> Result<(), Duration> {
+        self.bucket.take(&Toll { tokens: 1, left: 0, entitled: false }, now).map_err(|over| match over {
+            Over::Wait(wait) => wait,
+            Over::Never { .. } => Duration::MAX,
+        })
+    }
+}
+
 impl fmt::Debug for RateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RateLimit(bucket of {}, {:?})", self.bucket.capacity, self.scope)

@@ -22,7 +22,7 @@ use crate::message::{CloseFrame, Message};
 use crate::outbound::accepted::{Accepted, Bound, Load};
 use crate::outbound::outbox::{Books, Outbox};
 use crate::policy::rate_limit::Price;
-use crate::transport::{Incoming, Outgoing, Socket, Transport, Wire, wait};
+use crate::transport::{Incoming, Layer, Outgoing, Socket, Transport, Wire, wait};
 use crate::wake::Wake;
 
 /// What one read may bring.
@@ -144,7 +144,7 @@ fn serve_on(
                 return None;
             }
             let mut result = acceptor.accept(socket);
-            Wire::tls(loop {
+            Wire::encrypted(Box::new(loop {
                 match result {
                     Ok(stream) => break stream,
                     Err(HandshakeError::WouldBlock(mut paused)) => {
@@ -156,7 +156,7 @@ fn serve_on(
                     }
                     Err(HandshakeError::Failure(_)) => return None,
                 }
-            })
+            }))
         }
     };
     let (target, headers) = read_request(line, &mut wire)?;

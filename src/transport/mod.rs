@@ -6,11 +6,11 @@
 mod assembly;
 #[cfg_attr(not(feature = "compression"), path = "no_deflate.rs")]
 mod deflate;
-mod encrypted;
 mod head;
 #[cfg(all(test, feature = "property-tests"))]
 #[path = "judge_tests.rs"]
 mod judge;
+mod layer;
 mod receiver;
 #[cfg(feature = "rustls")]
 mod rustls;
@@ -32,15 +32,14 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 pub(crate) use self::deflate::{Deflate, Inflate};
-#[cfg(feature = "rustls")]
-pub(crate) use self::encrypted::Encrypted;
 use self::head::Fault;
+pub(crate) use self::layer::Layer;
 pub(crate) use self::receiver::Unpack;
 use self::receiver::{Next, Receiver};
 #[cfg(feature = "rustls")]
 pub(crate) use self::rustls::Rustls;
 pub(crate) use self::socket::Socket;
-pub(crate) use self::wait::{HANG_UP, Waited, poll_until, wait};
+pub(crate) use self::wait::{HANG_UP, MAX_SOCKETS, Waited, poll_until, wait, wait_any};
 pub(crate) use self::wire::Wire;
 use crate::message::{CloseFrame, Message, MessageRef};
 use crate::state::DisconnectReason;

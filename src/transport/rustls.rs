@@ -4,12 +4,13 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use rustls::ClientConnection;
 
-use super::encrypted::Encrypted;
+use super::layer::Layer;
 use super::socket::Socket;
+use crate::handshake::{TlsSession, TlsVersion};
 
-pub(crate) struct Rustls {
+pub(crate) struct Rustls<L> {
     connection: ClientConnection,
-    socket: Socket,
+    below: L,
     /// Bytes of the caller's that are encrypted, and of whose record the kernel has not taken all.
     taken: usize,
     /// What was wrong with a record: told when all that came before it has been read.
@@ -21,9 +22,13 @@ pub(crate) struct Rustls {
 /// What a record may hold (RFC 8446 section 5.1).
 const RECORD: usize = 16 << 10;
 
-impl Rustls {
-    pub(crate) fn new(connection: ClientConnection, socket: Socket) -> Self {
-        Self { connection, socket, taken: 0, fault: None, is_over: false }
+impl<L: Layer> Rustls<L> {
+    pub(crate) fn new(connection: ClientConnection, below: L) -> Self {
+        Self { connection, below, taken: 0, fault: None, is_over: false }
+    }
+
+    pub(crate) fn connection(&self) -> &ClientConnection {
+        &self.connection
     }
 
     /// As far as it goes without blocking.
@@ -45,14 +50,14 @@ impl Rustls {
 
     fn write_records(&mut self) -> io::Result<()> {
         while self.connection.wants_write() {
-            self.connection.write_tls(&mut self.socket)?;
+            self.connection.write_tls(&mut self.below)?;
         }
         Ok(())
     }
 
     /// False at the end of the connection.
     fn read_records(&mut self) -> io::Result<bool> {
-        let read = self.connection.read_tls(&mut self.socket)?;
+        let read = self.connection.read_tls(&mut self.below)?;
         match self.connection.process_new_packets() {
             Ok(state) => self.is_over = state.peer_has_closed(),
             Err(fault) => self.fault = Some(fault),
@@ -64,7 +69,7 @@ impl Rustls {
     }
 }
 
-impl Read for Rustls {
+impl<L: Layer> Read for Rustls<L> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.connection.reader().read(buffer) {
@@ -81,7 +86,7 @@ impl Read for Rustls {
     }
 }
 
-impl Write for Rustls {
+impl<L: Layer> Write for Rustls<L> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         if self.taken == 0 {
             self.write_records()?;
@@ -96,21 +101,41 @@ impl Write for Rustls {
     }
 }
 
-impl Encrypted for Rustls {
+impl<L: Layer> Layer for Rustls<L> {
     fn socket(&self) -> &Socket {
-        &self.socket
+        self.below.socket()
     }
 
     fn socket_mut(&mut self) -> &mut Socket {
-        &mut self.socket
+        self.below.socket_mut()
+    }
+
+    fn depth(&self) -> u32 {
+        self.below.depth() + 1
+    }
+
+    fn may_hold_more(&self) -> bool {
+        self.below.depth() > 0 || self.socket().has_ahead()
     }
 
     fn has_found_something(&self) -> bool {
-        self.fault.is_some() || self.is_over
+        self.fault.is_some() || self.is_over || self.below.has_found_something()
+    }
+
+    fn session(&self) -> Option<TlsSession> {
+        let version = match self.connection.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_2) => Some(TlsVersion::Tls12),
+            Some(rustls::ProtocolVersion::TLSv1_3) => Some(TlsVersion::Tls13),
+            _ => None,
+        };
+        let cipher = self.connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let alpn = self.connection.alpn_protocol().map(|name| String::from_utf8_lossy(name).into());
+        Some(TlsSession { version, cipher: cipher.map(Into::into), alpn })
     }
 
     fn say_goodbye(&mut self) {
         self.connection.send_close_notify();
         let _ = self.write_records();
+        self.below.say_goodbye();
     }
 }

@@ -26,6 +26,9 @@ pub(crate) const HANG_UP: PollFlags = PollFlags::RDHUP;
 #[cfg(not(target_os = "linux"))]
 pub(crate) const HANG_UP: PollFlags = PollFlags::HUP;
 
+/// As many sockets are waited for at once, at most.
+pub(crate) const MAX_SOCKETS: usize = 8;
+
 /// Sleeps until `socket` is ready for what is asked, `wake` rings, or `deadline` passes; or not at all when
 /// `last_look`, called after callers can see that we are about to sleep, finds something to do.
 pub(crate) fn wait(
@@ -34,38 +37,48 @@ pub(crate) fn wait(
     deadline: Option<Instant>,
     last_look: impl FnOnce() -> bool,
 ) -> io::Result<Waited> {
+    wait_any(socket.as_slice(), wake, deadline, last_look)
+}
+
+/// As `wait`, for the first of several sockets, up to `MAX_SOCKETS`.
+pub(crate) fn wait_any(
+    sockets: &[(BorrowedFd<'_>, PollFlags)],
+    wake: &Wake,
+    deadline: Option<Instant>,
+    last_look: impl FnOnce() -> bool,
+) -> io::Result<Waited> {
     if !wake.announce(last_look) {
         return Ok(Waited { skipped: true, ..Waited::default() });
     }
-    let waited = poll_until(socket, wake, deadline);
+    let waited = poll_until(sockets, wake, deadline);
     wake.retract(waited.as_ref().is_ok_and(|waited| waited.rung));
     waited
 }
 
 /// The sleep itself, once it is announced.
 pub(crate) fn poll_until(
-    socket: Option<(BorrowedFd<'_>, PollFlags)>,
+    sockets: &[(BorrowedFd<'_>, PollFlags)],
     wake: &Wake,
     deadline: Option<Instant>,
 ) -> io::Result<Waited> {
     let timeout = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
     let Some(bell) = wake.hear() else { return Ok(Waited::default()) };
     let bell = bell.as_fd();
-    let result = match socket {
-        Some((socket, interest)) => {
-            let mut fds = [PollFd::new(&bell, PollFlags::IN), PollFd::new(&socket, interest)];
-            poll(&mut fds, timeout.as_ref()).map(|_| Waited {
-                rung: !fds[0].revents().is_empty(),
-                socket: !fds[1].revents().is_empty(),
-                hung_up: fds[1].revents().intersects(HANG_UP | PollFlags::HUP | PollFlags::ERR),
-                skipped: false,
-            })
-        }
-        None => {
-            let mut fds = [PollFd::new(&bell, PollFlags::IN)];
-            poll(&mut fds, timeout.as_ref()).map(|_| Waited { rung: !fds[0].revents().is_empty(), ..Waited::default() })
-        }
+    let fd = |at: usize| match sockets.get(at.wrapping_sub(1)) {
+        Some((socket, interest)) => PollFd::new(socket, *interest),
+        None => PollFd::new(&bell, PollFlags::IN),
     };
+    let mut fds: [_; MAX_SOCKETS + 1] = std::array::from_fn(fd);
+    let fds = &mut fds[..=sockets.len()];
+    let result = poll(fds, timeout.as_ref()).map(|_| {
+        let met = fds[1..].iter().fold(PollFlags::empty(), |met, fd| met | fd.revents());
+        Waited {
+            rung: !fds[0].revents().is_empty(),
+            socket: !met.is_empty(),
+            hung_up: met.intersects(HANG_UP | PollFlags::HUP | PollFlags::ERR),
+            skipped: false,
+        }
+    });
     match result {
         Err(rustix::io::Errno::INTR) => Ok(Waited::default()),
         other => other.map_err(io::Error::from),

@@ -2,8 +2,9 @@
 
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 
-use super::encrypted::Encrypted;
+use super::layer::Layer;
 use super::socket::Socket;
+use crate::handshake::TlsSession;
 
 /// Plain or TLS, and how many bytes of the WebSocket layer have left: what decides whether a message was written.
 /// Under TLS a byte counts when its whole record is in the kernel; a part of a record is of no use to the peer.
@@ -20,7 +21,7 @@ pub(crate) struct Wire {
 
 enum Stream {
     Plain(Socket),
-    Tls(Box<dyn Encrypted>),
+    Tls(Box<dyn Layer>),
 }
 
 /// A record has at most so much (RFC 8446 section 5.2), its own overhead among it.
@@ -31,8 +32,8 @@ impl Wire {
         Self::over(Stream::Plain(socket))
     }
 
-    pub(crate) fn tls(stream: impl Encrypted + 'static) -> Self {
-        Self::over(Stream::Tls(Box::new(stream)))
+    pub(crate) fn encrypted(stream: Box<dyn Layer>) -> Self {
+        Self::over(Stream::Tls(stream))
     }
 
     fn over(stream: Stream) -> Self {
@@ -50,7 +51,7 @@ impl Wire {
         let tail = self.tail.get_ref().len() as u64 - self.tail.position();
         let held = match &self.stream {
             Stream::Plain(_) => tail,
-            Stream::Tls(_) => tail + RECORD,
+            Stream::Tls(tls) => tail + RECORD * u64::from(tls.depth()),
         };
         self.socket().taken().saturating_sub(held)
     }
@@ -72,14 +73,24 @@ impl Wire {
         }
     }
 
-    pub(crate) fn socket(&self) -> &Socket {
+    /// How it is encrypted.
+    pub(crate) fn session(&self) -> Option<TlsSession> {
+        match &self.stream {
+            Stream::Plain(_) => None,
+            Stream::Tls(tls) => tls.session(),
+        }
+    }
+}
+
+impl Layer for Wire {
+    fn socket(&self) -> &Socket {
         match &self.stream {
             Stream::Plain(socket) => socket,
             Stream::Tls(tls) => tls.socket(),
         }
     }
 
-    pub(crate) fn socket_mut(&mut self) -> &mut Socket {
+    fn socket_mut(&mut self) -> &mut Socket {
         match &mut self.stream {
             Stream::Plain(socket) => socket,
             Stream::Tls(tls) => tls.socket_mut(),
@@ -117,7 +128,7 @@ impl Read for Wire {
                     break;
                 }
             }
-            if read == buffer.len() || !tls.socket().has_ahead() {
+            if read == buffer.len() || !tls.may_hold_more() {
                 break;
             }
         }

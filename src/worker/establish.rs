@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::reading::Came;
@@ -12,6 +13,7 @@ use crate::connect::attempt::Halt;
 use crate::correlation::Correlation;
 use crate::deadline::later;
 use crate::error::{ConnectError, SessionError};
+use crate::handshake::Handshake;
 use crate::inbound::backlog::Overrun;
 use crate::inbound::outlet::Capacity;
 use crate::message::Message;
@@ -256,6 +258,10 @@ impl Opening for Steps<'_, '_> {
 
     fn epoch(&self) -> u64 {
         self.run.life.epoch + 1
+    }
+
+    fn handshake(&self) -> Arc<Handshake> {
+        self.run.core.handshake.lock().clone().expect("a connection is there")
     }
 
     fn deadline(&self) -> Instant {

@@ -165,7 +165,11 @@ impl<'a> Run<'a> {
                 return Err(command);
             }
             let now = Instant::now();
-            let Some(until) = self.life.reconnect.not_before().filter(|until| now < *until) else {
+            let backoff = self.life.reconnect.not_before().filter(|until| now < *until);
+            // The venue's limit is asked last: a token is for the attempt that follows at once.
+            let dials = self.state.settings.dial_limit.as_ref().filter(|_| backoff.is_none());
+            let limited = dials.and_then(|limit| limit.take_one(now).err()).map(|wait| later(now, wait));
+            let Some(until) = backoff.or(limited) else {
                 core.status.set(ReadyState::Connecting);
                 return Ok(());
             };
@@ -190,7 +194,8 @@ impl<'a> Run<'a> {
         self.life.reconnect.dials(now);
         let attempt = self.life.reconnect.failures() + 1;
         let last_error = self.life.last_error.take();
-        let mut dial = Dial::new(settings.target.clone(), settings.headers.clone(), attempt, last_error, deadline);
+        let target = settings.place(self.life.place).clone();
+        let mut dial = Dial::new(target, settings.headers.clone(), attempt, last_error, deadline);
         if let Some(prepare) = self.work.hooks.prepare.clone() {
             core.duty.begin(Instant::now(), Doing::Prepare);
             let prepared = prepare(&mut dial);
@@ -215,7 +220,7 @@ impl<'a> Run<'a> {
         let meanwhile = || consumer.borrow_mut().hand_over(Instant::now(), false);
         let worker =
             Worker { wake: &core.mailbox.wake, cancelled: &cancelled, register: &register, meanwhile: &meanwhile };
-        let attempt = Attempt::new(settings, hooks, &dial, &self.life.avoid, worker);
+        let attempt = Attempt::new(settings, hooks, &dial, (self.life.prefer, &self.life.avoid), worker);
         let opened = open(&attempt);
         // Should it take the connection and not serve, the next attempt begins with another, if there is one: forgotten when
         // its session is open.
@@ -225,7 +230,9 @@ impl<'a> Run<'a> {
             let excess = self.life.avoid.len().saturating_sub(MAX_AVOIDED);
             self.life.avoid.drain(..excess);
         }
-        Ok((opened?, deadline))
+        let (transport, handshake) = opened?;
+        *core.handshake.lock() = Some(Arc::new(handshake));
+        Ok((transport, deadline))
     }
 
     fn halted(&mut self, halt: Halt) -> Option<ExitReason> {
@@ -239,6 +246,8 @@ impl<'a> Run<'a> {
     fn failed(&mut self, error: ConnectError) -> Option<ExitReason> {
         self.state.register_socket(None);
         self.core.counters.failed_attempts.add(1);
+        // Should there be another URL, it is next.
+        self.life.place = self.life.place.wrapping_add(1);
         let hint = Hint { retry_after: error.retry_after(), overloaded: error.is_overload() };
         let next = self.life.reconnect.failed(Instant::now(), hint, fastrand::f64());
         let is_permanent = self.is_permanent(&error, next);

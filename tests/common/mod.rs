@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::venue::{Batch, Renewal, Venue};
 use ws_supervisor::{
-    Client, ClientConfig, Event, Heartbeat, Message, ReadyState, Request, Session, SessionError, TlsBackend,
+    Client, ClientConfig, Event, Heartbeat, Message, ReadyState, Request, Session, SessionError, Tls, TlsBackend,
 };
 
 /// Far more than anything here takes, also on a busy machine.
@@ -23,6 +23,10 @@ pub fn ms(n: u64) -> Duration {
 }
 
 /// Who encrypts: `TLS_BACKEND=rustls` has it done by rustls.
+pub fn tls() -> Tls {
+    Tls::new().backend(tls_backend())
+}
+
 pub fn tls_backend() -> TlsBackend {
     match std::env::var("TLS_BACKEND").as_deref() {
         Ok("rustls") => TlsBackend::Rustls,
@@ -36,7 +40,7 @@ pub fn config(server: &Server) -> ClientConfig {
     let config = ClientConfig::new(server.url()).unwrap().backoff(ms(5), ms(20)).max_retries(u32::MAX);
     match server.ca_pem() {
         pem if pem.is_empty() => config,
-        pem => config.root_certificate(pem).tls_backend(tls_backend()),
+        pem => config.root_certificate(pem).tls(tls()),
     }
 }
 

@@ -1,0 +1,200 @@
+//! HTTP/1.1, as much of it as an upgrade or a proxy needs: a head that is whole, a body that says why, and when to come again.
+
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::attempt::{Attempt, Halt};
+use super::tls;
+use crate::error::{ConnectError, Refusal};
+use crate::transport::Layer;
+
+pub(super) const MAX_HEAD: usize = 64 << 10;
+pub(super) const MAX_HEADERS: usize = 128;
+const MAX_BODY: usize = 64 << 10;
+
+/// As many bytes of chunks are read for that: the smallest take six for one.
+const MAX_CHUNKS: usize = 8 * MAX_BODY;
+
+/// A refusal's body is waited for so long: the connection is of no other use.
+const BODY_TIME: Duration = Duration::from_secs(2);
+
+/// Where a head ends, of which the bytes before `looked` have been looked at.
+pub(super) fn head_end(came: &[u8], looked: usize) -> Option<usize> {
+    let end = came[looked..].windows(2).position(|pair| pair == b"\n\n" || pair == b"\n\r");
+    match end.map(|at| looked + at)? {
+        at if came[at + 1] == b'\n' => Some(at + 2),
+        at if came.get(at + 2) == Some(&b'\n') => Some(at + 3),
+        _ => None,
+    }
+}
+
+/// Writes all of it.
+pub(super) fn write(attempt: &Attempt<'_>, wire: &mut dyn Layer, mut bytes: &[u8]) -> Result<(), Halt> {
+    while !bytes.is_empty() {
+        match wire.write(bytes) {
+            Ok(0) => return Err(attempt.lost("it closed the connection")),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
+            Err(error) => return Err(broken(attempt, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads until the head is whole; returns its length. What is no HTTP is told at once.
+pub(super) fn read_head(attempt: &Attempt<'_>, wire: &mut dyn Layer, came: &mut Vec<u8>) -> Result<usize, Halt> {
+    let (mut looked, mut lines) = (0, 0);
+    loop {
+        // Only new bytes are looked at: a head that comes a byte at a time is not parsed at every byte.
+        if let Some(end) = head_end(came, looked) {
+            return Ok(end);
+        }
+        looked = came.len().saturating_sub(2);
+        let start = b"HTTP/1.";
+        let common = came.len().min(start.len());
+        if came[..common] != start[..common] {
+            return Err(wrong(match came[..] {
+                [0x15, 3, ..] => "the server speaks TLS here: use `wss://`".to_owned(),
+                _ => "not HTTP/1.1".to_owned(),
+            }));
+        }
+        if lines > MAX_HEADERS + 1 {
+            return Err(wrong(format!("more than {MAX_HEADERS} headers")));
+        }
+        if came.len() >= MAX_HEAD {
+            return Err(wrong("headers longer than 64 KiB"));
+        }
+        let before = came.len();
+        read_some(attempt, wire, came)?;
+        lines += came[before..].iter().filter(|byte| **byte == b'\n').count();
+    }
+}
+
+/// The body of a refusal (RFC 9112 section 6.3), as far as it comes.
+pub(super) fn read_body(attempt: &Attempt<'_>, wire: &mut dyn Layer, refusal: &Refusal, mut came: Vec<u8>) -> Vec<u8> {
+    let until = Instant::now() + BODY_TIME;
+    let is_chunked =
+        refusal.header("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
+    let length = refusal.header("content-length").and_then(|value| value.trim().parse().ok()).unwrap_or(usize::MAX);
+    loop {
+        let (mut body, is_whole) = match is_chunked {
+            true => dechunk(&came),
+            false => (came[..came.len().min(length)].to_vec(), came.len() >= length),
+        };
+        body.truncate(MAX_BODY);
+        if is_whole || body.len() == MAX_BODY || came.len() >= MAX_CHUNKS {
+            return body;
+        }
+        // All that is there before it is looked at again: it may come a byte at a time.
+        let before = came.len();
+        loop {
+            let mut chunk = [0; 4096];
+            match wire.read(&mut chunk) {
+                Ok(read) if read > 0 => came.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && came.len() == before => {
+                    let socket = wire.socket_mut();
+                    if !matches!(attempt.wait(socket.tcp(), socket.interest(), until), Ok(true)) {
+                        return body;
+                    }
+                    socket.refresh();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                _ if came.len() == before => return body,
+                _ => break,
+            }
+            if came.len() >= MAX_CHUNKS || Instant::now() >= until {
+                break;
+            }
+        }
+        if Instant::now() >= until {
+            return body;
+        }
+    }
+}
+
+/// What the chunks hold (RFC 9112 section 7.1), and whether the last one has come.
+fn dechunk(mut chunks: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    while let Ok(httparse::Status::Complete((start, size))) = httparse::parse_chunk_size(chunks) {
+        if size == 0 {
+            return (body, true);
+        }
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let end = start.saturating_add(size).min(chunks.len());
+        body.extend_from_slice(&chunks[start..end]);
+        // After each chunk comes the end of a line.
+        let Some(rest) = chunks.get(end + 2..) else { break };
+        chunks = rest;
+    }
+    (body, false)
+}
+
+pub(super) fn read_some(attempt: &Attempt<'_>, wire: &mut dyn Layer, head: &mut Vec<u8>) -> Result<(), Halt> {
+    let mut chunk = [0; 4096];
+    loop {
+        match wire.read(&mut chunk) {
+            Ok(0) if attempt.dial.target.tls => {
+                return Err(attempt.lost("the server closed the connection before it answered"));
+            }
+            Ok(0) => {
+                let message = "the server closed the connection before it answered (if it speaks TLS, use `wss://`)";
+                return Err(attempt.lost(message));
+            }
+            Ok(read) => {
+                head.extend_from_slice(&chunk[..read]);
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(wire.socket_mut())?,
+            Err(error) => return Err(broken(attempt, &error)),
+        }
+    }
+}
+
+/// A date or seconds (RFC 9110 section 10.2.3). Of what proxies make of the latter the first whole number is taken: no wait
+/// at all would be the worst reading.
+pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(date) = httpdate::parse_http_date(value) {
+        return Some(date.duration_since(now).unwrap_or_default());
+    }
+    let seconds = value.split([',', '.']).next().unwrap_or_default().trim();
+    let is_number = !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| Duration::from_secs(seconds.parse().unwrap_or(u64::MAX)))
+}
+
+/// A TLS 1.3 server refuses us only after the handshake.
+pub(super) fn broken(attempt: &Attempt<'_>, error: &io::Error) -> Halt {
+    #[cfg(feature = "rustls")]
+    if let Some(refusal) = super::rustls::verdict(error) {
+        return refusal;
+    }
+    tls::refusal(&error.to_string()).unwrap_or_else(|| attempt.broken(error))
+}
+
+pub(super) fn wrong(message: impl Into<Box<str>>) -> Halt {
+    ConnectError::Handshake { message: message.into() }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined_as_far_as_they_came() {
+        assert_eq!(dechunk(b"6\r\nbanned\r\n0\r\n\r\n"), (b"banned".to_vec(), true));
+        assert_eq!(dechunk(b"3;x=y\r\nban\r\n3\r\nne"), (b"banne".to_vec(), false));
+        assert_eq!(dechunk(b"ffffffffffffffff\r\nban"), (b"ban".to_vec(), false));
+        assert_eq!(dechunk(b"no chunks"), (vec![], false));
+    }
+
+    #[test]
+    fn retry_after_reads_seconds_and_dates() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(Duration::from_secs(10)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after(" 12 ", now), Some(Duration::from_secs(12)));
+        assert_eq!(retry_after("120, 120", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("30.5", now), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after("99999999999999999999999", now), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!((retry_after("soon", now), retry_after("-1", now), retry_after("", now)), (None, None, None));
+    }
+}

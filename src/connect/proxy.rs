@@ -1,0 +1,155 @@
+//! The way through a proxy: which, and what it is asked. Names are resolved at the proxy.
+
+use super::attempt::{Attempt, Halt};
+use super::http::{read_head, write};
+use crate::config::proxy::{Server, Speaks};
+use crate::error::ConnectError;
+use crate::transport::Layer;
+
+/// The proxy for this attempt's target, if there is to be one.
+pub(super) fn choose(attempt: &Attempt<'_>) -> Result<Option<Server>, Halt> {
+    let Some(proxy) = &attempt.settings.proxy else { return Ok(None) };
+    proxy.choose(&attempt.dial.target, |name| std::env::var(name).ok()).map_err(|error| {
+        let message = error.to_string().into();
+        ConnectError::Proxy { proxy: "".into(), status: None, message }.into()
+    })
+}
+
+/// Asks the proxy on the other end of `below` for a way to the target.
+pub(super) fn tunnel<L: Layer + Unpin>(attempt: &Attempt<'_>, server: &Server, below: L) -> Result<L, Halt> {
+    match server.speaks {
+        Speaks::Http | Speaks::Https => connect(attempt, server, below),
+        #[cfg(feature = "socks")]
+        Speaks::Socks5 => socks::connect(attempt, server, below),
+    }
+}
+
+fn refused(server: &Server, status: Option<u16>, message: impl Into<Box<str>>) -> Halt {
+    ConnectError::Proxy { proxy: server.to_string().into(), status, message: message.into() }.into()
+}
+
+/// RFC 9110 section 9.3.6.
+fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Result<L, Halt> {
+    let target = &attempt.dial.target;
+    let host = if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() };
+    let authority = format!("{host}:{}", target.port);
+    let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+    if let Some(credentials) = &server.credentials {
+        request += &format!("Proxy-Authorization: {}\r\n", credentials.basic());
+    }
+    request += "\r\n";
+    write(attempt, &mut below, request.as_bytes())?;
+    let mut came = Vec::new();
+    loop {
+        let length = read_head(attempt, &mut below, &mut came).map_err(|halt| match halt {
+            Halt::Failed(ConnectError::Handshake { message }) => refused(server, None, message),
+            halt => halt,
+        })?;
+        let rest = came.split_off(length);
+        let mut headers = [httparse::EMPTY_HEADER; super::http::MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        if !matches!(response.parse(&came), Ok(httparse::Status::Complete(_))) {
+            return Err(refused(server, None, "it answers with no HTTP/1.1"));
+        }
+        let status = response.code.unwrap_or_default();
+        match status {
+            100..200 => came = rest,
+            200..300 if rest.is_empty() => return Ok(below),
+            // Neither TLS nor WebSocket lets a server speak first.
+            200..300 => return Err(refused(server, Some(status), "bytes that nobody asked for follow its consent")),
+            407 => {
+                let message = match server.credentials {
+                    Some(_) => "it does not accept the user and password (407)",
+                    None => "it wants a user and password (407): `http://user:password@host:port`",
+                };
+                return Err(refused(server, Some(status), message));
+            }
+            _ => {
+                let reason = response.reason.unwrap_or_default();
+                return Err(refused(
+                    server,
+                    Some(status),
+                    format!("it refuses the way to {authority}: {status} {reason}"),
+                ));
+            }
+        }
+    }
+}
+
+/// By a crate made for runtimes, on a socket that waits by itself: its future is ready when it is asked first.
+#[cfg(feature = "socks")]
+mod socks {
+    use std::io::{self, ErrorKind};
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use tokio_socks::Error;
+    use tokio_socks::io::AsyncSocket;
+    use tokio_socks::tcp::Socks5Stream;
+
+    use super::{Attempt, Halt, Layer, Server, refused};
+
+    struct Waiting<'a, L> {
+        attempt: &'a Attempt<'a>,
+        below: L,
+        /// Why it does not go on.
+        halt: &'a mut Option<Halt>,
+    }
+
+    impl<L: Layer> Waiting<'_, L> {
+        fn until_done(&mut self, mut step: impl FnMut(&mut L) -> io::Result<usize>) -> Poll<io::Result<usize>> {
+            loop {
+                match step(&mut self.below) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        if let Err(halt) = self.attempt.unblock(self.below.socket_mut()) {
+                            *self.halt = Some(halt);
+                            return Poll::Ready(Err(ErrorKind::Interrupted.into()));
+                        }
+                    }
+                    result => return Poll::Ready(result),
+                }
+            }
+        }
+    }
+
+    impl<L: Layer + Unpin> AsyncSocket for Waiting<'_, L> {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+            self.until_done(|below| below.read(buffer))
+        }
+
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+            self.until_done(|below| below.write(buffer))
+        }
+    }
+
+    /// RFC 1928, and RFC 1929 for user and password.
+    pub(super) fn connect<L: Layer + Unpin>(attempt: &Attempt<'_>, server: &Server, below: L) -> Result<L, Halt> {
+        let to = (attempt.dial.target.host.as_str(), attempt.dial.target.port);
+        let mut halt = None;
+        let socket = Waiting { attempt, below, halt: &mut halt };
+        let result = match &server.credentials {
+            None => now(Socks5Stream::connect_with_socket(socket, to)),
+            Some(of) => now(Socks5Stream::connect_with_password_and_socket(socket, to, &of.user, &of.password)),
+        };
+        match result {
+            Ok(stream) => Ok(stream.into_inner().below),
+            Err(error) => Err(match (halt, error) {
+                (Some(halt), _) => halt,
+                (None, Error::Io(error)) => attempt.broken(&error),
+                (None, error @ (Error::PasswordAuthFailure(_) | Error::NoAcceptableAuthMethods)) => {
+                    let message = format!("it does not accept what it was told of a user and password: {error}");
+                    // What HTTP calls it, so that it is no more retried than there.
+                    refused(server, Some(407), message)
+                }
+                (None, error) => refused(server, None, format!("it refuses the way to {}:{}: {error}", to.0, to.1)),
+            }),
+        }
+    }
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => done,
+            Poll::Pending => unreachable!("its socket waits by itself"),
+        }
+    }
+}
