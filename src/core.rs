@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ pub(crate) struct Core {
     /// What its handler is to be told; `None` without one.
     pub(crate) told: Option<Told>,
     pub(crate) commands: Commands,
+    /// The line is to be tried at once.
+    pub(crate) tries_line: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) health: Health,
     pub(crate) duty: Duty,
@@ -105,6 +107,21 @@ impl Core {
         self.commands.give(command);
         self.mailbox.wake.wake();
         command
+    }
+
+    /// Has the worker ask at once whether the line is alive.
+    pub(crate) fn try_line(&self) {
+        self.tries_line.store(true, Ordering::Release);
+        self.mailbox.wake.wake();
+    }
+
+    /// Whether it is to.
+    pub(crate) fn is_to_try_line(&self) -> bool {
+        self.tries_line.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take_try_line(&self) -> bool {
+        self.is_to_try_line() && self.tries_line.swap(false, Ordering::AcqRel)
     }
 
     /// From now on this thread is the client's own.

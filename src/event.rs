@@ -103,6 +103,15 @@ pub enum Event {
         /// For how long it did not.
         after: Duration,
     },
+    /// No data has come for [`stale_after`](crate::ClientConfig::stale_after) though the line is alive, or none of a
+    /// channel's; told once in each silence, where [`StaleAction::Tell`](crate::StaleAction::Tell) is set.
+    #[non_exhaustive]
+    Stale {
+        /// The channel, where it is one's.
+        channel: Option<Arc<str>>,
+        /// For how long.
+        silent_for: Duration,
+    },
     /// Messages were dropped here: the queue was full and the overflow policy says so.
     #[non_exhaustive]
     Lagged {

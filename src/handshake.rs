@@ -61,6 +61,19 @@ pub enum TlsVersion {
     Tls13,
 }
 
+/// What the server may answer to the subprotocols that it is offered (RFC 6455 section 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubprotocolChoice {
+    /// One of those offered.
+    #[default]
+    Required,
+    /// One of those offered, or none: some servers leave out what they agree to.
+    Optional,
+    /// Anything, one that was not offered too. RFC 6455 has a client fail such a connection; some gateways insist.
+    Any,
+}
+
 impl Handshake {
     /// The value of the first header of this name, in whatever case.
     ///

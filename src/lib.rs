@@ -27,7 +27,7 @@
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
 //! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
 //! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
-//! | `policy/` | `mod` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
+//! | `policy/` | `mod` `clocks` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `monitors` `staleness` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
 //! | `outbound/` | `gate` `accepted` `outbox` `line` `link` `mailbox` `mod` | the way down: a message is accepted, waits, is written, is counted |
@@ -49,6 +49,7 @@
 //! | what comes back at the end of a connection, and to whom | `client_state/settlement` |
 //! | what happens when you read too slowly | `overflow`, carried out by `inbound/backlog` |
 //! | that a heartbeat is lost | `policy/monitor` |
+//! | that data has stopped | `policy/staleness` |
 //! | when to dial again | `policy/reconnect` |
 //! | what follows the end of a run | `policy/restart` (asked by `worker/exit`); the budget, and what counts: `supervisor/exits`, by `policy/restart_intensity` |
 //! | whether a frame may come, and what a message is | `transport/receiver`, `transport/head` |
@@ -280,7 +281,6 @@ pub use config::ClientConfig;
 #[cfg(feature = "compression")]
 #[cfg_attr(docsrs, doc(cfg(feature = "compression")))]
 pub use config::compression::Compression;
-pub use config::connecting::SubprotocolChoice;
 pub use config::decode::Decode;
 pub use config::proxy::Proxy;
 pub use config::socket::SocketOptions;
@@ -296,7 +296,7 @@ pub use error::{
 };
 pub use event::{ClientEvent, Event};
 pub use handed_back::HandedBack;
-pub use handshake::{Handshake, TlsSession, TlsVersion};
+pub use handshake::{Handshake, SubprotocolChoice, TlsSession, TlsVersion};
 pub use inbound::context::Context;
 pub use inbound::delivery::{Delivery, Handler};
 pub use lifecycle::{ExitReason, ParkReason, StartError, StopError, WaitError};
@@ -306,6 +306,7 @@ pub use policy::heartbeat::{Heartbeat, HeartbeatKind};
 pub use policy::idle::IdleStrategy;
 pub use policy::rate_limit::RateLimit;
 pub use policy::restart::Restart;
+pub use policy::staleness::StaleAction;
 pub use policy::subscriptions::SubscriptionStatus;
 pub use request::{Json, Request, RequestId, RpcError};
 pub use response::Response;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::message::{CloseFrame, OneLine};
 
@@ -103,6 +104,15 @@ pub enum DisconnectReason {
     Panicked(Box<str>),
     /// The connection had reached its [`max_age`](crate::ClientConfig::max_age), and another takes its place.
     MaxAge,
+    /// The line is alive, and no data came for [`stale_after`](crate::ClientConfig::stale_after), or none of a channel's for
+    /// [`stale_channel_after`](crate::ClientConfig::stale_channel_after).
+    #[non_exhaustive]
+    Stale {
+        /// The channel, where it is one's.
+        channel: Option<Arc<str>>,
+        /// For how long.
+        silent_for: Duration,
+    },
     /// What expires (a token) could not be renewed; the next connection signs in afresh.
     RenewalFailed(Box<str>),
 }
@@ -121,6 +131,10 @@ impl fmt::Display for DisconnectReason {
             Self::ReconnectRequested => f.write_str("reconnect requested"),
             Self::Panicked(message) => write!(f, "the worker panicked: {message}"),
             Self::MaxAge => f.write_str("old enough to be replaced"),
+            Self::Stale { channel: None, silent_for } => write!(f, "stale: no data for {silent_for:.1?}"),
+            Self::Stale { channel: Some(channel), silent_for } => {
+                write!(f, "stale: no data of channel {channel} for {silent_for:.1?}")
+            }
             Self::RenewalFailed(message) => write!(f, "not renewed: {}", OneLine(message)),
         }
     }

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{LONG, config, eventually, ms, thread_status, wait_for_state};
+use common::{LONG, config, eventually, ms, never_answers, thread_status, wait_for_state};
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
@@ -64,23 +64,6 @@ fn stops_in_time(config: impl Fn() -> ClientConfig, ready: impl Fn(&Client)) {
         assert!(begun.elapsed() < GRACE + Duration::from_secs(5), "{:?}", begun.elapsed());
         assert_eq!(client.ready_state(), ReadyState::Closed);
     }
-}
-
-/// A listener whose queue of connections is full: the next connect gets no answer.
-fn never_answers() -> (TcpListener, Vec<std::net::TcpStream>, SocketAddr) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    socket.listen(0).unwrap();
-    let listener = TcpListener::from(socket);
-    let address = listener.local_addr().unwrap();
-    let mut filled = vec![];
-    for _ in 0..8 {
-        match std::net::TcpStream::connect_timeout(&address, ms(200)) {
-            Ok(tcp) => filled.push(tcp),
-            Err(_) => return (listener, filled, address),
-        }
-    }
-    panic!("the queue of a listener with a backlog of 0 does not fill up");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -121,6 +121,7 @@ impl ClientState {
             handshake: Mutex::new(None),
             told: is_inline.then(Told::default),
             commands: Commands::default(),
+            tries_line: AtomicBool::new(false),
             counters: Counters::default(),
             health: Health::new(now),
             duty: Duty::new(now, settings.stall_threshold),
@@ -134,6 +135,7 @@ impl ClientState {
         let dialect = hooks.venue.clone().map(|venue| Box::new(Spoken(venue)) as Box<dyn Dialect>);
         let rules = Rules {
             heartbeat: settings.heartbeat.clone(),
+            stale: settings.stale.clone(),
             correlation: settings.correlation.clone(),
             request_timeout: settings.request_timeout,
             max_age: settings.max_age,

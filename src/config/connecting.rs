@@ -10,21 +10,9 @@ use super::proxy::Proxy;
 use super::socket::SocketOptions;
 use super::tls::Tls;
 use crate::error::ConfigError;
+use crate::handshake::SubprotocolChoice;
 use crate::policy::rate_limit::RateLimit;
 use crate::target::Target;
-
-/// What the server may answer to the subprotocols that it is offered (RFC 6455 section 4.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SubprotocolChoice {
-    /// One of those offered.
-    #[default]
-    Required,
-    /// One of those offered, or none: some servers leave out what they agree to.
-    Optional,
-    /// Anything, one that was not offered too. RFC 6455 has a client fail such a connection; some gateways insist.
-    Any,
-}
 
 impl ClientConfig {
     /// Another URL of the same service, tried when the one before it does not open; call it again for more. A client stays

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "compression")]
 pub(crate) mod compression;
-pub(crate) mod connecting;
+mod connecting;
 pub(crate) mod decode;
 pub(crate) mod proxy;
 mod session;
@@ -17,7 +17,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::connecting::SubprotocolChoice;
 use self::decode::Decode;
 use self::proxy::Proxy;
 use self::socket::SocketOptions;
@@ -25,6 +24,7 @@ use self::tls::Tls;
 use crate::correlation::Correlation;
 use crate::dial::Dial;
 use crate::error::{ConfigError, SessionError};
+use crate::handshake::SubprotocolChoice;
 use crate::inbound::delivery::Delivery;
 use crate::overflow::Overflow;
 use crate::policy::heartbeat::Heartbeat;
@@ -32,6 +32,7 @@ use crate::policy::idle::IdleStrategy;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::reconnect::ReconnectRules;
 use crate::policy::restart::Restart;
+use crate::policy::staleness::{StaleAction, StaleRules};
 use crate::session::Session;
 use crate::target::Target;
 use crate::unsettled::Unsettled;
@@ -77,6 +78,7 @@ pub struct ClientConfig {
     pub(crate) dial_limit: Option<RateLimit>,
     pub(crate) restart: Restart,
     pub(crate) heartbeat: Option<Heartbeat>,
+    pub(crate) stale: StaleRules,
     pub(crate) reconnect: ReconnectRules,
     pub(crate) park_on: Vec<u16>,
     pub(crate) connect_timeout: Duration,
@@ -158,6 +160,7 @@ impl ClientConfig {
             dial_limit: None,
             restart: Restart::default(),
             heartbeat: None,
+            stale: StaleRules::default(),
             reconnect: ReconnectRules::default(),
             park_on: vec![401, 403, 404],
             connect_timeout: Duration::from_secs(10),
@@ -212,6 +215,47 @@ impl ClientConfig {
     /// 20 s; two in a row that go unanswered end the connection.
     pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
         self.heartbeat = Some(heartbeat);
+        self
+    }
+
+    /// How long no data may come on an open connection, though the line is alive: pings, pongs, heartbeats and answers to
+    /// requests do not count. Counted from the moment it is open, so that a line that never delivers is found too, and anew
+    /// after your own reader has held up the reading. What then happens is [`stale_action`](ClientConfig::stale_action)'s to
+    /// say. Defaults to never.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::{ClientConfig, StaleAction};
+    ///
+    /// let config = ClientConfig::new("wss://venue.example/book")?
+    ///     .stale_after(Duration::from_secs(10))
+    ///     .stale_action(StaleAction::Reconnect)
+    ///     .stale_while(|| true); // the market is open
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn stale_after(mut self, silence: Duration) -> Self {
+        self.stale.after = Some(silence);
+        self
+    }
+
+    /// The same for each subscribed channel by itself, where the [`venue`](ClientConfig::venue) can tell whose a message is
+    /// ([`Venue::channel_of`](crate::venue::Venue::channel_of)). Each message is then shown to it. Defaults to never.
+    pub fn stale_channel_after(mut self, silence: Duration) -> Self {
+        self.stale.channel_after = Some(silence);
+        self
+    }
+
+    /// What is done about a silence. Defaults to [`StaleAction::Reconnect`].
+    pub fn stale_action(mut self, action: StaleAction) -> Self {
+        self.stale.action = action;
+        self
+    }
+
+    /// Whether data is to be expected now, as in a market's hours: while this says no nothing is stale, and afterwards the
+    /// silence is counted anew. Asked on the client's thread, about four times in each `stale_after`. Defaults to always.
+    pub fn stale_while(mut self, expected: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.stale.gate = Some(Arc::new(expected));
         self
     }
 

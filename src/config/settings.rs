@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
-use super::connecting::SubprotocolChoice;
 use super::decode::Decode;
 use super::proxy::Proxy;
 use super::socket::SocketOptions;
@@ -14,6 +13,7 @@ use super::tls::{Tls, TlsBackend, parse_roots};
 use super::{ClientConfig, OnOpenFn, PrepareFn, ReconcileFn, ResolveFn};
 use crate::correlation::Correlation;
 use crate::error::ConfigError;
+use crate::handshake::SubprotocolChoice;
 use crate::inbound::delivery::Delivery;
 use crate::outbound::accepted::Load;
 use crate::overflow::Overflow;
@@ -22,6 +22,7 @@ use crate::policy::idle::IdleStrategy;
 use crate::policy::rate_limit::RateLimit;
 use crate::policy::reconnect::ReconnectRules;
 use crate::policy::restart::Restart;
+use crate::policy::staleness::StaleRules;
 use crate::target::{Header, Target, parse_header};
 use crate::venue::Venue;
 
@@ -41,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) dial_limit: Option<RateLimit>,
     pub(crate) restart: Restart,
     pub(crate) heartbeat: Heartbeat,
+    pub(crate) stale: StaleRules,
     pub(crate) reconnect: ReconnectRules,
     pub(crate) park_on: Vec<u16>,
     pub(crate) connect_timeout: Duration,
@@ -151,6 +153,7 @@ impl ClientConfig {
             dial_limit: config.dial_limit,
             restart: config.restart,
             heartbeat: heartbeat.unwrap_or_else(|| Heartbeat::ping_pong(Duration::from_secs(20))),
+            stale: config.stale,
             reconnect: config.reconnect,
             park_on: config.park_on,
             connect_timeout: config.connect_timeout,
@@ -213,6 +216,10 @@ impl Settings {
         for rule in self.compression.iter().filter_map(|compression| compression.fault()) {
             faults.rule(false, "compression", rule);
         }
+        faults.rule(self.stale.after != Some(Duration::ZERO), "stale_after", positive);
+        faults.rule(self.stale.channel_after != Some(Duration::ZERO), "stale_channel_after", positive);
+        let can_tell = self.stale.channel_after.is_none() || self.hooks.venue.is_some();
+        faults.rule(can_tell, "stale_channel_after", "needs a `venue`, which knows whose a message is");
         faults.rule(self.max_age != Some(Duration::ZERO), "max_age", positive);
         let knows_how = self.channels.is_empty() || self.hooks.venue.is_some();
         faults.rule(knows_how, "subscribe", "needs a `venue`, which knows how to subscribe");
@@ -246,6 +253,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handshake::TlsVersion;
     use crate::venue::Venue;
 
     fn ok() -> ClientConfig {
@@ -280,6 +288,16 @@ mod tests {
             ("heartbeat", ok().heartbeat(Heartbeat::deribit(Duration::from_millis(1500)))),
             ("request_timeout", ok().request_timeout(zero)),
             ("max_age", ok().max_age(zero)),
+            ("stale_after", ok().stale_after(zero)),
+            ("stale_channel_after", ok().stale_channel_after(second)),
+            ("tls", ok().tls(Tls::new().without_system_roots())),
+            ("tls", ok().tls(Tls::new().root_certificate("no certificate"))),
+            ("tls", ok().tls(Tls::new().identity_pem("no certificate", "no key"))),
+            ("tls", ok().tls(Tls::new().min_version(TlsVersion::Tls13).max_version(TlsVersion::Tls12))),
+            ("tls", ok().tls(Tls::new().alpn([""]))),
+            ("socket", ok().socket(SocketOptions::new().dscp(64))),
+            ("socket", ok().socket(SocketOptions::new().keepalive(zero, second, 1))),
+            ("host_header", ok().host_header("a\nb")),
             ("subscribe", ok().subscribe(["a"])),
             ("stack_size", ok().stack_size(1)),
             ("stall_threshold", ok().stall_threshold(zero)),

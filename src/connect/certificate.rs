@@ -27,6 +27,15 @@ pub(super) fn is_signed_by_itself(der: &[u8]) -> bool {
     inner.subject().to_der().ok() == inner.issuer().to_der().ok()
 }
 
+/// An RSA key of less than 2,048 bits, which nobody accepts any more.
+#[cfg(feature = "rustls")]
+pub(super) fn has_weak_key(der: &[u8]) -> bool {
+    let Ok(certificate) = Certificate::from_der(der) else { return false };
+    let key = certificate.tbs_certificate().subject_public_key_info();
+    // RFC 3279 section 2.3.1. The modulus is nearly all of it.
+    key.algorithm.oid.to_string() == "1.2.840.113549.1.1.1" && key.subject_public_key.raw_bytes().len() < 2048 / 8
+}
+
 #[cfg(feature = "pinning")]
 pub(super) fn matches(pin: crate::config::tls::Pin, der: &[u8]) -> bool {
     use crate::config::tls::{Pin, Pinned};

@@ -11,10 +11,10 @@ use tungstenite::handshake::derive_accept_key;
 use super::attempt::{Attempt, Halt};
 use super::compression::{Agreed, agree, offer};
 use super::http::{MAX_HEAD, MAX_HEADERS, broken, head_end, read_body, read_head, retry_after, wrong};
-use crate::config::connecting::SubprotocolChoice;
 use crate::config::settings::Settings;
 use crate::dial::Dial;
 use crate::error::{ConnectError, Refusal};
+use crate::handshake::SubprotocolChoice;
 use crate::target::Header;
 use crate::transport::{Layer, Wire};
 

@@ -16,7 +16,7 @@ use rustls::{
 };
 
 use super::attempt::{Attempt, Halt};
-use super::certificate::{describe, is_signed_by_itself};
+use super::certificate::{describe, has_weak_key, is_signed_by_itself};
 use super::tls::{Cache, Material, Shown, alerted, check_pins, refused, unusable};
 use crate::config::tls::Tls;
 use crate::error::{ConnectError, TlsFault};
@@ -105,8 +105,8 @@ struct Judge {
 #[derive(Debug)]
 struct Refused {
     error: CertificateError,
+    fault: TlsFault,
     presented: Option<Box<str>>,
-    by_itself: bool,
 }
 
 impl fmt::Display for Refused {
@@ -116,6 +116,19 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+fn with_what_was_presented(error: Error, certificate: &[u8]) -> Error {
+    let Error::InvalidCertificate(error) = error else { return error };
+    let fault = match fault(&error) {
+        // What comes of it differs, and the reason is this.
+        TlsFault::BadCertificate | TlsFault::UnknownIssuer if has_weak_key(certificate) => TlsFault::Weak,
+        // A certificate that is a CA's own cannot be a server's (RFC 5280 section 4.2.1.9), so those who sign themselves fail.
+        TlsFault::BadCertificate | TlsFault::UnknownIssuer if is_signed_by_itself(certificate) => TlsFault::SelfSigned,
+        fault => fault,
+    };
+    let refused = Refused { error, fault, presented: describe(certificate) };
+    CertificateError::Other(OtherError(Arc::new(refused))).into()
+}
 
 impl ServerCertVerifier for Judge {
     fn verify_server_cert(
@@ -130,15 +143,16 @@ impl ServerCertVerifier for Judge {
             Some(chain) => chain.verify_server_cert(certificate, intermediates, name, ocsp, now),
             None => Err(CertificateError::UnknownIssuer.into()),
         };
-        let Err(Error::InvalidCertificate(error)) = verified else { return verified };
-        let is_for_others =
-            matches!(error, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. });
-        if self.accepts_any_certificate || (self.accepts_any_name && is_for_others) {
-            return Ok(ServerCertVerified::assertion());
+        use CertificateError::{NotValidForName, NotValidForNameContext};
+        match &verified {
+            Err(Error::InvalidCertificate(_)) if self.accepts_any_certificate => Ok(ServerCertVerified::assertion()),
+            Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
+                if self.accepts_any_name =>
+            {
+                Ok(ServerCertVerified::assertion())
+            }
+            _ => verified.map_err(|error| with_what_was_presented(error, certificate)),
         }
-        let (presented, by_itself) = (describe(certificate), is_signed_by_itself(certificate));
-        let refused = OtherError(Arc::new(Refused { error, presented, by_itself }));
-        Err(CertificateError::Other(refused).into())
     }
 
     fn verify_tls12_signature(
@@ -148,6 +162,7 @@ impl ServerCertVerifier for Judge {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+            .map_err(|error| with_what_was_presented(error, certificate))
     }
 
     fn verify_tls13_signature(
@@ -157,6 +172,7 @@ impl ServerCertVerifier for Judge {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+            .map_err(|error| with_what_was_presented(error, certificate))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -175,27 +191,25 @@ fn failed(error: &Error) -> Halt {
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => refused(TlsFault::NotTls, error.to_string()),
         Error::PeerIncompatible(_) => refused(TlsFault::Version, error.to_string()),
         Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => match other.downcast_ref() {
-            Some(Refused { error, presented, by_itself }) => {
-                let (fault, message) = (fault(error, *by_itself), error.to_string().into());
-                ConnectError::Tls { fault, message, presented: presented.clone() }.into()
+            Some(Refused { error, fault, presented }) => {
+                let (message, presented) = (error.to_string().into(), presented.clone());
+                ConnectError::Tls { fault: *fault, message, presented }.into()
             }
             None => refused(TlsFault::BadCertificate, error.to_string()),
         },
-        Error::InvalidCertificate(inner) => refused(fault(inner, false), error.to_string()),
+        Error::InvalidCertificate(inner) => refused(fault(inner), error.to_string()),
         Error::NoCertificatesPresented => refused(TlsFault::BadCertificate, error.to_string()),
         error => refused(TlsFault::Other, error.to_string()),
     }
 }
 
-fn fault(error: &CertificateError, by_itself: bool) -> TlsFault {
+fn fault(error: &CertificateError) -> TlsFault {
     use CertificateError as E;
     match error {
         E::Expired | E::ExpiredContext { .. } => TlsFault::Expired,
         E::NotValidYet | E::NotValidYetContext { .. } => TlsFault::NotYetValid,
         E::NotValidForName | E::NotValidForNameContext { .. } => TlsFault::WrongHost,
         E::Revoked => TlsFault::Revoked,
-        // A certificate that is a CA's own cannot be a server's (RFC 5280 section 4.2.1.9): so those who sign themselves fail.
-        _ if by_itself => TlsFault::SelfSigned,
         E::UnknownIssuer => TlsFault::UnknownIssuer,
         E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             TlsFault::Weak

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::monitor::{Beat, Monitor};
+use super::monitor::Beat;
+use super::monitors::Monitors;
 use super::requests::{Claim, Pending, Purpose, Told, Whom};
+use super::staleness::{Silence, StaleAction, Watch};
 use super::subscriptions::Only;
 use super::terms::{Action, Rules, Tables, Turn};
 use super::upkeep::{Renewal, Upkeep};
@@ -21,7 +23,8 @@ use crate::state::DisconnectReason;
 
 pub(crate) struct Connection {
     pub(super) rules: Arc<Rules>,
-    pub(super) monitor: Monitor,
+    pub(super) monitors: Monitors,
+    watch: Watch,
     pub(super) upkeep: Upkeep,
     pub(super) opening: bool,
     /// Channels planned in one go: few while a rate limit lets few out.
@@ -51,12 +54,14 @@ impl Connection {
         tables: &T,
         out: &mut Vec<Action<T::Caller>>,
     ) -> Self {
-        let (monitor, first) = Monitor::open(rules.heartbeat.clone(), nonce, now);
+        let (monitors, first) = Monitors::open(&rules.heartbeat, nonce, now);
+        let watch = Watch::new(rules.stale.clone(), now);
         let (upkeep, opening, plans, patience) = (Upkeep::default(), false, PLANS.1, PATIENCE.0);
+        let (renewal_patience, channels_due) = (patience, None);
         let connection =
-            Self { rules, monitor, upkeep, opening, plans, patience, renewal_patience: patience, channels_due: None };
-        if let Beat::Send(message) = first {
-            connection.send_first(message, now, tables, out);
+            Self { rules, monitors, watch, upkeep, opening, plans, patience, renewal_patience, channels_due };
+        for beat in first {
+            connection.beat(beat, false, now, tables, out);
         }
         connection
     }
@@ -65,6 +70,7 @@ impl Connection {
     pub(crate) fn opened(&mut self, now: Instant) {
         self.opening = false;
         self.upkeep.opened(now, self.rules.max_age);
+        self.watch.opened(now);
     }
 
     /// What has to be asked before something expires.
@@ -72,13 +78,14 @@ impl Connection {
         self.upkeep.renew(now, renewal);
     }
 
-    pub(crate) fn monitor(&self) -> &Monitor {
-        &self.monitor
+    pub(crate) fn monitors(&self) -> &Monitors {
+        &self.monitors
     }
 
     /// When it wants to be asked again, if nothing else happens.
     pub(crate) fn due(&self, tables: &impl Tables) -> Option<Instant> {
-        [self.monitor.due(), tables.requests_due(), self.upkeep.due(), self.channels_due].into_iter().flatten().min()
+        let own = [self.monitors.due(), self.watch.due(), self.upkeep.due(), self.channels_due];
+        own.into_iter().chain([tables.requests_due()]).flatten().min()
     }
 
     /// Whether a rate limit holds up what it would ask for, so that a change of what is wanted is no reason to ask now.
@@ -100,23 +107,36 @@ impl Connection {
 
     /// Reading begins again after it was held up.
     pub(crate) fn reads_again(&mut self, now: Instant) {
-        self.monitor.excuse(now);
+        self.monitors.excuse(now);
+        self.watch.start_afresh(now);
     }
 
     /// A ping frame came. True: it is a sign of life.
     pub(crate) fn ping(&mut self, now: Instant) -> bool {
-        self.monitor.ping(now)
+        self.monitors.ping(now)
     }
 
     /// A pong frame came. True: it is a sign of life.
     pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> bool {
-        self.monitor.pong(payload, now)
+        self.monitors.pong(payload, now)
     }
 
     /// Whether messages need to be shown to it at all: on a quiet connection none is.
     #[inline]
     pub(crate) fn listens(&self, tables: &impl Tables) -> bool {
-        self.monitor.reads_messages() || !tables.expects_no_answer()
+        self.monitors.reads_messages() || self.watch.tells_channels_apart() || !tables.expects_no_answer()
+    }
+
+    /// A message of the caller's came.
+    #[inline(always)]
+    pub(crate) fn data(&mut self, at: Instant) {
+        self.watch.data(at);
+    }
+
+    /// This machine may have slept: the line is tried at once.
+    pub(crate) fn slept(&mut self, now: Instant) {
+        self.monitors.ask_now(now);
+        self.watch.start_afresh(now);
     }
 
     /// A message came; false if it is the caller's.
@@ -127,23 +147,32 @@ impl Connection {
         tables: &T,
         out: &mut Vec<Action<T::Caller>>,
     ) -> bool {
-        if self.monitor.reads_messages() {
-            let verdict = self.monitor.message(message, now);
-            if verdict.ours {
-                if verdict.alive {
-                    out.push(Action::Alive);
-                }
-                if let Beat::Send(answer) = verdict.action {
-                    self.send_first(answer, now, tables, out);
-                } else {
-                    self.beat(verdict.action, false, out);
-                }
-                return true;
+        if let Some(verdict) = self.monitors.message(message, now) {
+            if verdict.alive {
+                out.push(Action::Alive);
+            }
+            self.beat(verdict.action, false, now, tables, out);
+            return true;
+        }
+        if !tables.expects_no_answer() && self.answer(message, now, tables, out) {
+            return true;
+        }
+        if self.watch.tells_channels_apart() {
+            if let Some(channel) = self.rules.dialect.as_ref().and_then(|dialect| dialect.channel_of(message)) {
+                self.watch.channel(&channel, now);
             }
         }
-        if tables.expects_no_answer() {
-            return false;
-        }
+        false
+    }
+
+    /// A message that may be an answer came; false if it is none of ours.
+    fn answer<T: Tables>(
+        &mut self,
+        message: MessageRef<'_>,
+        now: Instant,
+        tables: &T,
+        out: &mut Vec<Action<T::Caller>>,
+    ) -> bool {
         let Some(answer) = self.rules.correlation.read(message) else { return false };
         let outcome = answer.outcome.map_err(RequestError::Rpc);
         let answer_id = answer.id.clone();
@@ -178,9 +207,11 @@ impl Connection {
     /// Something may be due.
     pub(crate) fn tick<T: Tables>(&mut self, turn: Turn, tables: &T, out: &mut Vec<Action<T::Caller>>) {
         let now = turn.now;
-        match self.monitor.tick(now, turn.caught_up, turn.heard_at, turn.mid_frame) {
-            Beat::Send(message) => self.send_first(message, now, tables, out),
-            beat => self.beat(beat, turn.clogged, out),
+        for beat in self.monitors.tick(now, turn.caught_up, turn.heard_at, turn.mid_frame) {
+            self.beat(beat, turn.clogged, now, tables, out);
+        }
+        for silence in self.watch.tick(now, turn.caught_up, || tables.subscriptions(|table| table.active())) {
+            out.push(self.silent(silence));
         }
         self.expire(now, turn.caught_up, tables, out);
         if self.channels_due.is_some_and(|due| now >= due) && !turn.caught_up {
@@ -227,13 +258,23 @@ impl Connection {
         }
     }
 
-    fn beat<C>(&self, beat: Beat, clogged: bool, out: &mut Vec<Action<C>>) {
+    fn silent<C>(&self, silence: Silence) -> Action<C> {
+        let Silence { channel, lasted } = silence;
+        match self.rules.stale.action {
+            StaleAction::Tell => Action::Stale { channel, lasted },
+            StaleAction::Reconnect => {
+                let reason = DisconnectReason::Stale { channel, silent_for: lasted };
+                Action::End { reason, code: Some(CloseFrame::NORMAL) }
+            }
+        }
+    }
+
+    fn beat<T: Tables>(&self, beat: Beat, clogged: bool, now: Instant, tables: &T, out: &mut Vec<Action<T::Caller>>) {
         match beat {
             Beat::Nothing => {}
             Beat::Ping(_) if clogged => {}
             Beat::Ping(payload) => out.push(Action::Ping(payload)),
-            // Its senders take it out first, since it has to be admitted.
-            Beat::Send(_) => {}
+            Beat::Send(message) => self.send_first(message, now, tables, out),
             Beat::Refused(error) => {
                 out.push(Action::Warn(format!("the venue refused a heartbeat request: {error}").into()));
             }

@@ -14,11 +14,13 @@ use bytes::Bytes;
 use super::*;
 use crate::correlation::Correlation;
 use crate::error::SendError;
+use crate::message::MessageRef;
 use crate::policy::admission::Unwritten;
 use crate::policy::admission::{Admission, Charge, Door};
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::{Limits, Price, RateLimit};
 use crate::policy::requests::Requests;
+use crate::policy::staleness::StaleRules;
 use crate::policy::subscriptions::{Batch, Subscriptions};
 use crate::policy::terms::Dialect;
 use crate::receipt::Receipt;
@@ -39,6 +41,9 @@ impl Dialect for Plain {
     }
     fn is_temporary(&self, error: &RpcError) -> bool {
         error.code == 429
+    }
+    fn channel_of(&self, _: MessageRef<'_>) -> Option<Box<str>> {
+        None
     }
     fn acknowledges(&self, channel: &str, result: &Value) -> bool {
         result.as_array().is_some_and(|names| names.iter().any(|name| name == channel))
@@ -114,6 +119,7 @@ impl Tables for Plainest {
 fn rules(heartbeat: Heartbeat, max_age: Option<Duration>) -> Arc<Rules> {
     Arc::new(Rules {
         heartbeat,
+        stale: StaleRules::default(),
         correlation: Correlation::json_rpc(),
         request_timeout: 2 * S,
         max_age,
@@ -288,7 +294,7 @@ impl World {
                     assert!(matches!(reason, DisconnectReason::HeartbeatLost { .. }), "{reason}");
                     self.lost_at = Some(self.now);
                 }
-                Action::Alive | Action::TellLate(_) | Action::Refused(_) | Action::Warn(_) => {}
+                Action::Alive | Action::TellLate(_) | Action::Refused(_) | Action::Stale { .. } | Action::Warn(_) => {}
             }
         }
     }

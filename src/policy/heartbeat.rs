@@ -24,6 +24,8 @@ use crate::message::{Message, MessageRef};
 pub struct Heartbeat {
     pub(super) kind: Kind,
     pub(super) max_missed: u32,
+    /// Others that run besides it.
+    others: Vec<Heartbeat>,
 }
 
 #[derive(Clone)]
@@ -32,8 +34,11 @@ pub(super) enum Kind {
     PingPong { interval: Duration },
     Dialect { interval: Duration, dialect: Arc<dyn HeartbeatDialect> },
     ServerPing { max_silence: Duration },
-    Message { interval: Duration, payload: Message, matcher: Arc<Matcher> },
+    Message { interval: Duration, payload: Payload, matcher: Arc<Matcher> },
 }
+
+/// What is sent: made of the number of the heartbeat on its connection, from 1.
+pub(super) type Payload = Arc<dyn Fn(u64) -> Message + Send + Sync>;
 
 pub(super) type Matcher = dyn Fn(MessageRef<'_>) -> bool + Send + Sync;
 
@@ -42,10 +47,16 @@ pub(crate) trait HeartbeatDialect: Send + Sync {
     fn kind(&self) -> HeartbeatKind;
 
     /// Why this interval cannot be meant, if it cannot.
-    fn refuses(&self, interval: Duration) -> Option<&'static str>;
+    fn refuses(&self, interval: Duration) -> Option<&'static str> {
+        let _ = interval;
+        None
+    }
 
     /// What asks the venue for its heartbeats, if it has to be asked.
-    fn begin(&self, interval: Duration) -> Option<Message>;
+    fn begin(&self, interval: Duration) -> Option<Message> {
+        let _ = interval;
+        None
+    }
 
     /// How much longer than the interval a heartbeat may take: those that the venue sends once an interval arrive a little
     /// after it, every time.
@@ -82,23 +93,25 @@ pub enum HeartbeatKind {
     Message,
     /// The venue's pings in messages of its own, and your answers.
     Answer,
+    /// Messages that the venue sends by itself.
+    Expect,
 }
 
 impl Heartbeat {
     /// No heartbeat. A line that dies silently then stays open until something is written to it, and perhaps longer.
     pub fn disabled() -> Self {
-        Self { kind: Kind::Disabled, max_missed: 1 }
+        Self::of(Kind::Disabled, 1)
     }
 
     /// Sends a ping frame with a payload of its own every `interval`; a ping whose own pong has not come when the next
     /// is due is a miss. Two misses in a row are too many, unless `max_missed` says otherwise.
     pub fn ping_pong(interval: Duration) -> Self {
-        Self { kind: Kind::PingPong { interval }, max_missed: 2 }
+        Self::of(Kind::PingPong { interval }, 2)
     }
 
     /// The venue sends ping frames (Binance: every 20 s); none for `max_silence` is a miss, and one is too many.
     pub fn server_ping(max_silence: Duration) -> Self {
-        Self { kind: Kind::ServerPing { max_silence }, max_missed: 1 }
+        Self::of(Kind::ServerPing { max_silence }, 1)
     }
 
     /// Sends `payload` every `interval`; if nothing that `matcher` recognises has come when the next is due, that is a
@@ -109,7 +122,75 @@ impl Heartbeat {
         payload: impl Into<Message>,
         matcher: impl Fn(MessageRef<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
-        Self { kind: Kind::Message { interval, payload: payload.into(), matcher: Arc::new(matcher) }, max_missed: 2 }
+        let payload = payload.into();
+        Self::message_with(interval, move |_| payload.clone(), matcher)
+    }
+
+    /// As [`message`](Heartbeat::message), with a payload that is made anew each time, on the worker's thread: it is given
+    /// the number of this heartbeat on its connection, from 1.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::{Heartbeat, Message};
+    /// let kucoin = Heartbeat::message_with(
+    ///     Duration::from_secs(18),
+    ///     |n| Message::text(format!(r#"{{"id":"{n}","type":"ping"}}"#)),
+    ///     |message| message.as_text().is_some_and(|text| text.contains(r#""type":"pong""#)),
+    /// );
+    /// # let _ = kucoin;
+    /// ```
+    pub fn message_with(
+        interval: Duration,
+        payload: impl Fn(u64) -> Message + Send + Sync + 'static,
+        matcher: impl Fn(MessageRef<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(Kind::Message { interval, payload: Arc::new(payload), matcher: Arc::new(matcher) }, 2)
+    }
+
+    /// The venue sends heartbeats of its own that want no answer (Coinbase's channel `heartbeats`): what `matcher` recognises
+    /// is counted and not delivered. None for `max_silence` is a miss, and one is too many. The matcher runs on the
+    /// worker's thread for every message.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::Heartbeat;
+    /// let coinbase = Heartbeat::expect(Duration::from_secs(5), |message| {
+    ///     message.as_text().is_some_and(|text| text.contains(r#""channel":"heartbeats""#))
+    /// });
+    /// # let _ = coinbase;
+    /// ```
+    pub fn expect(max_silence: Duration, matcher: impl Fn(MessageRef<'_>) -> bool + Send + Sync + 'static) -> Self {
+        Self::dialect(max_silence, Expecting(matcher)).max_missed(1)
+    }
+
+    /// Runs another besides this one: each finds out by itself, and the first to lose patience ends the connection. What is
+    /// told of kind and interval is told of the first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::Heartbeat;
+    /// let both = Heartbeat::server_ping(Duration::from_secs(60)).and(Heartbeat::ping_pong(Duration::from_secs(10)));
+    /// # let _ = both;
+    /// ```
+    pub fn and(mut self, other: Self) -> Self {
+        self.others.push(other);
+        self
+    }
+
+    fn of(kind: Kind, max_missed: u32) -> Self {
+        Self { kind, max_missed, others: Vec::new() }
+    }
+
+    /// This one and those besides it, each by itself.
+    pub(super) fn each(&self) -> impl Iterator<Item = Self> {
+        let mut all = Vec::new();
+        self.collect(&mut all);
+        all.into_iter()
+    }
+
+    fn collect(&self, all: &mut Vec<Self>) {
+        all.push(Self { kind: self.kind.clone(), max_missed: self.max_missed, others: Vec::new() });
+        self.others.iter().for_each(|other| other.collect(all));
     }
 
     /// The venue pings by messages of its own (HTX: `{"ping": …}`, others `Ping`): `reply` is shown every message on the
@@ -163,7 +244,7 @@ impl Heartbeat {
 
     /// As a venue does it. Two misses in a row are too many, unless `max_missed` says otherwise.
     pub(crate) fn dialect(interval: Duration, dialect: impl HeartbeatDialect + 'static) -> Self {
-        Self { kind: Kind::Dialect { interval, dialect: Arc::new(dialect) }, max_missed: 2 }
+        Self::of(Kind::Dialect { interval, dialect: Arc::new(dialect) }, 2)
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
@@ -174,13 +255,26 @@ impl Heartbeat {
         if self.max_missed == 0 {
             return refuse("max_missed must be at least 1");
         }
-        match &self.kind {
-            Kind::Dialect { interval, dialect } => match dialect.refuses(*interval) {
-                Some(rule) => refuse(rule),
-                None => Ok(()),
-            },
-            _ => Ok(()),
+        if let Kind::Dialect { interval, dialect } = &self.kind {
+            dialect.refuses(*interval).map_or(Ok(()), refuse)?;
         }
+        self.others.iter().try_for_each(Self::validate)
+    }
+}
+
+struct Expecting<F>(F);
+
+impl<F: Fn(MessageRef<'_>) -> bool + Send + Sync> HeartbeatDialect for Expecting<F> {
+    fn kind(&self) -> HeartbeatKind {
+        HeartbeatKind::Expect
+    }
+
+    fn slack(&self, _: Duration) -> Duration {
+        Duration::ZERO
+    }
+
+    fn read(&self, message: MessageRef<'_>) -> Heard {
+        if (self.0)(message) { Heard::Beat { answer: None } } else { Heard::Other }
     }
 }
 
@@ -189,14 +283,6 @@ struct Answering<F>(F);
 impl<F: Fn(MessageRef<'_>) -> Option<Message> + Send + Sync> HeartbeatDialect for Answering<F> {
     fn kind(&self) -> HeartbeatKind {
         HeartbeatKind::Answer
-    }
-
-    fn refuses(&self, _: Duration) -> Option<&'static str> {
-        None
-    }
-
-    fn begin(&self, _: Duration) -> Option<Message> {
-        None
     }
 
     fn slack(&self, _: Duration) -> Duration {
@@ -210,6 +296,7 @@ impl<F: Fn(MessageRef<'_>) -> Option<Message> + Send + Sync> HeartbeatDialect fo
 
 impl fmt::Debug for Heartbeat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}({:?}, max_missed {})", self.kind(), self.interval(), self.max_missed)
+        write!(f, "{:?}({:?}, max_missed {})", self.kind(), self.interval(), self.max_missed)?;
+        self.others.iter().try_for_each(|other| write!(f, " and {other:?}"))
     }
 }

@@ -133,8 +133,7 @@ impl Monitor {
             }
             Kind::Message { payload, .. } => {
                 let payload = payload.clone();
-                self.ask(now);
-                Beat::Send(payload)
+                Beat::Send(payload(self.ask(now)))
             }
             _ => Beat::Nothing,
         }
@@ -212,6 +211,14 @@ impl Monitor {
                     Verdict { ours: true, alive: true, action: answer.map_or(Beat::Nothing, Beat::Send) }
                 }
             },
+        }
+    }
+
+    /// The line may have died while this machine slept: what asks by itself asks at once, for the first time.
+    pub(crate) fn ask_now(&mut self, now: Instant) {
+        if matches!(self.rules.kind, Kind::PingPong { .. } | Kind::Message { .. }) && self.due.is_some() {
+            self.excuse(now);
+            self.due = Some(now);
         }
     }
 

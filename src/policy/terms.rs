@@ -10,11 +10,12 @@ use super::admission::Unwritten;
 use super::heartbeat::Heartbeat;
 use super::rate_limit::Price;
 use super::requests::{Requests, Told};
+use super::staleness::StaleRules;
 use super::subscriptions::{Batch, Subscriptions};
 use super::upkeep::Renewal;
 use crate::correlation::Correlation;
 use crate::error::{RefusedChannel, SendError};
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 use crate::receipt::Receipt;
 use crate::request::{RequestId, RpcError};
 use crate::response::Response;
@@ -29,11 +30,13 @@ pub(crate) trait Dialect: Send + Sync {
     fn is_temporary(&self, error: &RpcError) -> bool;
     fn acknowledges(&self, channel: &str, result: &Value) -> bool;
     fn renewed(&self, result: &Value) -> Result<Option<Renewal>, Box<str>>;
+    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>>;
 }
 
 /// What stays the same from one connection to the next.
 pub(crate) struct Rules {
     pub(crate) heartbeat: Heartbeat,
+    pub(crate) stale: StaleRules,
     pub(crate) correlation: Correlation,
     pub(crate) request_timeout: Duration,
     pub(crate) max_age: Option<Duration>,
@@ -86,6 +89,11 @@ pub(crate) enum Action<C> {
     /// The answer to what was given up on.
     TellLate(Response),
     Refused(RefusedChannel),
+    /// No data has come for too long.
+    Stale {
+        channel: Option<Arc<str>>,
+        lasted: Duration,
+    },
     /// To the log.
     Warn(Box<str>),
     /// The connection has to end. `code` is what the server is told.

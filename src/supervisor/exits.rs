@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::MutexGuard;
 
@@ -14,6 +14,7 @@ use super::settings::IntensityScope;
 use super::table::{Notice, Progress, Rows, Table};
 use crate::client_state::ClientState;
 use crate::lifecycle::{End, ExitReason, ParkReason};
+use crate::policy::clocks::Clocks;
 use crate::policy::restart::Fate;
 use crate::state::ClientId;
 use crate::worker::exit::Exit;
@@ -26,10 +27,15 @@ impl Table {
     pub(super) fn run(self: &Arc<Self>) {
         self.adopt();
         let mut next_look = Instant::now();
+        let mut clocks = Clocks::new(next_look, SystemTime::now());
         loop {
             let now = Instant::now();
             if now >= next_look {
                 self.look_for_stalls(now);
+                if clocks.show_a_gap(now, SystemTime::now(), now + self.watch_every()) {
+                    log::warn!("this machine or process has stood still: every line is tried");
+                    self.rows.lock().children.values().for_each(|child| child.state.core.try_line());
+                }
             }
             // A client with a low threshold may have come meanwhile.
             next_look =
@@ -51,6 +57,11 @@ impl Table {
                 #[cfg(feature = "testing")]
                 Some(Notice::Panic) => panic!("a panic that a test asked for"),
                 Some(Notice::Look | Notice::ShutDown) | None => {}
+            }
+            if deadline.is_none() {
+                // Nobody was looked after meanwhile.
+                next_look = Instant::now();
+                clocks = Clocks::new(next_look, SystemTime::now());
             }
             self.start_those_that_wait();
             self.end_if_due();

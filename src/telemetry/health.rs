@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::policy::heartbeat::{Heartbeat, HeartbeatKind};
-use crate::policy::monitor::Monitor;
+use crate::policy::monitors::Monitors;
 
 /// How a client's heartbeat does; see [`Client::heartbeat_health`](crate::Client::heartbeat_health).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Health {
         Self { born: now, last_received: 0.into(), failures: 0.into(), round_trip: 0.into() }
     }
 
-    pub(crate) fn publish(&self, monitor: &Monitor) {
+    pub(crate) fn publish(&self, monitor: &Monitors) {
         self.failures.store(monitor.failures().into(), Ordering::Relaxed);
         if let Some(at) = monitor.last_received() {
             self.last_received.store(encode(at.saturating_duration_since(self.born)), Ordering::Relaxed);

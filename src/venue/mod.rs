@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::correlation::Correlation;
 use crate::error::SessionError;
+use crate::message::MessageRef;
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::RateLimit;
 pub use crate::policy::subscriptions::Batch;
@@ -106,6 +107,14 @@ pub trait Venue: Send + Sync + 'static {
     fn acknowledges(&self, channel: &str, result: &Value) -> bool {
         result.as_array().is_some_and(|names| names.iter().any(|name| name == channel))
     }
+
+    /// The channel that a message belongs to, by the name by which it is subscribed to; asked for every message where
+    /// [`stale_channel_after`](crate::ClientConfig::stale_channel_after) is set. `None` by default: no channel's silence is
+    /// noticed.
+    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+        let _ = message;
+        None
+    }
 }
 
 /// A venue, as a connection sees it: one that panics at a channel is at fault at that channel, and nowhere else.
@@ -143,5 +152,9 @@ impl Dialect for Spoken {
 
     fn renewed(&self, result: &Value) -> Result<Option<Renewal>, Box<str>> {
         self.say(|venue| venue.renewed(result))?.map_err(|error| error.to_string().into())
+    }
+
+    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+        self.say(|venue| venue.channel_of(message)).unwrap_or(None)
     }
 }

@@ -19,7 +19,7 @@ impl Run<'_> {
         if self.actions.is_empty() {
             return Ok(());
         }
-        self.core.health.publish(connection.monitor());
+        self.core.health.publish(connection.monitors());
         let mut actions = std::mem::take(&mut self.actions);
         // Callers first: none of them is to wait for a handler that is told of its own requests.
         actions.sort_by_key(|action| !matches!(action, Action::Tell((_, Whom::Caller(_)))));
@@ -74,6 +74,11 @@ impl Run<'_> {
                     self.life.untold.push_back(Event::SubscriptionRefused(Box::new(refusal)));
                 }
             }
+            Action::Stale { channel, lasted } => {
+                let of = channel.as_ref().map(|channel| format!(" of channel {channel}")).unwrap_or_default();
+                log::warn!("client `{name}`: stale: no data{of} for {lasted:.1?}");
+                self.life.untold.push_back(Event::Stale { channel, silent_for: lasted });
+            }
             Action::Warn(text) => log::warn!("client `{name}`: {text}"),
             // It ends already, and what the server still has to say is read first.
             Action::End { .. } if self.closing => {}
@@ -84,7 +89,7 @@ impl Run<'_> {
 
     /// A sign of life came.
     pub(super) fn alive(&mut self, connection: &Connection) {
-        let (counters, monitor) = (&self.core.counters, connection.monitor());
+        let (counters, monitor) = (&self.core.counters, connection.monitors());
         counters.heartbeats.add(1);
         self.core.health.publish(monitor);
         if let Some(time) = monitor.round_trip() {

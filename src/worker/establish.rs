@@ -110,7 +110,7 @@ impl Steps<'_, '_> {
         let now = Instant::now();
         self.run.end_turn(now);
         if now >= self.deadline {
-            return Err(self.timeout(&format!("end of {doing}"), None));
+            return Err(self.timeout("end", None));
         }
         Ok(result)
     }
@@ -171,7 +171,13 @@ impl Steps<'_, '_> {
 
     fn timeout(&self, waiting_for: &str, limit: Option<Duration>) -> SessionError {
         let limit = limit.unwrap_or(self.run.state.settings.connect_timeout);
-        SessionError::Timeout { waiting_for: waiting_for.into(), limit }
+        let stage = match self.doing {
+            Doing::SignIn => " in signing in",
+            Doing::OnOpen => " in `on_open`",
+            Doing::Reconcile => " in `reconcile`",
+            _ => "",
+        };
+        SessionError::Timeout { waiting_for: format!("{waiting_for}{stage}").into(), limit }
     }
 
     /// The next message that is neither a heartbeat nor the answer to a batch of channels; `None` when there is none by

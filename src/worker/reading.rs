@@ -43,6 +43,9 @@ impl Run<'_> {
                 if connection.listens(self.core) && self.show(connection)? {
                     return Ok(Came::Other);
                 }
+                if let Some(transport) = &self.link.transport {
+                    connection.data(transport.read_at());
+                }
                 take(self).map(|()| Came::Message)
             }
             Incoming::Nothing => Ok(Came::Nothing),

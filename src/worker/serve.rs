@@ -72,7 +72,7 @@ enum Slept {
 
 /// Whether a connection that ends for this reason is closed in good order.
 fn is_in_order(reason: &DisconnectReason) -> bool {
-    matches!(reason, DisconnectReason::MaxAge | DisconnectReason::RenewalFailed(_))
+    matches!(reason, DisconnectReason::MaxAge | DisconnectReason::RenewalFailed(_) | DisconnectReason::Stale { .. })
 }
 
 impl Run<'_> {
@@ -168,7 +168,7 @@ impl Run<'_> {
     fn serve_until_broken(&mut self, tcp: &TcpStream, connection: &mut Connection) -> Result<Command, Broken> {
         let core = self.core;
         self.opened(Instant::now(), connection).map_err(|broken| self.last_words(connection, broken))?;
-        core.health.publish(connection.monitor());
+        core.health.publish(connection.monitors());
         let mut pause = Pause::new(self.consumer.is_behind());
         let mut skips_writing = false;
         loop {
@@ -251,7 +251,8 @@ impl Run<'_> {
 
     /// Whether the connection wants to be asked.
     fn is_due(&self, connection: &Connection, now: Instant) -> bool {
-        (!connection.is_held_up() && self.core.wanted.has_changed())
+        self.core.is_to_try_line()
+            || (!connection.is_held_up() && self.core.wanted.has_changed())
             || connection.due(self.core).is_some_and(|due| now >= due)
     }
 
@@ -260,6 +261,9 @@ impl Run<'_> {
         let core = self.core;
         let wants_changed = !connection.is_held_up() && core.wanted.take_changed();
         core.duty.begin(now, Doing::Upkeep);
+        if core.take_try_line() {
+            connection.slept(now);
+        }
         connection.tick(self.turn(now, caught_up, wants_changed), core, &mut self.actions);
         self.end_turn_once_told(Instant::now());
         let done = !self.actions.is_empty();
@@ -476,6 +480,7 @@ impl Run<'_> {
         let look = |link: &Link| {
             core.commands.pending()
                 || core.has_told()
+                || core.is_to_try_line()
                 || (link.outbox.takes_more() && !mailbox.source.queue.is_empty())
                 || (may_ask && core.wanted.has_changed())
                 || core.asked.due_before(deadline)

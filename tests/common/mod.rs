@@ -222,3 +222,20 @@ pub fn text(message: &Message) -> String {
 pub fn received(server: &Server) -> Vec<String> {
     server.records().iter().flat_map(|record| record.received.iter().map(text).collect::<Vec<_>>()).collect()
 }
+
+/// A listener whose queue of connections is full: the next connect gets no answer.
+pub fn never_answers() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let mut filled = vec![];
+    for _ in 0..8 {
+        match TcpStream::connect_timeout(&address, ms(200)) {
+            Ok(tcp) => filled.push(tcp),
+            Err(_) => return (listener, filled, address),
+        }
+    }
+    panic!("the queue of a listener with a backlog of 0 does not fill up");
+}
