@@ -36,7 +36,7 @@
 //! | `inbound/` | `backlog` `outlet` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
 //! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
-//! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `certificate` `tls` `rustls` `http` `proxy` `handshake` `open` | from a URL to an open connection |
+//! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `certificate` `tls` `native_tls` `rustls` `secure` `http` `proxy` `handshake` `open` | from a URL to an open connection |
 //! | `worker/` | `mod` `exit` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
 //! | `client/` | `mod` `pending` `requests` | the handle |
 //! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
@@ -136,6 +136,30 @@
 //! `venue::deribit` and [`venue::binance`] do all of that for these two venues; [`venue::Venue`] is how another is
 //! taught.
 //!
+//! # Getting there
+//!
+//! One deadline, [`connect_timeout`](ClientConfig::connect_timeout), covers all steps, and the error names the one that it
+//! ended in ([`Phase`]): the name is resolved, its addresses race (RFC 8305), a [`Proxy`] is asked, [`Tls`] agreed on, the
+//! upgrade made. An address that takes the connection and then is mute, or answers 5xx, leaves the rest of the time to the
+//! next; the one that served is first the next time. [`Client::handshake`] has what was agreed on.
+//!
+//! ```
+//! use std::time::Duration;
+//! use ws_supervisor::{ClientConfig, Proxy, RateLimit, SocketOptions, StaleAction, Tls};
+//!
+//! let dials = RateLimit::window(300, Duration::from_secs(300))?; // the venue's, shared by all clients
+//! let config = ClientConfig::new("wss://a.venue.example/ws")?
+//!     .fallback_url("wss://b.venue.example/ws")?
+//!     .proxy(Proxy::new("http://desk:secret@proxy.example:3128")?.bypass("10.0.0.0/8"))
+//!     .tls(Tls::new().root_file("/etc/desk/ca.pem").identity_files("/etc/desk/client.pem", "/etc/desk/client.key"))
+//!     .socket(SocketOptions::new().local_address("192.0.2.7".parse()?))
+//!     .dial_limit(dials)
+//!     .stale_after(Duration::from_secs(10))
+//!     .stale_action(StaleAction::Reconnect);
+//! # let _ = config;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What is promised about a message
 //!
 //! A message that [`Client::send`] accepted ends in one of three ways. It is *written*: the kernel has all of it, and
@@ -212,7 +236,9 @@
 //! |---|---|
 //! | nothing at all | the log, at `RUST_LOG=ws_supervisor=debug` |
 //! | `wait_until_open` times out | its error names the last attempt's; `Event::ConnectFailed` each of them |
-//! | a certificate is not accepted | the clock; the host's name; `ca-certificates`; [`root_certificate`](ClientConfig::root_certificate) |
+//! | a certificate is not accepted | its [`TlsFault`]; the clock; the host's name; `ca-certificates`; [`root_certificate`](ClientConfig::root_certificate) |
+//! | no way out but a proxy | [`ClientConfig::proxy`]; it is never gone round |
+//! | pongs come, data does not | [`stale_after`](ClientConfig::stale_after) |
 //! | `Parked` | the reason in it; then [`Supervisor::resume_client`] |
 //! | messages stop, the line is open | your own reader: [`Overflow::Backpressure`] stops reading: `stats().paused_for`, [`Event::ReadingPaused`], [`SupervisorEvent::ReaderBehind`] |
 //! | messages are older than `received_at` says | the same: they waited in the kernel |
@@ -223,8 +249,12 @@
 //!
 //! # Features
 //!
+//! - `native-tls`, on by default: TLS by the system's library. Without it `rustls` must be on, and OpenSSL is not needed.
 //! - `vendored`: builds OpenSSL from source, for machines without its headers.
-//! - `rustls`: TLS without OpenSSL, for the clients that ask for it ([`ClientConfig::tls_backend`]).
+//! - `rustls`: TLS without OpenSSL, for the clients that ask for it ([`Tls::backend`]).
+//! - `pinning`: servers known by the SHA-256 of their certificate or key (`Tls::pin`).
+//! - `socks`: proxies that speak SOCKS5.
+//! - `idn`: URLs whose host's name is not ASCII.
 //! - `compression`: permessage-deflate (`ClientConfig::compression`), `Decode::gzip` and `Decode::deflate_raw`.
 //! - `deribit`: the venue Deribit (the module `venue::deribit`), and with `testing` an embedded one.
 //! - `testing`: the scripted server that this crate is tested with, for your own tests (the module `testing`).

@@ -278,7 +278,7 @@ fn a_session_that_does_not_come_to_be_ends_with_its_time_or_its_connection_or_th
     let config = config(&server).connect_timeout(ms(50)).on_open(|session| session.request::<()>("login", ()));
     let client = supervisor.spawn_client(config.clone().name("impatient")).unwrap();
     let (error, retry_in) = next_failure(&client);
-    assert_eq!(error.to_string(), "the session could not be opened: no answer to `login` within 50ms");
+    assert_eq!(error.to_string(), "the session could not be opened: no answer to `login` in `on_open` within 50ms");
     assert!(retry_in.is_some());
     client.close().unwrap();
 

@@ -121,7 +121,7 @@ fn the_time_that_ran_out_is_told_as_it_was_set() {
     let server = Server::start(Script::silent()).unwrap();
     let config = config(&server).on_open(|session| session.call(Request::new("x", ()).timeout(ms(50))));
     let error = Client::connect(config).unwrap_err();
-    assert!(error.to_string().ends_with("no answer to `x` within 50ms"), "{error}");
+    assert!(error.to_string().ends_with("no answer to `x` in `on_open` within 50ms"), "{error}");
 }
 
 #[test]

@@ -22,7 +22,11 @@ const KIND: &str = "STOPPED_PROCESS_KIND";
 fn child() {
     let Ok(url) = std::env::var(URL) else { return };
     let kind = std::env::var(KIND).unwrap();
-    let beat = if kind.contains("server") { Heartbeat::server_ping(SILENCE) } else { Heartbeat::ping_pong(SILENCE) };
+    let beat = match kind.as_str() {
+        kind if kind.contains("server") => Heartbeat::server_ping(SILENCE),
+        kind if kind.contains("hourly") => Heartbeat::ping_pong(Duration::from_secs(3600)),
+        _ => Heartbeat::ping_pong(SILENCE),
+    };
     let idle = if kind.contains("spin") { IdleStrategy::BusySpin } else { IdleStrategy::Park };
     let supervisor = Supervisor::start().unwrap();
     let client = supervisor.spawn_client(ClientConfig::new(url).unwrap().heartbeat(beat).idle_strategy(idle)).unwrap();
@@ -68,5 +72,22 @@ fn stop_and_go_on(kind: &str) {
         takes(SILENCE * 5 / 2);
         kill_process(pid, Signal::CONT).unwrap();
         more_pongs();
+    }
+}
+
+/// By itself it would ask in an hour.
+#[test]
+fn a_line_is_tried_as_soon_as_the_process_goes_on() {
+    for kind in ["hourly, parks", "hourly, spins"] {
+        let server = Server::start(Script::silent()).unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let child = Ended(command.args(["child", "--exact"]).env(URL, server.url()).env(KIND, kind).spawn().unwrap());
+        assert!(server.wait_until(LONG, |records| records.first().is_some_and(|first| first.opened)), "{kind}");
+        let pid = Pid::from_child(&child.0);
+        kill_process(pid, Signal::STOP).unwrap();
+        takes(Duration::from_secs(6));
+        assert_eq!(server.records()[0].pings, 0, "{kind}");
+        kill_process(pid, Signal::CONT).unwrap();
+        assert!(server.wait_until(LONG, |records| records[0].pings > 0), "{kind}");
     }
 }

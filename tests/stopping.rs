@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -92,7 +92,7 @@ impl Client {
     ///
     /// # Errors
     /// When the configuration breaks a rule, the operating system gives no thread, or the first attempt to connect
-    /// fails, within `connect_timeout`.
+    /// fails, within `connect_timeout`; with [fallback URLs](ClientConfig::fallback_url), when one to each has failed.
     ///
     /// ```
     /// use ws_supervisor::{Client, ClientConfig, testing::Server};

@@ -15,7 +15,9 @@ use parking_lot::Mutex;
 
 use crate::asked::Asked;
 use crate::command::Commands;
+use crate::config::proxy::Proxy;
 use crate::config::settings::{Hooks, Settings};
+use crate::config::tls::Tls;
 use crate::core::{Core, Told};
 use crate::error::ConnectError;
 use crate::event::Event;
@@ -83,6 +85,8 @@ pub(crate) struct Life {
     pub(crate) prefer: Option<SocketAddr>,
     /// Which of the configuration's URLs is dialled, counted on and on.
     pub(crate) place: usize,
+    /// How many of them failed since a session was open last.
+    pub(crate) tried: usize,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,
     /// What the consumer must still hear, oldest first: a handler that panics in the middle leaves the rest to the next.
@@ -107,6 +111,10 @@ impl ClientState {
             Way::Inline(_) => None,
         };
         let is_inline = outlet.is_none();
+        let to_proxy = settings.proxy.as_ref().map(Proxy::to_proxy);
+        for danger in [Some(&settings.tls), to_proxy].into_iter().flatten().flat_map(Tls::dangers) {
+            log::warn!("client `{}`: `{danger}` is on: whoever sits on the line can pass for the server", tag.name);
+        }
         let capacity = Capacity { events: settings.event_capacity, bytes: settings.event_bytes };
         let kept = settings.send_capacity;
         let queue = outlet.map(|outlet| Queue::new(outlet, tag.clone(), settings.overflow, capacity, kept));
@@ -149,6 +157,7 @@ impl ClientState {
             avoid: Vec::new(),
             prefer: None,
             place: 0,
+            tried: 0,
             unsettled: Unsettled::default(),
             untold: VecDeque::new(),
         };

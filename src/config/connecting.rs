@@ -17,7 +17,7 @@ use crate::target::Target;
 impl ClientConfig {
     /// Another URL of the same service, tried when the one before it does not open; call it again for more. A client stays
     /// with the one that opened last, and begins with the configuration's own. Waits, retries and `max_retries` are as with
-    /// one. Defaults to none.
+    /// one; what parks a client does so when each of them was tried. Defaults to none.
     ///
     /// # Errors
     /// As [`new`](ClientConfig::new).

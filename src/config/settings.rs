@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use super::decode::Decode;
 use super::proxy::Proxy;
 use super::socket::SocketOptions;
-use super::tls::{Tls, TlsBackend, parse_roots};
+use super::tls::{Tls, TlsBackend, are_certificates};
 use super::{ClientConfig, OnOpenFn, PrepareFn, ReconcileFn, ResolveFn};
 use crate::correlation::Correlation;
 use crate::error::ConfigError;
@@ -126,11 +126,11 @@ impl ClientConfig {
         }
         for root in &config.roots {
             let rule = "must be one or more certificates in PEM, or one in DER";
-            faults.rule(parse_roots(root).is_some(), "root_certificate", rule);
+            faults.rule(are_certificates(root), "root_certificate", rule);
         }
         let mut tls = config.tls;
         // What is wrong with these is told above.
-        let roots = config.roots.into_iter().filter(|root| parse_roots(root).is_some());
+        let roots = config.roots.into_iter().filter(|root| are_certificates(root));
         tls.roots.extend(roots);
         faults.0.extend(tls.faults());
         faults.0.extend(config.proxy.iter().flat_map(|proxy| proxy.to_proxy().faults()));
@@ -226,6 +226,7 @@ impl Settings {
         faults.keep(self.reconnect.validate());
         faults.keep(self.heartbeat.validate());
         let (least, rule) = match self.tls.backend {
+            #[cfg(feature = "native-tls")]
             TlsBackend::NativeTls => (64 << 10, "must be at least 64 KiB"),
             #[cfg(feature = "rustls")]
             TlsBackend::Rustls => (128 << 10, "must be at least 128 KiB, which rustls needs"),

@@ -19,7 +19,10 @@ use crate::handshake::TlsVersion;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TlsBackend {
-    /// The system's library, by native-tls: OpenSSL on Linux. Its updates and policies are the system's.
+    /// The system's library, by native-tls: OpenSSL on Linux. Its updates and policies are the system's. With the feature
+    /// `native-tls`, which is on by default.
+    #[cfg(feature = "native-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "native-tls")))]
     #[default]
     NativeTls,
     /// rustls, which needs no library of the system's, and takes less than half of OpenSSL 3.0's time for a small record.
@@ -27,8 +30,12 @@ pub enum TlsBackend {
     /// provider. With the feature `rustls`.
     #[cfg(feature = "rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
+    #[cfg_attr(not(feature = "native-tls"), default)]
     Rustls,
 }
+
+#[cfg(not(any(feature = "native-tls", feature = "rustls")))]
+compile_error!("ws-supervisor needs one of the features `native-tls` (on by default) and `rustls`");
 
 /// The SHA-256 by which a server's certificate or its key is known: 32 bytes.
 ///
@@ -231,27 +238,25 @@ impl Tls {
             }
         };
         for root in &self.roots {
-            rule(parse_roots(root).is_some(), "a root must be one or more certificates in PEM, or one in DER");
+            rule(are_certificates(root), "a root must be one or more certificates in PEM, or one in DER");
         }
         let own = !self.roots.is_empty() || !self.root_files.is_empty() || self.accepts_any_certificate;
         rule(own || !self.only_own_roots, "`without_system_roots` needs a root of your own, or nothing is trusted");
         match &self.identity {
             Some(Identity::Pem { chain, key }) => {
-                let identity = native_tls::Identity::from_pkcs8(chain, key);
-                rule(
-                    identity.is_ok(),
-                    "the identity must be a certificate chain and its key, both PEM, the key in PKCS#8",
-                );
+                let fits = is_identity(chain, key);
+                rule(fits, "the identity must be a certificate chain and its key, both PEM, the key in PKCS#8");
             }
             #[cfg(feature = "rustls")]
             Some(Identity::Pkcs12 { .. }) if self.backend == TlsBackend::Rustls => {
                 rule(false, "rustls reads no PKCS#12: turn it into PEM (`openssl pkcs12 -in … -nodes`)");
             }
+            #[cfg(feature = "native-tls")]
             Some(Identity::Pkcs12 { der, password }) => {
                 let identity = native_tls::Identity::from_pkcs12(der, password);
                 rule(identity.is_ok(), "the identity must be a PKCS#12 archive that the password opens");
             }
-            Some(Identity::Files { .. }) | None => {}
+            _ => {}
         }
         let (min, max) = self.versions;
         let is_range = min.zip(max).is_none_or(|(min, max)| min <= max);
@@ -264,7 +269,31 @@ impl Tls {
     }
 }
 
+/// Whether these are certificates, in PEM or one in DER.
+pub(crate) fn are_certificates(bytes: &[u8]) -> bool {
+    #[cfg(feature = "native-tls")]
+    return parse_roots(bytes).is_some();
+    #[cfg(not(feature = "native-tls"))]
+    {
+        use rustls::pki_types::{CertificateDer, pem::PemObject};
+        use x509_cert::der::Decode;
+        let pem: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+        pem.is_ok_and(|all| !all.is_empty()) || x509_cert::Certificate::from_der(bytes).is_ok()
+    }
+}
+
+fn is_identity(chain: &[u8], key: &[u8]) -> bool {
+    #[cfg(feature = "native-tls")]
+    return native_tls::Identity::from_pkcs8(chain, key).is_ok();
+    #[cfg(not(feature = "native-tls"))]
+    {
+        use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+        are_certificates(chain) && PrivateKeyDer::from_pem_slice(key).is_ok()
+    }
+}
+
 /// The certificates in PEM, or the one in DER.
+#[cfg(feature = "native-tls")]
 pub(crate) fn parse_roots(bytes: &[u8]) -> Option<Vec<native_tls::Certificate>> {
     let all = native_tls::Certificate::stack_from_pem(bytes).unwrap_or_default();
     match all.is_empty() {

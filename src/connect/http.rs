@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::attempt::{Attempt, Halt};
-use super::tls;
 use crate::error::{ConnectError, Refusal};
 use crate::transport::Layer;
 
@@ -167,7 +166,11 @@ pub(super) fn broken(attempt: &Attempt<'_>, error: &io::Error) -> Halt {
     if let Some(refusal) = super::rustls::verdict(error) {
         return refusal;
     }
-    tls::refusal(&error.to_string()).unwrap_or_else(|| attempt.broken(error))
+    #[cfg(feature = "native-tls")]
+    if let Some(refusal) = super::native_tls::refusal(&error.to_string()) {
+        return refusal;
+    }
+    attempt.broken(error)
 }
 
 pub(super) fn wrong(message: impl Into<Box<str>>) -> Halt {

@@ -8,10 +8,13 @@ mod certificate;
 pub(crate) mod compression;
 mod handshake;
 mod http;
+#[cfg(feature = "native-tls")]
+mod native_tls;
 pub(crate) mod open;
 mod proxy;
 mod resolve;
 #[cfg(feature = "rustls")]
 mod rustls;
+mod secure;
 mod tcp;
 mod tls;

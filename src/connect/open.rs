@@ -7,7 +7,8 @@ use std::time::Instant;
 use tungstenite::protocol::Role;
 
 use super::attempt::{Attempt, Halt};
-use super::{handshake, proxy, resolve, tcp, tls};
+use super::secure::secure;
+use super::{handshake, proxy, resolve, tcp};
 use crate::config::proxy::{Server, Speaks};
 use crate::dial::Dial;
 use crate::error::{ConnectError, Phase, Refusal};
@@ -65,13 +66,18 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
             attempt.set_until(now + attempt.deadline.saturating_duration_since(now) / shares);
         }
         match over(attempt, tcp, proxy.as_ref()) {
-            Err(Halt::Failed(error)) if !left.is_empty() && is_this_addresses_own(&error) => {
+            Err(Halt::Failed(error)) if !left.is_empty() && is_this_addresses_own(&error) && may_dial(attempt) => {
                 log::debug!("{address} does not serve: {error}; trying another address");
                 met = Some(error.into());
             }
             result => return result,
         }
     }
+}
+
+/// The venue counts a connection to another of its addresses as well.
+fn may_dial(attempt: &Attempt<'_>) -> bool {
+    attempt.settings.dial_limit.as_ref().is_none_or(|limit| limit.take_one(Instant::now()).is_ok())
 }
 
 /// Whether another address of the same host may do better.
@@ -105,10 +111,10 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
         (Some(proxy), Some(_)) => {
             attempt.phase.set(Phase::Proxy);
             let of_proxy = settings.proxy.as_ref().expect("it was chosen").to_proxy();
-            let below = tls::secure(attempt, of_proxy, &proxy.host, socket)?;
+            let below = secure(attempt, of_proxy, &proxy.host, socket)?;
             let below = proxy::tunnel(attempt, proxy, below)?;
             match target.tls {
-                true => Wire::encrypted(secure(attempt, below)?),
+                true => Wire::encrypted(to_target(attempt, below)?),
                 false => Wire::encrypted(below),
             }
         }
@@ -134,12 +140,12 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
 /// The wire to the target over a bare socket.
 fn on(attempt: &Attempt<'_>, socket: Socket) -> Result<Wire, Halt> {
     match attempt.dial.target.tls {
-        true => secure(attempt, socket).map(Wire::encrypted),
+        true => to_target(attempt, socket).map(Wire::encrypted),
         false => Ok(Wire::plain(socket)),
     }
 }
 
-fn secure<L: Layer + 'static>(attempt: &Attempt<'_>, below: L) -> Result<Box<dyn Layer>, Halt> {
+fn to_target<L: Layer + 'static>(attempt: &Attempt<'_>, below: L) -> Result<Box<dyn Layer>, Halt> {
     attempt.phase.set(Phase::Tls);
-    tls::secure(attempt, &attempt.settings.tls, &attempt.dial.target.host, below)
+    secure(attempt, &attempt.settings.tls, &attempt.dial.target.host, below)
 }

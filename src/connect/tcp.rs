@@ -51,8 +51,12 @@ pub(super) fn race(
     let mut last = None;
     let mut next_starts = Instant::now();
     loop {
-        while running.len() < MAX_SOCKETS && (running.is_empty() || Instant::now() >= next_starts) {
+        while running.is_empty() || Instant::now() >= next_starts {
             let Some(address) = left.pop_front() else { break };
+            if running.len() == MAX_SOCKETS {
+                // Of many that don't answer the oldest makes room, and has another turn later.
+                left.push_back(running.remove(0).0);
+            }
             match start(attempt, address) {
                 Ok(tcp) => {
                     running.push((address, tcp));
@@ -69,8 +73,7 @@ pub(super) fn race(
             let (kind, message) = (error.kind(), error.to_string().into());
             return Err(ConnectError::Tcp { address: Box::new(address), kind, message }.into());
         }
-        let more = !left.is_empty() && running.len() < MAX_SOCKETS;
-        let until = if more { next_starts } else { attempt.until() };
+        let until = if left.is_empty() { attempt.until() } else { next_starts };
         let sockets: Vec<_> = running.iter().map(|(_, tcp)| (tcp.as_fd(), PollFlags::OUT)).collect();
         if !attempt.wait_for(&sockets, until, || false)? {
             continue;

@@ -1,59 +1,15 @@
-//! The TLS handshake, resumed as often as the layer below blocks, by whichever library: what it is to trust and show, and what
-//! its errors mean. Here native-tls; rustls has a room of its own.
+//! TLS by whichever library: what it is to trust and to show, which clients share what was made of that, and what both agree
+//! an alert means. Each library has a room of its own.
 
 use std::fs;
 use std::path::Path;
 
-use native_tls::{HandshakeError, Protocol, TlsConnector};
 use parking_lot::Mutex;
 
-use super::attempt::{Attempt, Halt};
-use crate::config::tls::{Identity, Tls, TlsBackend, parse_roots};
+use super::attempt::Halt;
+use crate::config::tls::{Identity, Tls, are_certificates};
 use crate::error::{ConnectError, TlsFault};
 use crate::handshake::TlsVersion;
-use crate::transport::Layer;
-
-/// Encrypts `below`, on the other end of which is to be `host`.
-pub(super) fn secure<L: Layer + 'static>(
-    attempt: &Attempt<'_>,
-    tls: &Tls,
-    host: &str,
-    below: L,
-) -> Result<Box<dyn Layer>, Halt> {
-    // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4).
-    let host = tls.server_name.as_deref().unwrap_or_else(|| host.split('%').next().unwrap_or_default());
-    let material = Material::read(tls)?;
-    match tls.backend {
-        TlsBackend::NativeTls => handshake(attempt, tls, &material, host, below),
-        #[cfg(feature = "rustls")]
-        TlsBackend::Rustls => super::rustls::handshake(attempt, tls, &material, host, below),
-    }
-}
-
-fn handshake<L: Layer + 'static>(
-    attempt: &Attempt<'_>,
-    tls: &Tls,
-    material: &Material,
-    host: &str,
-    below: L,
-) -> Result<Box<dyn Layer>, Halt> {
-    let connector = CONNECTORS.get(material, || connector(tls, material))?;
-    let mut result = connector.connect(host, below);
-    loop {
-        match result {
-            Ok(stream) => {
-                let certificate = stream.peer_certificate().ok().flatten();
-                check_pins(tls, certificate.and_then(|one| one.to_der().ok()).as_deref())?;
-                return Ok(Box::new(stream));
-            }
-            Err(HandshakeError::WouldBlock(mut paused)) => {
-                attempt.unblock(paused.get_mut().socket_mut())?;
-                result = paused.handshake();
-            }
-            Err(HandshakeError::Failure(error)) => return Err(failed(&error)),
-        }
-    }
-}
 
 /// What a connector is made of, files read. Clients with the same share one.
 #[derive(Clone, PartialEq, Eq)]
@@ -75,11 +31,11 @@ pub(super) enum Shown {
 }
 
 impl Material {
-    fn read(tls: &Tls) -> Result<Self, Halt> {
+    pub(super) fn read(tls: &Tls) -> Result<Self, Halt> {
         let mut roots = tls.roots.clone();
         for path in &tls.root_files {
             let bytes = read(path)?;
-            if parse_roots(&bytes).is_none() {
+            if !are_certificates(&bytes) {
                 return Err(unusable(format!("no certificate, PEM or DER, in {}", path.display())));
             }
             roots.push(bytes);
@@ -130,35 +86,6 @@ impl<T: Clone> Cache<T> {
     }
 }
 
-static CONNECTORS: Cache<TlsConnector> = Cache::new();
-
-fn connector(tls: &Tls, material: &Material) -> Result<TlsConnector, Halt> {
-    let mut builder = TlsConnector::builder();
-    for certificate in material.roots.iter().filter_map(|root| parse_roots(root)).flatten() {
-        builder.add_root_certificate(certificate);
-    }
-    builder.disable_built_in_roots(tls.only_own_roots);
-    let identity = match &material.shown {
-        None => None,
-        Some(Shown::Pem { chain, key }) => Some(native_tls::Identity::from_pkcs8(chain, key)),
-        Some(Shown::Pkcs12 { der, password }) => Some(native_tls::Identity::from_pkcs12(der, password)),
-    };
-    if let Some(identity) = identity {
-        builder.identity(identity.map_err(|error| unusable(format!("the client's certificate or key: {error}")))?);
-    }
-    let protocol = |version| match version {
-        TlsVersion::Tls12 => Protocol::Tlsv12,
-        TlsVersion::Tls13 => Protocol::Tlsv13,
-    };
-    builder.min_protocol_version(tls.versions.0.map(protocol).or(Some(Protocol::Tlsv12)));
-    builder.max_protocol_version(tls.versions.1.map(protocol));
-    builder.use_sni(!tls.hides_name);
-    builder.request_alpns(&tls.alpn.iter().map(String::as_str).collect::<Vec<_>>());
-    builder.danger_accept_invalid_certs(tls.accepts_any_certificate);
-    builder.danger_accept_invalid_hostnames(tls.accepts_any_name || tls.accepts_any_certificate);
-    builder.build().map_err(|error| failed(&error))
-}
-
 /// Before a byte of the upgrade is sent.
 #[cfg(feature = "pinning")]
 pub(super) fn check_pins(tls: &Tls, certificate: Option<&[u8]>) -> Result<(), Halt> {
@@ -185,39 +112,6 @@ pub(super) fn unusable(message: String) -> Halt {
     refused(TlsFault::Configuration, message)
 }
 
-fn failed(error: &native_tls::Error) -> Halt {
-    let text = error.to_string();
-    refusal(&text).unwrap_or_else(|| {
-        let message = describe(&text);
-        refused(fault(&message), message)
-    })
-}
-
-/// The TLS libraries name the cause only in words: OpenSSL's verdicts, Apple's and Windows' names of the same.
-fn fault(message: &str) -> TlsFault {
-    let lower = message.to_ascii_lowercase();
-    let causes: [(&[&str], TlsFault); 10] = [
-        (&["has expired", "certificate expired"], TlsFault::Expired),
-        (&["not yet valid"], TlsFault::NotYetValid),
-        (&["mismatch"], TlsFault::WrongHost),
-        (&["self-signed", "self signed"], TlsFault::SelfSigned),
-        (&["issuer certificate", "unable to verify the first", "not trusted"], TlsFault::UnknownIssuer),
-        (&["too weak", "key too small"], TlsFault::Weak),
-        (&["revoked"], TlsFault::Revoked),
-        (&["certificate"], TlsFault::BadCertificate),
-        (&["protocol version", "unsupported protocol", "no protocols available"], TlsFault::Version),
-        (&["wrong version number", "packet length too long", "http request"], TlsFault::NotTls),
-    ];
-    let known = causes.iter().find(|(words, _)| words.iter().any(|words| lower.contains(words)));
-    known.map_or(TlsFault::Other, |(_, fault)| *fault)
-}
-
-/// The server's alert, if this tells of one: its verdict on us, not ours on it.
-pub(super) fn refusal(text: &str) -> Option<Halt> {
-    let lower = text.to_ascii_lowercase();
-    (lower.contains("ssl routines") && lower.contains("alert")).then(|| alerted(describe(text)))
-}
-
 /// The server's alert, in words.
 pub(super) fn alerted(message: String) -> Halt {
     let lower = message.to_ascii_lowercase();
@@ -234,20 +128,4 @@ pub(super) fn alerted(message: String) -> Halt {
         message
     };
     refused(fault, message)
-}
-
-fn describe(text: &str) -> String {
-    // OpenSSL appends its source's file and line; what it found wrong comes between the last colons.
-    match text.split("error:").nth(1) {
-        Some(detail) => {
-            let words: Vec<_> = detail.split(':').collect();
-            let verdict = text.rsplit_once('(').map(|(_, verdict)| verdict.trim_end_matches(')'));
-            let reason = words.get(3).copied().filter(|reason| !reason.is_empty()).unwrap_or(detail);
-            match verdict {
-                Some(verdict) if text.ends_with(')') => format!("{reason} ({verdict})"),
-                _ => reason.to_owned(),
-            }
-        }
-        None => text.to_owned(),
-    }
 }

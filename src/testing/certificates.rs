@@ -1,13 +1,16 @@
 //! A CA and a server's certificate, made anew for each server.
 
 use std::io;
+use std::sync::Arc;
 
-use native_tls::{Identity, TlsAcceptor};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
 
 pub(super) struct Certificates {
     pub(super) ca_pem: String,
-    pub(super) acceptor: TlsAcceptor,
+    pub(super) acceptor: Arc<ServerConfig>,
 }
 
 impl Certificates {
@@ -26,8 +29,11 @@ impl Certificates {
         }
         let certificate =
             CertificateParams::new(names).map_err(failed)?.signed_by(&key, &ca, &ca_key).map_err(failed)?;
-        let identity = Identity::from_pkcs8(certificate.pem().as_bytes(), key.serialize_pem().as_bytes());
-        let acceptor = identity.and_then(TlsAcceptor::new).map_err(io::Error::other)?;
-        Ok(Self { ca_pem: ca.pem(), acceptor })
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(io::Error::other)?;
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key))
+            .map_err(io::Error::other)?;
+        Ok(Self { ca_pem: ca.pem(), acceptor: Arc::new(config) })
     }
 }

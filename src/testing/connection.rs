@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use native_tls::HandshakeError;
 use rustix::event::PollFlags;
+use rustls::ServerConnection;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
@@ -22,7 +22,7 @@ use crate::message::{CloseFrame, Message};
 use crate::outbound::accepted::{Accepted, Bound, Load};
 use crate::outbound::outbox::{Books, Outbox};
 use crate::policy::rate_limit::Price;
-use crate::transport::{Incoming, Layer, Outgoing, Socket, Transport, Wire, wait};
+use crate::transport::{Incoming, Layer, Outgoing, Rustls, Socket, Transport, Wire, wait};
 use crate::wake::Wake;
 
 /// What one read may bring.
@@ -143,20 +143,19 @@ fn serve_on(
             if !line.pass(script.tls_delay) {
                 return None;
             }
-            let mut result = acceptor.accept(socket);
-            Wire::encrypted(Box::new(loop {
-                match result {
-                    Ok(stream) => break stream,
-                    Err(HandshakeError::WouldBlock(mut paused)) => {
-                        let interest = paused.get_ref().interest();
-                        paused.get_mut().take_write_error().is_none().then_some(())?;
-                        line.wait(Some(interest), None).then_some(())?;
-                        paused.get_mut().refresh();
-                        result = paused.handshake();
+            let mut stream = Rustls::new(ServerConnection::new(acceptor).ok()?, socket);
+            loop {
+                match stream.handshake() {
+                    Ok(()) => break Wire::encrypted(Box::new(stream)),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        let socket = stream.socket_mut();
+                        socket.take_write_error().is_none().then_some(())?;
+                        line.wait(Some(socket.interest()), None).then_some(())?;
+                        socket.refresh();
                     }
-                    Err(HandshakeError::Failure(_)) => return None,
+                    Err(_) => return None,
                 }
-            }))
+            }
         }
     };
     let (target, headers) = read_request(line, &mut wire)?;

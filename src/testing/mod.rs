@@ -38,9 +38,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use native_tls::TlsAcceptor;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::PollFlags;
+use rustls::ServerConfig;
 
 use self::certificates::Certificates;
 use self::connection::Line;
@@ -436,7 +436,7 @@ impl Drop for EndOf<'_> {
     }
 }
 
-type Acceptor = Option<TlsAcceptor>;
+type Acceptor = Option<Arc<ServerConfig>>;
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

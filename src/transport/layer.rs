@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 
+#[cfg(feature = "native-tls")]
 use native_tls::TlsStream;
 
 use super::socket::Socket;
@@ -78,6 +79,7 @@ impl Layer for Box<dyn Layer> {
     }
 }
 
+#[cfg(feature = "native-tls")]
 impl<L: Layer> Layer for TlsStream<L> {
     fn socket(&self) -> &Socket {
         self.get_ref().socket()

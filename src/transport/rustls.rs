@@ -2,14 +2,14 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 
-use rustls::ClientConnection;
+use rustls::Connection;
 
 use super::layer::Layer;
 use super::socket::Socket;
 use crate::handshake::{TlsSession, TlsVersion};
 
 pub(crate) struct Rustls<L> {
-    connection: ClientConnection,
+    connection: Connection,
     below: L,
     /// Bytes of the caller's that are encrypted, and of whose record the kernel has not taken all.
     taken: usize,
@@ -23,11 +23,11 @@ pub(crate) struct Rustls<L> {
 const RECORD: usize = 16 << 10;
 
 impl<L: Layer> Rustls<L> {
-    pub(crate) fn new(connection: ClientConnection, below: L) -> Self {
-        Self { connection, below, taken: 0, fault: None, is_over: false }
+    pub(crate) fn new(connection: impl Into<Connection>, below: L) -> Self {
+        Self { connection: connection.into(), below, taken: 0, fault: None, is_over: false }
     }
 
-    pub(crate) fn connection(&self) -> &ClientConnection {
+    pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
 

@@ -246,14 +246,18 @@ impl<'a> Run<'a> {
     fn failed(&mut self, error: ConnectError) -> Option<ExitReason> {
         self.state.register_socket(None);
         self.core.counters.failed_attempts.add(1);
-        // Should there be another URL, it is next.
+        // Should there be another URL, it is next, and nothing is given up before each was tried.
         self.life.place = self.life.place.wrapping_add(1);
+        self.life.tried = self.life.tried.saturating_add(1);
+        let all_tried = self.life.tried > self.state.settings.fallbacks.len();
         let hint = Hint { retry_after: error.retry_after(), overloaded: error.is_overload() };
         let next = self.life.reconnect.failed(Instant::now(), hint, fastrand::f64());
-        let is_permanent = self.is_permanent(&error, next);
+        let is_permanent = all_tried && self.is_permanent(&error, next);
         let retry_in = match next {
             // Whoever waits in `Client::connect` is told of the first failure; no attempt follows that they don't know of.
-            Next::RetryIn(wait) if !is_permanent && (self.state.supervised || self.life.epoch > 0) => Some(wait),
+            Next::RetryIn(wait) if !is_permanent && (self.state.supervised || self.life.epoch > 0 || !all_tried) => {
+                Some(wait)
+            }
             _ => None,
         };
         let name = &self.core.tag.name;
@@ -263,7 +267,9 @@ impl<'a> Run<'a> {
             None => log::warn!("client `{name}`: {error}; no further attempt in this run"),
         }
         self.emit(Event::ConnectFailed { attempt: self.life.reconnect.failures(), error: error.clone(), retry_in });
-        self.core.status.fail(error.clone());
+        if self.state.supervised || all_tried || retry_in.is_none() {
+            self.core.status.fail(error.clone());
+        }
         self.life.last_error = Some(error.clone());
         if !is_permanent {
             return retry_in.is_none().then(|| ExitReason::RetriesExhausted { last: error.to_string().into() });

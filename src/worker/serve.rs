@@ -307,6 +307,7 @@ impl Run<'_> {
         // The last of them is the one that serves.
         self.life.prefer = self.life.avoid.pop();
         self.life.avoid.clear();
+        self.life.tried = 0;
         for RefusedChannel { channel, error, .. } in &subscriptions.refused {
             log::warn!("client `{name}`: the server refused channel {channel}: {error}");
         }

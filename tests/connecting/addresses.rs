@@ -81,6 +81,31 @@ fn a_fallback_url_is_taken_when_the_first_does_not_open_and_kept_while_it_does()
     assert_eq!((first.accepts(), second.accepts()), (2, 3), "and goes round when that ends");
 }
 
+#[test]
+fn nothing_is_given_up_before_each_url_was_tried() {
+    let (first, second) = (Server::start(Script::refuse(403)).unwrap(), Server::echo().unwrap());
+    let config = || crate::common::config(&first).fallback_url(second.url()).unwrap();
+    let client = Client::connect(config()).unwrap();
+    assert_eq!(client.handshake().unwrap().peer, second.address());
+    second.set_script(Script::refuse(404));
+    let Err(StartError::Connect(error)) = Client::connect(config()) else { panic!() };
+    assert!(error.to_string().contains("404"), "{error}");
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config()).unwrap();
+    crate::common::wait_for_state(&client, ReadyState::Parked);
+    assert_eq!((first.accepts(), second.accepts()), (3, 3));
+}
+
+#[test]
+fn the_ninth_of_nine_addresses_is_found_though_none_before_it_answers() {
+    let dead: Vec<_> = (0..8).map(|_| never_answers()).collect();
+    let server = Server::echo().unwrap();
+    let mut addresses: Vec<_> = dead.iter().map(|(_, _, address)| *address).collect();
+    addresses.push(server.address());
+    let client = Client::connect(at(addresses).connect_timeout(LONG)).unwrap();
+    assert_eq!(client.handshake().unwrap().peer, server.address());
+}
+
 /// A venue that counts connections: at most so many in so much time.
 #[test]
 fn forty_clients_that_share_a_limit_on_dialling_never_exceed_it() {

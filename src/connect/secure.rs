@@ -1,0 +1,24 @@
+//! TLS, by whichever library the configuration names.
+
+use super::attempt::{Attempt, Halt};
+use super::tls::Material;
+use crate::config::tls::{Tls, TlsBackend};
+use crate::transport::Layer;
+
+/// Encrypts `below`, on the other end of which is to be `host`.
+pub(super) fn secure<L: Layer + 'static>(
+    attempt: &Attempt<'_>,
+    tls: &Tls,
+    host: &str,
+    below: L,
+) -> Result<Box<dyn Layer>, Halt> {
+    // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4).
+    let host = tls.server_name.as_deref().unwrap_or_else(|| host.split('%').next().unwrap_or_default());
+    let material = Material::read(tls)?;
+    match tls.backend {
+        #[cfg(feature = "native-tls")]
+        TlsBackend::NativeTls => super::native_tls::handshake(attempt, tls, &material, host, below),
+        #[cfg(feature = "rustls")]
+        TlsBackend::Rustls => super::rustls::handshake(attempt, tls, &material, host, below),
+    }
+}
