@@ -13,6 +13,8 @@ pub(crate) struct Rustls<L> {
     below: L,
     /// Bytes of the caller's that are encrypted, and of whose record the kernel has not taken all.
     taken: usize,
+    /// Something is decrypted that nobody has read: what came with the end of the handshake, too.
+    holds: bool,
     /// What was wrong with a record: told when all that came before it has been read.
     fault: Option<rustls::Error>,
     /// The peer has said that it ends: likewise.
@@ -24,7 +26,7 @@ const RECORD: usize = 16 << 10;
 
 impl<L: Layer> Rustls<L> {
     pub(crate) fn new(connection: impl Into<Connection>, below: L) -> Self {
-        Self { connection: connection.into(), below, taken: 0, fault: None, is_over: false }
+        Self { connection: connection.into(), below, taken: 0, holds: false, fault: None, is_over: false }
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -59,7 +61,10 @@ impl<L: Layer> Rustls<L> {
     fn read_records(&mut self) -> io::Result<bool> {
         let read = self.connection.read_tls(&mut self.below)?;
         match self.connection.process_new_packets() {
-            Ok(state) => self.is_over = state.peer_has_closed(),
+            Ok(state) => {
+                self.is_over = state.peer_has_closed();
+                self.holds = state.plaintext_bytes_to_read() > 0;
+            }
             Err(fault) => self.fault = Some(fault),
         }
         // The alert that says why, or an answer to a change of keys; that leaves with whatever is written next, if there is
@@ -73,7 +78,7 @@ impl<L: Layer> Read for Rustls<L> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.connection.reader().read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.holds = false,
                 // The end of TCP without the end of TLS.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 result => return result,
@@ -119,7 +124,7 @@ impl<L: Layer> Layer for Rustls<L> {
     }
 
     fn has_found_something(&self) -> bool {
-        self.fault.is_some() || self.is_over || self.below.has_found_something()
+        self.holds || self.fault.is_some() || self.is_over || self.below.has_found_something()
     }
 
     fn session(&self) -> Option<TlsSession> {

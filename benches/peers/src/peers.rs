@@ -166,9 +166,28 @@ fn upgraded<S: Read + Write>(url: &str, stream: S) -> tungstenite::WebSocket<S> 
     }
 }
 
+/// Upgrades by hand, a byte at a time: what comes behind the answer is the first message.
+fn upgrade(url: &str, stream: &mut Box<dyn ReadWrite>) {
+    let key = tungstenite::handshake::client::generate_key();
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: {key}\r\n\r\n",
+        authority(url)
+    );
+    stream.write_all(request.as_bytes()).expect("an upgrade");
+    let (mut head, mut byte) = (vec![], [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Reads, and knows from the number of bytes how many messages those are. The floor for everybody.
-fn raw(url: &str, stream: Box<dyn ReadWrite>, mut job: Job) {
-    let mut stream = upgraded(url, stream).into_inner();
+fn raw(url: &str, mut stream: Box<dyn ReadWrite>, mut job: Job) {
+    upgrade(url, &mut stream);
     let (mut buffer, mut seen, mut told) = (vec![0; 64 << 10], 0, 0);
     let frame = if matches!(job, Job::Count { .. }) { FLOOD_FRAME } else { 2 + SIZE };
     loop {
