@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ws_supervisor::{Client, ClientConfig, Context, Delivery, Event, Handler, Message, MessageRef};
 
-use crate::rig::{Contender, Stream, Wire, server_frame};
+use crate::rig::{Contender, Stream, Wire, pin, second_core, server_frame};
 
 /// Who counts the messages of ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,21 @@ pub struct Flood {
     pub counts: Counts,
     pub size: usize,
     pub writes: Writes,
+}
+
+/// As fast as two threads pass the same events through crossbeam's channel, with no socket: what bounds a caller's own channel.
+pub fn channel_alone(size: usize, messages: usize) -> f64 {
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    let message = Message::text("t".repeat(size));
+    let begun = Instant::now();
+    let producer = std::thread::spawn(move || {
+        pin(second_core());
+        (0..messages).for_each(|_| sender.send(Event::Message(message.clone())).expect("the consumer"));
+    });
+    let counted = receiver.iter().filter(|event| matches!(event, Event::Message(_))).count();
+    producer.join().expect("the producer");
+    assert_eq!(counted, messages);
+    messages as f64 / begun.elapsed().as_secs_f64()
 }
 
 pub fn flood(wire: &Wire, contender: Contender, flood: Flood, messages: usize) -> f64 {

@@ -96,6 +96,12 @@ fn measure(table: &mut Table) {
     ] {
         rate(table, key, &plain, flood, bare(false));
     }
+    let key = "flood_128_channel_alone";
+    if table.wants(key) {
+        eprintln!("  {key}");
+        let ours = flood::flood(&plain, PARK, packed(Counts::Caller, 128), MESSAGES);
+        table.rate(key, "crossbeam", flood::channel_alone(128, MESSAGES), ours);
+    }
     rate(table, "flood_128_raw", &plain, packed(Counts::Handler, 128), raw(false));
     let key = "panic_to_open";
     if table.wants(key) {

@@ -12,14 +12,16 @@
 //! # Ok::<(), ws_supervisor::ConfigError>(())
 //! ```
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Batch, Venue};
 use crate::correlation::{Answer, Correlation};
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::RateLimit;
 use crate::request::Request;
@@ -127,11 +129,28 @@ impl Venue for Binance {
     fn acknowledges(&self, _: &str, result: &Value) -> bool {
         result.is_null()
     }
+
+    /// Combined streams say whose a message is; bare ones do not.
+    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+        #[derive(Deserialize)]
+        struct Combined<'a> {
+            #[serde(borrow)]
+            stream: Cow<'a, str>,
+        }
+        serde_json::from_str(message.as_text()?).ok().map(|combined: Combined<'_>| combined.stream.into())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn combined_streams_say_whose_a_message_is() {
+        let of = |text: &str| Binance::spot().channel_of(Message::from(text).view());
+        assert_eq!(of(r#"{"stream":"btcusdt@trade","data":{"e":"trade","p":"1"}}"#).as_deref(), Some("btcusdt@trade"));
+        assert_eq!((of(r#"{"e":"trade","s":"BTCUSDT"}"#), of("no JSON")), (None, None));
+    }
 
     #[test]
     fn requests_read_as_in_the_documentation() {

@@ -26,6 +26,7 @@
 
 mod requests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,7 +39,7 @@ use sha2::Sha256;
 pub use self::requests::*;
 use super::{Batch, Renewal, Venue};
 use crate::error::SessionError;
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::rate_limit::RateLimit;
 use crate::request::{Request, RpcError};
@@ -253,6 +254,21 @@ impl Venue for Deribit {
     fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
         batches("unsubscribe", channels)
     }
+
+    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+        #[derive(Deserialize)]
+        struct Notification<'a> {
+            #[serde(borrow)]
+            params: Params<'a>,
+        }
+        #[derive(Deserialize)]
+        struct Params<'a> {
+            #[serde(borrow)]
+            channel: Cow<'a, str>,
+        }
+        let notification: Notification<'_> = serde_json::from_str(message.as_text()?).ok()?;
+        Some(notification.params.channel.into())
+    }
 }
 
 /// Channels that are the account's own go by the private method; public ones by the public one, which a client that is
@@ -356,6 +372,14 @@ mod tests {
         assert_eq!(pool(&Message::text(r#"{"method":"public/ticker"}"#)), Pool::Common);
         assert_eq!(pool(&Message::text(r#"{"method":"private/subscribe"}"#)), Pool::Subscribe);
         assert_eq!(pool(&Message::text(r#"{"method":"private/unsubscribe"}"#)), Pool::Common);
+    }
+
+    #[test]
+    fn a_notification_says_whose_it_is() {
+        let of = |text: &str| Deribit::new().channel_of(Message::from(text).view());
+        let book = r#"{"jsonrpc":"2.0","method":"subscription","params":{"channel":"book.BTC-PERPETUAL.raw","data":{"bids":[]}}}"#;
+        assert_eq!(of(book).as_deref(), Some("book.BTC-PERPETUAL.raw"));
+        assert_eq!(of(r#"{"jsonrpc":"2.0","id":1,"result":[]}"#), None);
     }
 
     #[test]
