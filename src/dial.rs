@@ -58,7 +58,8 @@ impl Dial {
         let target = self.target.redirected(location)?;
         let mut headers = self.headers.clone();
         if !target.is_same_host(&self.target) {
-            headers.retain(|header| !["authorization", "cookie"].contains(&header.name.to_ascii_lowercase().as_str()));
+            // Any other may be a key.
+            headers.retain(|header| ["origin", "user-agent"].contains(&header.name.to_ascii_lowercase().as_str()));
         }
         Ok(Self { target, headers, last_error: None, ..*self })
     }

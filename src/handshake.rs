@@ -88,8 +88,9 @@ impl Handshake {
         self.all(name).next()
     }
 
-    /// Every `Set-Cookie` (RFC 6265 section 4.1): each a name, a value and attributes. Nobody sends them back: a venue that
-    /// wants that is sent them as a [`header`](crate::ClientConfig::header).
+    /// Every `Set-Cookie` (RFC 6265 section 4.1): each a name, a value and attributes. Nobody sends them back: for a venue that
+    /// wants it, keep them in [`on_open`](crate::ClientConfig::on_open), and set the header in
+    /// [`prepare`](crate::ClientConfig::prepare).
     pub fn cookies(&self) -> impl Iterator<Item = &str> {
         self.all("set-cookie")
     }

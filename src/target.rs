@@ -30,11 +30,11 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// As a URL has them, percent-encoded (RFC 3986 section 3.2.1).
-    pub(crate) fn parse(text: &str) -> Self {
+    /// As a URL has them, percent-encoded (RFC 3986 section 3.2.1); `None` where there is nothing.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (user, password) = text.split_once(':').unwrap_or((text, ""));
         let decoded = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
-        Self { user: decoded(user), password: decoded(password) }
+        (!text.is_empty()).then(|| Self { user: decoded(user), password: decoded(password) })
     }
 
     /// As a header has them (RFC 7617 section 2).
@@ -63,7 +63,7 @@ impl Target {
         let (scheme, path) = (&url[..after_scheme], encoded(&url[path_at..]));
         let authority = &url[after_scheme..path_at];
         let (credentials, host) = match authority.rsplit_once('@') {
-            Some((credentials, host)) => (Some(Credentials::parse(credentials)), host),
+            Some((credentials, host)) => (Credentials::parse(credentials), host),
             None => (None, authority),
         };
         let Some(host) = in_ascii(host) else {
@@ -112,19 +112,21 @@ impl Target {
     /// without the credentials unless it is the same host.
     pub(crate) fn redirected(&self, location: &str) -> Result<Self, ConfigError> {
         let location = location.split('#').next().unwrap_or_default().trim();
-        // Servers write it as HTTP's, which a WebSocket's upgrade is.
-        let lower = location.to_ascii_lowercase();
-        let to = if lower.starts_with("http") && lower.contains("://") {
-            format!("ws{}", &location[4..])
-        } else if lower.contains("://") {
-            location.to_owned()
+        let before_path = &location[..location.find(['/', '?']).unwrap_or(location.len())];
+        let to = if let Some(scheme) = before_path.strip_suffix(':') {
+            // Servers write it as HTTP's, which a WebSocket's upgrade is.
+            let scheme = scheme.to_ascii_lowercase().replace("http", "ws");
+            format!("{scheme}{}", &location[before_path.len() - 1..])
         } else if location.starts_with("//") {
             format!("{}:{location}", self.scheme())
-        } else if location.starts_with('/') {
-            format!("{}://{}{location}", self.scheme(), self.authority)
         } else {
-            let folder = &self.path[..=self.path.rfind('/').unwrap_or(0)];
-            format!("{}://{}{folder}{location}", self.scheme(), self.authority)
+            let (path, query) = location.find('?').map_or((location, ""), |at| location.split_at(at));
+            let path = match path {
+                "" => self.path.clone(),
+                path if path.starts_with('/') => without_dots(path),
+                path => without_dots(&format!("{}{path}", &self.path[..=self.path.rfind('/').unwrap_or(0)])),
+            };
+            format!("{}://{}{path}{query}", self.scheme(), self.authority)
         };
         let mut target = Self::parse(&to)?;
         if self.tls && !target.tls {
@@ -137,8 +139,27 @@ impl Target {
     }
 
     pub(crate) fn is_same_host(&self, other: &Self) -> bool {
-        (&self.host, self.port) == (&other.host, other.port)
+        self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port
     }
+
+    /// The host as others know it: an address's zone is this machine's own name for a link (RFC 6874).
+    pub(crate) fn without_zone(&self) -> &str {
+        self.host.split('%').next().unwrap_or_default()
+    }
+}
+
+/// A path without the segments that lead back or nowhere (RFC 3986 section 5.2.4).
+fn without_dots(path: &str) -> String {
+    let mut kept = Vec::new();
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            segment => kept.push(segment),
+        }
+    }
+    let ends_in_folder = matches!(path.rsplit('/').next(), Some("." | ".."));
+    format!("/{}{}", kept.join("/"), if ends_in_folder && !kept.is_empty() { "/" } else { "" })
 }
 
 /// The host and its port, the name as DNS has it.
@@ -244,6 +265,11 @@ mod tests {
         assert_eq!(to("https://b.example/#top"), expected("b.example", "/", false));
         assert_eq!(to("wss://b.example:8443/x"), expected("b.example:8443", "/x", false));
         assert_eq!(to("//b.example/x"), expected("b.example", "/x", false));
+        assert_eq!(to("?x=2"), expected("a.example", "/ws/v1?x=2", true));
+        assert_eq!(to(""), expected("a.example", "/ws/v1", true));
+        assert_eq!(to("../v2"), expected("a.example", "/v2", true));
+        assert_eq!(to("./v2/./a/..?u=http://x/"), expected("a.example", "/ws/v2/?u=http://x/", true));
+        assert_eq!(to("/login?next=https://a/"), expected("a.example", "/login?next=https://a/", true));
         assert!(to("http://a.example/").is_err() && to("ws://a.example/").is_err() && to("ftp://a/").is_err());
     }
 

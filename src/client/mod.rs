@@ -92,7 +92,9 @@ impl Client {
     ///
     /// # Errors
     /// When the configuration breaks a rule, the operating system gives no thread, or the first attempt to connect
-    /// fails, within `connect_timeout`; with [fallback URLs](ClientConfig::fallback_url), when one to each has failed.
+    /// fails, within `connect_timeout`; with [fallback URLs](ClientConfig::fallback_url), when one to each has failed. A
+    /// [`dial_limit`](ClientConfig::dial_limit) is waited for first, however long that takes. What only a supervisor does is
+    /// missing: restarts, and trying the line after this machine has slept.
     ///
     /// ```
     /// use ws_supervisor::{Client, ClientConfig, testing::Server};

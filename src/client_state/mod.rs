@@ -4,7 +4,7 @@ pub(crate) mod settlement;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,6 @@ use crate::asked::Asked;
 use crate::command::Commands;
 use crate::config::proxy::Proxy;
 use crate::config::settings::{Hooks, Settings};
-use crate::config::tls::Tls;
 use crate::core::{Core, Told};
 use crate::error::ConnectError;
 use crate::event::Event;
@@ -29,6 +28,7 @@ use crate::lifecycle::{End, ExitReason};
 use crate::outbound::accepted::Bound;
 use crate::outbound::mailbox::Mailbox;
 use crate::policy::admission::Admission;
+use crate::policy::places::{Addresses, Places};
 use crate::policy::rate_limit::Limits;
 use crate::policy::reconnect::Reconnect;
 use crate::policy::terms::{Dialect, Rules};
@@ -79,14 +79,8 @@ pub(crate) struct Life {
     pub(crate) open: bool,
     /// Why the last attempt failed, for the next.
     pub(crate) last_error: Option<ConnectError>,
-    /// Addresses that took a connection since a session was last open, the latest at the end: tried last.
-    pub(crate) avoid: Vec<SocketAddr>,
-    /// The address of the session that was open last: tried first.
-    pub(crate) prefer: Option<SocketAddr>,
-    /// Which of the configuration's URLs is dialled, counted on and on.
-    pub(crate) place: usize,
-    /// How many of them failed since a session was open last.
-    pub(crate) tried: usize,
+    pub(crate) addresses: Addresses,
+    pub(crate) places: Places,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,
     /// What the consumer must still hear, oldest first: a handler that panics in the middle leaves the rest to the next.
@@ -112,8 +106,13 @@ impl ClientState {
         };
         let is_inline = outlet.is_none();
         let to_proxy = settings.proxy.as_ref().map(Proxy::to_proxy);
-        for danger in [Some(&settings.tls), to_proxy].into_iter().flatten().flat_map(Tls::dangers) {
-            log::warn!("client `{}`: `{danger}` is on: whoever sits on the line can pass for the server", tag.name);
+        for tls in [Some(&settings.tls), to_proxy].into_iter().flatten() {
+            let only = if tls.is_pinned() {
+                "only its pins are checked"
+            } else {
+                "whoever sits on the line can pass for the server"
+            };
+            tls.dangers().for_each(|danger| log::warn!("client `{}`: `{danger}` is on: {only}", tag.name));
         }
         let capacity = Capacity { events: settings.event_capacity, bytes: settings.event_bytes };
         let kept = settings.send_capacity;
@@ -154,10 +153,8 @@ impl ClientState {
             epoch: 0,
             open: false,
             last_error: None,
-            avoid: Vec::new(),
-            prefer: None,
-            place: 0,
-            tried: 0,
+            addresses: Addresses::default(),
+            places: Places::new(settings.fallbacks.len() + 1),
             unsettled: Unsettled::default(),
             untold: VecDeque::new(),
         };

@@ -16,7 +16,7 @@ use crate::target::Target;
 
 impl ClientConfig {
     /// Another URL of the same service, tried when the one before it does not open; call it again for more. A client stays
-    /// with the one that opened last, and begins with the configuration's own. Waits, retries and `max_retries` are as with
+    /// with the one that opened last, unless that falls silent, and begins with the configuration's own. Waits, retries and `max_retries` are as with
     /// one; what parks a client does so when each of them was tried. Defaults to none.
     ///
     /// # Errors
@@ -29,7 +29,8 @@ impl ClientConfig {
     /// # Ok::<(), ws_supervisor::ConfigError>(())
     /// ```
     pub fn fallback_url(mut self, url: impl AsRef<str>) -> Result<Self, ConfigError> {
-        self.fallbacks.push(Target::parse(url.as_ref())?);
+        let target = Target::parse(url.as_ref());
+        self.fallbacks.push(target.map_err(|fault| ConfigError::new("fallback_url", fault.rule()))?);
         Ok(self)
     }
 
@@ -67,7 +68,7 @@ impl ClientConfig {
     }
 
     /// The `Host` that the upgrade names, in place of the URL's: for a gateway that tells venues apart by it. The name in
-    /// TLS is [`Tls::server_name`].
+    /// TLS is [`Tls::server_name`]. Both hold for this URL's host, not for one that a fallback or a redirect leads to.
     pub fn host_header(mut self, host: impl Into<String>) -> Self {
         self.host = Some(host.into());
         self
@@ -81,7 +82,7 @@ impl ClientConfig {
     }
 
     /// Follows so many redirects of the upgrade (301, 302, 303, 307, 308) in one attempt, never from `wss` to `ws`; to another
-    /// host `Authorization`, `Cookie` and the URL's credentials do not go along. Defaults to 0: whoever answers in the venue's
+    /// host no header of yours goes along but `Origin` and `User-Agent`, nor the URL's credentials. Defaults to 0: whoever answers in the venue's
     /// place could send orders elsewhere.
     pub fn redirects(mut self, most: u32) -> Self {
         self.redirects = most;

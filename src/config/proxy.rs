@@ -1,5 +1,6 @@
 //! [`Proxy`]: through whom a client connects, and for which hosts.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -72,7 +73,7 @@ impl Proxy {
         Self { source: Source::Environment, bypass: Bypass::default(), tls: Tls::default() }
     }
 
-    /// Connects directly to these hosts, separated by commas: a name stands for itself and all below it, with or without a
+    /// Connects directly to these hosts, separated by commas or spaces: a name stands for itself and all below it, with or without a
     /// dot before it, an address for itself, `10.0.0.0/8` for all in it; each may end in a port; `*` is everything. Defaults to
     /// none.
     pub fn bypass(mut self, hosts: impl AsRef<str>) -> Self {
@@ -95,7 +96,7 @@ impl Proxy {
     pub(crate) fn choose(
         &self,
         target: &Target,
-        variable: impl Fn(&str) -> Option<String>,
+        variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Option<Server>, ConfigError> {
         if self.bypass.covers(&target.host, target.port) {
             return Ok(None);
@@ -103,14 +104,17 @@ impl Proxy {
         let server = match &self.source {
             Source::One(server) => return Ok(Some(server.clone())),
             Source::Environment => {
-                let first =
-                    |names: &[&str]| names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
-                let excluded = first(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
+                let first = |names: &[&str]| {
+                    let set = names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
+                    let refuse = |_| ConfigError::new("proxy", format!("the environment's {names:?} must be UTF-8"));
+                    set.map(|value| value.into_string()).transpose().map_err(refuse)
+                };
+                let excluded = first(&["no_proxy", "NO_PROXY"])?.unwrap_or_default();
                 if Bypass::parse(&excluded).covers(&target.host, target.port) {
                     return Ok(None);
                 }
                 let own: &[&str] = if target.tls { &["https_proxy", "HTTPS_PROXY"] } else { &["http_proxy"] };
-                first(own).or_else(|| first(&["all_proxy", "ALL_PROXY"]))
+                first(own)?.map_or_else(|| first(&["all_proxy", "ALL_PROXY"]), |url| Ok(Some(url)))?
             }
         };
         // Without a scheme it is HTTP's, as everywhere.
@@ -136,7 +140,7 @@ impl Server {
         };
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let (credentials, host) = match authority.rsplit_once('@') {
-            Some((credentials, host)) => (Some(Credentials::parse(credentials)), host),
+            Some((credentials, host)) => (Credentials::parse(credentials), host),
             None => (None, authority),
         };
         let name = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
@@ -147,6 +151,13 @@ impl Server {
         };
         if name.is_empty() {
             return refuse("must name a host");
+        }
+        #[cfg(feature = "socks")]
+        if let (Speaks::Socks5, Some(Credentials { user, password })) = (speaks, &credentials) {
+            // RFC 1929 section 2.
+            if ![user, password].into_iter().all(|part| (1..256).contains(&part.len())) {
+                return refuse("must have a user and a password of 1 to 255 bytes each for SOCKS5, or neither");
+            }
         }
         if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
             return refuse("must have no path");
@@ -199,10 +210,13 @@ enum Hosts {
 
 impl Bypass {
     fn parse(list: &str) -> Self {
-        Self(list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Rule::parse).collect())
+        let entries = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty());
+        Self(entries.map(Rule::parse).collect())
     }
 
     fn covers(&self, host: &str, port: u16) -> bool {
+        // The zone of an address and the dot that ends a name say nothing of where it is.
+        let host = host.split('%').next().unwrap_or_default().trim_end_matches('.');
         self.0.iter().any(|rule| rule.port.is_none_or(|only| only == port) && rule.hosts.hold(host))
     }
 }
@@ -217,12 +231,12 @@ impl Rule {
             _ => None,
         };
         let (host, port) = split.map_or((entry, None), |(host, port)| (host, Some(port)));
-        let host = host.trim_start_matches('[').trim_end_matches(']');
         let (address, bits) = host.split_once('/').map_or((host, None), |(address, bits)| (address, Some(bits)));
+        let address = address.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
         let hosts = match address.parse::<IpAddr>() {
             Ok(ip) => Hosts::Net(ip, bits.map_or(Some(u32::MAX), |bits| bits.parse().ok()).unwrap_or(u32::MAX)),
-            Err(_) if host == "*" => Hosts::All,
-            Err(_) => Hosts::Name(host.trim_start_matches("*.").trim_start_matches('.').to_ascii_lowercase()),
+            Err(_) if address == "*" => Hosts::All,
+            Err(_) => Hosts::Name(address.trim_start_matches("*.").trim_start_matches('.').to_ascii_lowercase()),
         };
         Self { hosts, port }
     }
@@ -262,7 +276,7 @@ mod tests {
 
     fn chosen(url: &str, environment: &[(&str, &str)]) -> Result<Option<String>, ConfigError> {
         let variable =
-            |name: &str| environment.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+            |name: &str| environment.iter().find(|(other, _)| *other == name).map(|(_, value)| OsString::from(*value));
         let proxy = Proxy::from_environment().choose(&target(url), variable)?;
         Ok(proxy.map(|server| server.to_string()))
     }
@@ -303,7 +317,8 @@ mod tests {
         assert!(
             covers("example", "example", 1) && covers("example", "A.Example", 1) && !covers("example", "anexample", 1)
         );
-        assert!(covers("*.example", "a.example", 1));
+        assert!(covers("*.example", "a.example", 1) && covers("example.", "a.example", 1) && covers("a b", "b.", 1));
+        assert!(covers("[fd00::]/8", "fd00::1", 1) && covers("fe80::/10", "fe80::7%lo", 1));
         assert!(covers("a:8443", "a", 8443) && !covers("a:8443", "a", 443));
         assert!(covers("10.0.0.0/8", "10.1.2.3", 1) && !covers("10.0.0.0/8", "11.1.2.3", 1));
         assert!(covers("127.0.0.1", "127.0.0.1", 1) && !covers("127.0.0.1", "127.0.0.2", 1));

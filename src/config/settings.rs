@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
+use http::uri::Authority;
 
 use super::decode::Decode;
 use super::proxy::Proxy;
@@ -133,10 +134,11 @@ impl ClientConfig {
         let roots = config.roots.into_iter().filter(|root| are_certificates(root));
         tls.roots.extend(roots);
         faults.0.extend(tls.faults());
-        faults.0.extend(config.proxy.iter().flat_map(|proxy| proxy.to_proxy().faults()));
+        let of_proxy = config.proxy.iter().flat_map(|proxy| proxy.to_proxy().faults());
+        faults.0.extend(of_proxy.map(|fault| ConfigError::new("proxy", format!("its `tls`: {}", fault.rule()))));
         faults.0.extend(config.socket.faults());
-        let is_header = config.host.as_ref().is_none_or(|host| HeaderValue::from_str(host).is_ok() && !host.is_empty());
-        faults.rule(is_header, "host_header", "must be visible ASCII characters on one line");
+        let is_host = config.host.as_ref().is_none_or(|host| host.parse::<Authority>().is_ok() && !host.contains('@'));
+        faults.rule(is_host, "host_header", "must be a host, and perhaps a port");
         let settings = Settings {
             target: config.target,
             fallbacks: config.fallbacks,
@@ -196,12 +198,9 @@ impl ClientConfig {
 }
 
 impl Settings {
-    /// One of the URLs, counted on and on.
+    /// One of the URLs, by its number.
     pub(crate) fn place(&self, at: usize) -> &Target {
-        match at % (self.fallbacks.len() + 1) {
-            0 => &self.target,
-            at => &self.fallbacks[at - 1],
-        }
+        at.checked_sub(1).map_or(&self.target, |at| &self.fallbacks[at])
     }
 
     fn check(&self, faults: &mut Faults) {
@@ -218,8 +217,13 @@ impl Settings {
         }
         faults.rule(self.stale.after != Some(Duration::ZERO), "stale_after", positive);
         faults.rule(self.stale.channel_after != Some(Duration::ZERO), "stale_channel_after", positive);
-        let can_tell = self.stale.channel_after.is_none() || self.hooks.venue.is_some();
-        faults.rule(can_tell, "stale_channel_after", "needs a `venue`, which knows whose a message is");
+        let can_tell = self.hooks.venue.as_ref().is_some_and(|venue| venue.names_channels());
+        let rule = "needs a `venue` that knows whose a message is (`Venue::names_channels`)";
+        faults.rule(can_tell || self.stale.channel_after.is_none(), "stale_channel_after", rule);
+        let has_use = self.stale.after.is_some() || self.stale.channel_after.is_some() || self.stale.gate.is_none();
+        faults.rule(has_use, "stale_while", "needs `stale_after` or `stale_channel_after`");
+        let weaker = self.target.tls && self.fallbacks.iter().any(|fallback| !fallback.tls);
+        faults.rule(!weaker, "fallback_url", "must not lead from `wss` to `ws`");
         faults.rule(self.max_age != Some(Duration::ZERO), "max_age", positive);
         let knows_how = self.channels.is_empty() || self.hooks.venue.is_some();
         faults.rule(knows_how, "subscribe", "needs a `venue`, which knows how to subscribe");
@@ -296,9 +300,18 @@ mod tests {
             ("tls", ok().tls(Tls::new().identity_pem("no certificate", "no key"))),
             ("tls", ok().tls(Tls::new().min_version(TlsVersion::Tls13).max_version(TlsVersion::Tls12))),
             ("tls", ok().tls(Tls::new().alpn([""]))),
+            ("tls", ok().tls(Tls::new().alpn(vec!["x".repeat(200); 100]))),
+            ("tls", ok().tls(Tls::new().server_name("a\0b"))),
+            ("tls", ok().tls(Tls::new().server_name("a:443"))),
+            ("proxy", ok().proxy(Proxy::new("https://p").unwrap().tls(Tls::new().alpn([""])))),
+            ("stale_while", ok().stale_while(|| true)),
+            ("fallback_url", ClientConfig::new("wss://h").unwrap().fallback_url("ws://h").unwrap()),
+            ("socket", ok().socket(SocketOptions::new().user_timeout(Duration::MAX))),
+            ("socket", ok().socket(SocketOptions::new().interface("a\0b"))),
             ("socket", ok().socket(SocketOptions::new().dscp(64))),
             ("socket", ok().socket(SocketOptions::new().keepalive(zero, second, 1))),
             ("host_header", ok().host_header("a\nb")),
+            ("host_header", ok().host_header("a b/c")),
             ("subscribe", ok().subscribe(["a"])),
             ("stack_size", ok().stack_size(1)),
             ("stall_threshold", ok().stall_threshold(zero)),

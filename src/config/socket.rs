@@ -93,23 +93,29 @@ impl SocketOptions {
 
     pub(crate) fn faults(&self) -> Vec<ConfigError> {
         let is_linux = cfg!(target_os = "linux");
-        let positive = |time: Option<Duration>| time.is_none_or(|time| !time.is_zero());
+        let whole = |time: Option<Duration>, unit: u128| {
+            time.is_none_or(|time| (1..1 << 31).contains(&(time.as_nanos() / unit)))
+        };
+        let seconds = |time: Duration| (1..=32_767).contains(&time.as_secs());
+        let bytes = |size: Option<usize>| size.is_none_or(|size| (1..1 << 30).contains(&size));
         let rules = [
             (is_linux || self.interface.is_none(), "`interface` needs Linux"),
             (is_linux || self.user_timeout.is_none(), "`user_timeout` needs Linux"),
             (is_linux || self.busy_poll.is_none(), "`busy_poll` needs Linux"),
             (
-                self.interface.as_ref().is_none_or(|name| (1..16).contains(&name.len())),
+                self.interface.as_ref().is_none_or(|name| (1..16).contains(&name.len()) && !name.contains('\0')),
                 "`interface` must be a name of 1 to 15 bytes",
             ),
-            (positive(self.user_timeout), "`user_timeout` must be greater than zero"),
+            // What the kernel takes: milliseconds, microseconds and bytes in 31 bits; tcp(7) for the rest.
+            (whole(self.user_timeout, 1_000_000), "`user_timeout` must be between a millisecond and 24 days"),
+            (whole(self.busy_poll, 1_000), "`busy_poll` must be between a microsecond and 35 minutes"),
             (self.dscp.is_none_or(|class| class < 64), "`dscp` must be 0 to 63"),
-            (self.receive_buffer != Some(0) && self.send_buffer != Some(0), "a buffer must be greater than zero"),
+            (bytes(self.receive_buffer) && bytes(self.send_buffer), "a buffer must be between 1 byte and 1 GiB"),
             (
                 self.keepalive.is_none_or(|(idle, interval, retries)| {
-                    idle.as_secs() > 0 && interval.as_secs() > 0 && retries > 0
+                    seconds(idle) && seconds(interval) && (1..=127).contains(&retries)
                 }),
-                "`keepalive` must have times of a second or more, and at least one retry",
+                "`keepalive` must have times of 1 to 32,767 s and 1 to 127 retries",
             ),
         ];
         rules.into_iter().filter(|(holds, _)| !holds).map(|(_, rule)| ConfigError::new("socket", rule)).collect()

@@ -25,7 +25,9 @@ pub enum TlsBackend {
     #[cfg_attr(docsrs, doc(cfg(feature = "native-tls")))]
     #[default]
     NativeTls,
-    /// rustls, which needs no library of the system's, and takes less than half of OpenSSL 3.0's time for a small record.
+    /// rustls, which needs no library of the system's, and takes less than half of OpenSSL 3.0's time for a small record. It
+    /// is the choice where a venue changes its keys on an open connection (RFC 8446 section 4.6.3): OpenSSL 3.0 ends one on which
+    /// a write is held up just then.
     /// It trusts the system's roots; its cryptography is ring's, or what the process has installed as rustls' default
     /// provider. With the feature `rustls`.
     #[cfg(feature = "rustls")]
@@ -230,6 +232,13 @@ impl Tls {
         certificates.into_iter().chain(names)
     }
 
+    pub(crate) fn is_pinned(&self) -> bool {
+        #[cfg(feature = "pinning")]
+        return !self.pins.is_empty();
+        #[cfg(not(feature = "pinning"))]
+        false
+    }
+
     pub(crate) fn faults(&self) -> Vec<ConfigError> {
         let mut faults = Vec::new();
         let mut rule = |holds: bool, rule: &str| {
@@ -261,12 +270,26 @@ impl Tls {
         let (min, max) = self.versions;
         let is_range = min.zip(max).is_none_or(|(min, max)| min <= max);
         rule(is_range, "`min_version` must not be above `max_version`");
-        let is_name = self.server_name.as_ref().is_none_or(|name| !name.is_empty() && name.is_ascii());
-        rule(is_name, "`server_name` must be a host's name in ASCII");
+        rule(
+            self.server_name.as_ref().is_none_or(|name| is_host(name)),
+            "`server_name` must be a host's name or an address",
+        );
         let fits = self.alpn.iter().all(|name| (1..256).contains(&name.len()));
         rule(fits, "an ALPN protocol must have between 1 and 255 bytes");
+        // RFC 7301 section 3.1: all of them, each with a byte for its length, in two bytes' worth.
+        let length: usize = self.alpn.iter().map(|name| name.len() + 1).sum();
+        rule(length < 1 << 14, "the ALPN protocols must have less than 16 KiB together");
         faults
     }
+}
+
+fn is_host(name: &str) -> bool {
+    let is_part = |part: &str| (1..64).contains(&part.len()) && part.bytes().all(is_of_a_name);
+    name.parse::<std::net::IpAddr>().is_ok() || (name.len() < 254 && name.split('.').all(is_part))
+}
+
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
 /// Whether these are certificates, in PEM or one in DER.

@@ -13,6 +13,7 @@ use crate::config::ResolveFn;
 use crate::config::settings::{Hooks, Settings};
 use crate::dial::Dial;
 use crate::error::{ConnectError, Phase};
+use crate::policy::places::Addresses;
 use crate::transport::{Socket, Unpack, wait_any};
 use crate::wake::Wake;
 
@@ -55,10 +56,7 @@ pub(crate) struct Attempt<'a> {
     until: Cell<Instant>,
     /// Done while it waits; says when to do it again.
     meanwhile: &'a dyn Fn() -> Option<Instant>,
-    /// Addresses to try last, the latest of them at the very end.
-    pub(super) avoid: &'a [SocketAddr],
-    /// The address that served last.
-    pub(super) prefer: Option<SocketAddr>,
+    pub(super) known: &'a Addresses,
     /// The address that took the connection.
     pub(super) address: Cell<Option<SocketAddr>>,
 }
@@ -68,7 +66,7 @@ impl<'a> Attempt<'a> {
         settings: &'a Settings,
         hooks: &'a Hooks,
         dial: &'a Dial,
-        (prefer, avoid): (Option<SocketAddr>, &'a [SocketAddr]),
+        known: &'a Addresses,
         worker: Worker<'a>,
     ) -> Self {
         let Worker { wake, cancelled, register, meanwhile } = worker;
@@ -85,8 +83,7 @@ impl<'a> Attempt<'a> {
             meanwhile,
             phase: Cell::new(Phase::Resolve),
             until: Cell::new(deadline),
-            prefer,
-            avoid,
+            known,
             address: Cell::new(None),
         }
     }

@@ -57,6 +57,10 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<(Vec<u8>
             Verdict::Upgraded(accepted) => return Ok((rest, *accepted)),
             // RFC 9110 section 15.2: a client must be able to take them, though it did not ask.
             Verdict::Interim => came = rest,
+            // Where it will be followed, what the page says is of no use.
+            Verdict::Refused(refusal) if attempt.settings.redirects > 0 && refusal.points_elsewhere() => {
+                return Err(Halt::Failed(ConnectError::Refused(refusal)));
+            }
             Verdict::Refused(mut refusal) => {
                 let body = read_body(attempt, wire, &refusal, rest);
                 refusal.body = String::from_utf8_lossy(&body).into();
@@ -73,7 +77,7 @@ fn request(settings: &Settings, dial: &Dial, key: &str) -> String {
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: {key}\r\n",
         target.path_and_query,
-        settings.host.as_deref().unwrap_or(&target.authority)
+        settings.host.as_deref().filter(|_| target.is_same_host(&settings.target)).unwrap_or(&target.authority)
     );
     let sets = |name: &str| dial.headers.iter().any(|header| header.name.eq_ignore_ascii_case(name));
     if settings.user_agent && !sets("user-agent") {
@@ -325,6 +329,9 @@ mod tests {
         let request = self::request(&settings, &dial, KEY);
         assert!(!request.contains("Basic") && !request.contains("ws-supervisor/"), "{request}");
         let settings = config.host_header("gateway:1").without_user_agent().resolve().unwrap();
+        let request = self::request(&settings, &dial, KEY);
+        assert!(request.contains("\r\nHost: other\r\n"), "it is not the gateway's: {request}");
+        dial.url("ws://H/").unwrap();
         let request = self::request(&settings, &dial, KEY);
         assert!(request.contains("\r\nHost: gateway:1\r\n") && !request.contains("ws-supervisor/"), "{request}");
     }

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::attempt::{Attempt, Halt};
-use crate::error::{ConnectError, Refusal};
+use crate::error::{ConnectError, Phase, Refusal};
 use crate::transport::Layer;
 
 pub(super) const MAX_HEAD: usize = 64 << 10;
@@ -53,6 +53,7 @@ pub(super) fn read_head(attempt: &Attempt<'_>, wire: &mut dyn Layer, came: &mut 
         let common = came.len().min(start.len());
         if came[..common] != start[..common] {
             return Err(wrong(match came[..] {
+                [0x15, 3, ..] if attempt.phase.get() == Phase::Proxy => "it speaks TLS: use `https://`".to_owned(),
                 [0x15, 3, ..] => "the server speaks TLS here: use `wss://`".to_owned(),
                 _ => "not HTTP/1.1".to_owned(),
             }));
@@ -132,12 +133,12 @@ pub(super) fn read_some(attempt: &Attempt<'_>, wire: &mut dyn Layer, head: &mut 
     let mut chunk = [0; 4096];
     loop {
         match wire.read(&mut chunk) {
-            Ok(0) if attempt.dial.target.tls => {
-                return Err(attempt.lost("the server closed the connection before it answered"));
-            }
             Ok(0) => {
-                let message = "the server closed the connection before it answered (if it speaks TLS, use `wss://`)";
-                return Err(attempt.lost(message));
+                return Err(attempt.lost(match attempt.phase.get() {
+                    Phase::Proxy => "the proxy closed the connection before it answered",
+                    _ if attempt.dial.target.tls => "the server closed the connection before it answered",
+                    _ => "the server closed the connection before it answered (if it speaks TLS, use `wss://`)",
+                }));
             }
             Ok(read) => {
                 head.extend_from_slice(&chunk[..read]);

@@ -29,7 +29,7 @@ pub(super) fn handshake<L: Layer + 'static>(
                 attempt.unblock(paused.get_mut().socket_mut())?;
                 result = paused.handshake();
             }
-            Err(HandshakeError::Failure(error)) => return Err(failed(&error)),
+            Err(HandshakeError::Failure(error)) => return Err(CONNECTORS.doubt(material, failed(&error))),
         }
     }
 }
@@ -60,7 +60,7 @@ fn connector(tls: &Tls, material: &Material) -> Result<TlsConnector, Halt> {
     builder.request_alpns(&tls.alpn.iter().map(String::as_str).collect::<Vec<_>>());
     builder.danger_accept_invalid_certs(tls.accepts_any_certificate);
     builder.danger_accept_invalid_hostnames(tls.accepts_any_name || tls.accepts_any_certificate);
-    builder.build().map_err(|error| failed(&error))
+    builder.build().map_err(|error| unusable(format!("the client's certificate, its key or the roots: {error}")))
 }
 
 fn failed(error: &native_tls::Error) -> Halt {
@@ -77,7 +77,7 @@ fn fault(message: &str) -> TlsFault {
     let causes: [(&[&str], TlsFault); 10] = [
         (&["has expired", "certificate expired"], TlsFault::Expired),
         (&["not yet valid"], TlsFault::NotYetValid),
-        (&["mismatch"], TlsFault::WrongHost),
+        (&["hostname mismatch", "ip address mismatch", "email address mismatch"], TlsFault::WrongHost),
         (&["self-signed", "self signed"], TlsFault::SelfSigned),
         (&["issuer certificate", "unable to verify the first", "not trusted"], TlsFault::UnknownIssuer),
         (&["too weak", "key too small"], TlsFault::Weak),

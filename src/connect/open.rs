@@ -21,7 +21,10 @@ pub(crate) fn open(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt
     for _ in 0..attempt.settings.redirects {
         let hop = redirected.as_ref().map(|dial| attempt.to(dial));
         match open_one(hop.as_ref().unwrap_or(attempt)) {
-            Err(Halt::Failed(ConnectError::Refused(refusal))) if points_elsewhere(&refusal) => {
+            Err(Halt::Failed(ConnectError::Refused(refusal))) if refusal.points_elsewhere() => {
+                if !may_dial(attempt) {
+                    return Err(ConnectError::Refused(refusal).into());
+                }
                 let dial = redirected.as_ref().unwrap_or(attempt.dial);
                 redirected = Some(follow(dial, &refusal).map_err(Halt::Failed)?);
             }
@@ -29,10 +32,6 @@ pub(crate) fn open(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt
         }
     }
     open_one(redirected.as_ref().map(|dial| attempt.to(dial)).as_ref().unwrap_or(attempt))
-}
-
-fn points_elsewhere(refusal: &Refusal) -> bool {
-    matches!(refusal.status, 301 | 302 | 303 | 307 | 308) && refusal.location().is_some()
 }
 
 fn follow(dial: &Dial, refusal: &Refusal) -> Result<Dial, ConnectError> {
@@ -46,7 +45,12 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
     let target = &attempt.dial.target;
     let (host, port) = proxy.as_ref().map_or((&target.host, target.port), |proxy| (&proxy.host, proxy.port));
     attempt.phase.set(Phase::Resolve);
-    let addresses = resolve::resolve(attempt, host, port)?;
+    // On the way to the proxy it is the proxy that is not there.
+    let of_proxy = |halt: Halt| match &proxy {
+        Some(proxy) => proxy::blame(proxy, halt),
+        None => halt,
+    };
+    let addresses = resolve::resolve(attempt, host, port).map_err(&of_proxy)?;
     let mut left = tcp::in_order(attempt, addresses);
     let mut met: Option<Halt> = None;
     loop {
@@ -55,15 +59,14 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
         let (tcp, address) = match tcp::race(attempt, &mut left) {
             Ok(taken) => taken,
             // What one that took the connection had to say tells more than that another did not take it.
-            Err(halt @ Halt::Failed(_)) => return Err(met.unwrap_or(halt)),
+            Err(halt @ Halt::Failed(_)) => return Err(met.unwrap_or_else(|| of_proxy(halt))),
             Err(halt) => return Err(halt),
         };
         attempt.address.set(Some(address));
         if !left.is_empty() {
-            // It gets its share of what time is left: one that is mute leaves some to the others.
+            // It gets half of what time is left: one that is mute leaves some to the others, one that is slow has enough.
             let now = Instant::now();
-            let shares = u32::try_from(left.len() + 1).unwrap_or(u32::MAX);
-            attempt.set_until(now + attempt.deadline.saturating_duration_since(now) / shares);
+            attempt.set_until(now + attempt.deadline.saturating_duration_since(now) / 2);
         }
         match over(attempt, tcp, proxy.as_ref()) {
             Err(Halt::Failed(error)) if !left.is_empty() && is_this_addresses_own(&error) && may_dial(attempt) => {
@@ -111,7 +114,8 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
         (Some(proxy), Some(_)) => {
             attempt.phase.set(Phase::Proxy);
             let of_proxy = settings.proxy.as_ref().expect("it was chosen").to_proxy();
-            let below = secure(attempt, of_proxy, &proxy.host, socket)?;
+            let name = of_proxy.server_name.as_deref().unwrap_or(&proxy.host);
+            let below = secure(attempt, of_proxy, name, socket).map_err(|halt| proxy::blame(proxy, halt))?;
             let below = proxy::tunnel(attempt, proxy, below)?;
             match target.tls {
                 true => Wire::encrypted(to_target(attempt, below)?),
@@ -147,5 +151,8 @@ fn on(attempt: &Attempt<'_>, socket: Socket) -> Result<Wire, Halt> {
 
 fn to_target<L: Layer + 'static>(attempt: &Attempt<'_>, below: L) -> Result<Box<dyn Layer>, Halt> {
     attempt.phase.set(Phase::Tls);
-    secure(attempt, &attempt.settings.tls, &attempt.dial.target.host, below)
+    let (settings, target) = (attempt.settings, &attempt.dial.target);
+    // It is the name of the configuration's own host, not of one that a fallback or a redirect leads to.
+    let name = settings.tls.server_name.as_deref().filter(|_| target.is_same_host(&settings.target));
+    secure(attempt, &settings.tls, name.unwrap_or(&target.host), below)
 }

@@ -9,9 +9,9 @@ use crate::transport::Layer;
 /// The proxy for this attempt's target, if there is to be one.
 pub(super) fn choose(attempt: &Attempt<'_>) -> Result<Option<Server>, Halt> {
     let Some(proxy) = &attempt.settings.proxy else { return Ok(None) };
-    proxy.choose(&attempt.dial.target, |name| std::env::var(name).ok()).map_err(|error| {
+    proxy.choose(&attempt.dial.target, |name| std::env::var_os(name)).map_err(|error| {
         let message = error.to_string().into();
-        ConnectError::Proxy { proxy: "".into(), status: None, message }.into()
+        ConnectError::Proxy { proxy: "".into(), status: None, fault: None, message }.into()
     })
 }
 
@@ -24,14 +24,29 @@ pub(super) fn tunnel<L: Layer + Unpin>(attempt: &Attempt<'_>, server: &Server, b
     }
 }
 
+/// What went wrong on the way to the proxy is the proxy's, and its TLS is mended by its own settings.
+pub(super) fn blame(server: &Server, halt: Halt) -> Halt {
+    match halt {
+        Halt::Failed(error @ (ConnectError::Tcp { .. } | ConnectError::Resolve { .. })) => {
+            refused(server, None, format!("it cannot be reached: {error}"))
+        }
+        Halt::Failed(ConnectError::Tls { fault, message, .. }) => {
+            let message = format!("TLS to it failed, for which `Proxy::tls` is: {message} ({fault:?})").into();
+            ConnectError::Proxy { proxy: server.to_string().into(), status: None, fault: Some(fault), message }.into()
+        }
+        halt => halt,
+    }
+}
+
 fn refused(server: &Server, status: Option<u16>, message: impl Into<Box<str>>) -> Halt {
-    ConnectError::Proxy { proxy: server.to_string().into(), status, message: message.into() }.into()
+    ConnectError::Proxy { proxy: server.to_string().into(), status, fault: None, message: message.into() }.into()
 }
 
 /// RFC 9110 section 9.3.6.
 fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Result<L, Halt> {
     let target = &attempt.dial.target;
-    let host = if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() };
+    let host = target.without_zone();
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let authority = format!("{host}:{}", target.port);
     let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
     if let Some(credentials) = &server.credentials {
@@ -65,12 +80,8 @@ fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Re
                 return Err(refused(server, Some(status), message));
             }
             _ => {
-                let reason = response.reason.unwrap_or_default();
-                return Err(refused(
-                    server,
-                    Some(status),
-                    format!("it refuses the way to {authority}: {status} {reason}"),
-                ));
+                // Its own words may repeat what it was told.
+                return Err(refused(server, Some(status), format!("it refuses the way to {authority}: {status}")));
             }
         }
     }
@@ -124,7 +135,7 @@ mod socks {
 
     /// RFC 1928, and RFC 1929 for user and password.
     pub(super) fn connect<L: Layer + Unpin>(attempt: &Attempt<'_>, server: &Server, below: L) -> Result<L, Halt> {
-        let to = (attempt.dial.target.host.as_str(), attempt.dial.target.port);
+        let to = (attempt.dial.target.without_zone(), attempt.dial.target.port);
         let mut halt = None;
         let socket = Waiting { attempt, below, halt: &mut halt };
         let result = match &server.credentials {

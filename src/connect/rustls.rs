@@ -43,7 +43,10 @@ pub(super) fn handshake<L: Layer + 'static>(
                 return Ok(Box::new(stream));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(stream.socket_mut())?,
-            Err(error) => return Err(verdict(&error).unwrap_or_else(|| attempt.broken(&error))),
+            Err(error) => {
+                let halt = verdict(&error).unwrap_or_else(|| attempt.broken(&error));
+                return Err(CONFIGS.doubt(material, halt));
+            }
         }
     }
 }
@@ -53,7 +56,11 @@ static CONFIGS: Cache<Arc<ClientConfig>> = Cache::new();
 fn config(tls: &Tls, material: &Material) -> Result<Arc<ClientConfig>, Halt> {
     let mut roots = RootCertStore::empty();
     if !material.only_own_roots {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let system = rustls_native_certs::load_native_certs();
+        if let (true, Some(error)) = (system.certs.is_empty(), system.errors.first()) {
+            return Err(unusable(format!("the system's roots: {error}")));
+        }
+        roots.add_parsable_certificates(system.certs);
     }
     for root in &material.roots {
         let pem: Vec<_> = CertificateDer::pem_slice_iter(root).filter_map(Result::ok).collect();

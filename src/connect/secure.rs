@@ -12,8 +12,9 @@ pub(super) fn secure<L: Layer + 'static>(
     host: &str,
     below: L,
 ) -> Result<Box<dyn Layer>, Halt> {
-    // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4).
-    let host = tls.server_name.as_deref().unwrap_or_else(|| host.split('%').next().unwrap_or_default());
+    // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4), nor the dot that
+    // ends a name for DNS.
+    let host = host.split('%').next().unwrap_or_default().trim_end_matches('.');
     let material = Material::read(tls)?;
     match tls.backend {
         #[cfg(feature = "native-tls")]

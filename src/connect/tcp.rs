@@ -18,28 +18,11 @@ use crate::transport::MAX_SOCKETS;
 /// How long the next address waits for the one before it (RFC 8305 section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// The addresses in the order in which they are tried: the one that served last, then the resolver's order with the families
-/// in turns (RFC 8305 section 4), and last those that took a connection lately and did not serve.
+/// The addresses that can be tried, in order.
 pub(super) fn in_order(attempt: &Attempt<'_>, addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
-    let first_family = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let local = attempt.settings.socket.local_address;
     let usable = addresses.into_iter().filter(|one| local.is_none_or(|local| local.is_ipv6() == one.is_ipv6()));
-    let (one, other): (Vec<_>, Vec<_>) = usable.partition(|address| address.is_ipv6() == first_family);
-    let (mut one, mut other) = (one.into_iter(), other.into_iter());
-    let mut all = Vec::new();
-    loop {
-        let before = all.len();
-        all.extend(one.next().into_iter().chain(other.next()));
-        if all.len() == before {
-            break;
-        }
-    }
-    all.sort_by_key(|address| match attempt.avoid.iter().position(|avoided| avoided == address) {
-        _ if Some(*address) == attempt.prefer => 0,
-        None => 1,
-        Some(at) => at + 2,
-    });
-    all.into()
+    attempt.known.in_order(usable.collect()).into()
 }
 
 /// The first to take the connection. It is taken from `left`; those that were still at it go to its end.

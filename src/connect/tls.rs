@@ -84,6 +84,14 @@ impl<T: Clone> Cache<T> {
         kept.push((material.clone(), made.clone()));
         Ok(made)
     }
+
+    /// What came of a handshake speaks against the roots: they are read anew for the next.
+    pub(super) fn doubt(&self, material: &Material, halt: Halt) -> Halt {
+        if let Halt::Failed(ConnectError::Tls { fault: TlsFault::UnknownIssuer | TlsFault::SelfSigned, .. }) = &halt {
+            self.0.lock().retain(|(other, _)| other != material);
+        }
+        halt
+    }
 }
 
 /// Before a byte of the upgrade is sent.

@@ -81,6 +81,8 @@ pub enum ConnectError {
         proxy: Box<str>,
         /// The status it answered with, if it speaks HTTP.
         status: Option<u16>,
+        /// What was wrong in the TLS handshake with the proxy itself, if that was it.
+        fault: Option<TlsFault>,
         /// What it said, or what is wrong.
         message: Box<str>,
     },
@@ -132,12 +134,15 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// Whether another attempt may succeed without anyone changing anything. False for certificates, for the
-    /// statuses 401, 403 and 404 without a `Retry-After`, and for a refused subprotocol; true for the rest, known or not.
+    /// statuses 401, 403 and 404 without a `Retry-After`, for a refused subprotocol, for a proxy that wants other credentials
+    /// (407) or is misconfigured; true for the rest, known or not.
     /// What a client makes of a status is its [`park_on`](crate::ClientConfig::park_on)'s to say.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Tls { fault, .. } => !fault.is_certificate(),
-            Self::Proxy { status, proxy, .. } => *status != Some(407) && !proxy.is_empty(),
+            Self::Proxy { status, proxy, fault, .. } => {
+                *status != Some(407) && !proxy.is_empty() && !fault.is_some_and(TlsFault::is_certificate)
+            }
             Self::Refused(refusal) => refusal.retry_after.is_some() || !matches!(refusal.status, 401 | 403 | 404),
             Self::Subprotocol { .. } => false,
             Self::Session(error) => error.is_retryable(),
@@ -299,7 +304,13 @@ impl Refusal {
         self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
     }
 
-    /// Where the server points to (`Location`, RFC 9110 section 10.2.2), if it does. Nobody follows it.
+    /// Whether it is a redirect.
+    pub(crate) fn points_elsewhere(&self) -> bool {
+        matches!(self.status, 301 | 302 | 303 | 307 | 308) && self.location().is_some()
+    }
+
+    /// Where the server points to (`Location`, RFC 9110 section 10.2.2), if it does. It is followed as far as
+    /// [`redirects`](crate::ClientConfig::redirects) says.
     pub fn location(&self) -> Option<&str> {
         self.header("location")
     }
@@ -316,8 +327,13 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server refused the upgrade with status {}", self.status)?;
         if let Some(location) = self.location() {
-            // Without the query: it may hold a token.
-            write!(f, " and points to {}", OneLine(location.split(['?', '#']).next().unwrap_or_default()))?;
+            // Path and query may hold a key, and what stands before an `@` does.
+            let (scheme, rest) = location.split_once("://").map_or(("", location), |(scheme, rest)| (scheme, rest));
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
+            match scheme {
+                "" => f.write_str(" and points elsewhere")?,
+                scheme => write!(f, " and points to {}://{}", OneLine(scheme), OneLine(host))?,
+            }
         }
         match self.retry_after {
             Some(wait) => write!(f, " and asks to retry after {} s", wait.as_secs()),

@@ -210,6 +210,9 @@ impl Connection {
         for beat in self.monitors.tick(now, turn.caught_up, turn.heard_at, turn.mid_frame) {
             self.beat(beat, turn.clogged, now, tables, out);
         }
+        if turn.mid_frame {
+            self.watch.part(turn.heard_at);
+        }
         for silence in self.watch.tick(now, turn.caught_up, || tables.subscriptions(|table| table.active())) {
             out.push(self.silent(silence));
         }

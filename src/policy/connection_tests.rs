@@ -42,7 +42,7 @@ impl Dialect for Plain {
     fn is_temporary(&self, error: &RpcError) -> bool {
         error.code == 429
     }
-    fn channel_of(&self, _: MessageRef<'_>) -> Option<Box<str>> {
+    fn channel_of<'m>(&self, _: MessageRef<'m>) -> Option<std::borrow::Cow<'m, str>> {
         None
     }
     fn acknowledges(&self, channel: &str, result: &Value) -> bool {

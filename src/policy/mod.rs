@@ -12,6 +12,7 @@ pub(crate) mod idle;
 pub(crate) mod monitor;
 pub(crate) mod monitors;
 pub(crate) mod pacer;
+pub(crate) mod places;
 pub(crate) mod rate_limit;
 pub(crate) mod reconnect;
 pub(crate) mod requests;

@@ -56,9 +56,14 @@ impl Monitors {
         self.0.iter().any(Monitor::reads_messages)
     }
 
-    /// What the first makes of it to which it belongs.
+    /// What those make of it to which it belongs: one sign of life, though several wait for it, and the first's answer.
     pub(crate) fn message(&mut self, message: MessageRef<'_>, now: Instant) -> Option<Verdict> {
-        self.0.iter_mut().map(|monitor| monitor.message(message, now)).find(|verdict| verdict.ours)
+        let verdicts = self.0.iter_mut().map(|monitor| monitor.message(message, now)).filter(|verdict| verdict.ours);
+        verdicts.reduce(|first, other| Verdict {
+            alive: first.alive || other.alive,
+            action: if first.action == Beat::Nothing { other.action } else { first.action },
+            ..first
+        })
     }
 
     pub(crate) fn excuse(&mut self, now: Instant) {

@@ -43,6 +43,9 @@ pub(crate) struct Silence {
     pub(crate) lasted: Duration,
 }
 
+/// While not all that came is read, how often to look whether it is.
+const UNREAD_LOOKS: Duration = Duration::from_millis(50);
+
 /// When something was last heard.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
@@ -121,6 +124,14 @@ impl Watch {
         Some((shortest / 4).max(Duration::from_millis(1)))
     }
 
+    /// Bytes came that are the beginning of a message, or the middle of one: it may be a large one on a slow line.
+    pub(crate) fn part(&mut self, at: Instant) {
+        if self.due.is_some() && at > self.last_data {
+            self.last_data = at;
+            self.channels.values_mut().for_each(|heard| *heard = Heard::at(at));
+        }
+    }
+
     /// Something may be due. `caught_up` is whether all that came is read. `active` are the channels that are subscribed to.
     pub(crate) fn tick(
         &mut self,
@@ -129,10 +140,11 @@ impl Watch {
         active: impl FnOnce() -> Vec<Arc<str>>,
     ) -> Vec<Silence> {
         let Some(step) = self.step().filter(|_| self.due.is_some_and(|due| now >= due)) else { return Vec::new() };
-        self.due = Some(later(now, step));
         if !caught_up {
+            self.due = Some(later(now, step.min(UNREAD_LOOKS)));
             return Vec::new();
         }
+        self.due = Some(later(now, step));
         let was_closed = self.closed;
         self.closed = self.rules.gate.as_ref().is_some_and(|is_open| !is_open());
         if self.closed || was_closed {
@@ -145,26 +157,20 @@ impl Watch {
                 self.all = Heard::at(self.last_data);
             }
             silences.extend(self.all.too_long(limit, now).map(|lasted| Silence { channel: None, lasted }));
+            let at_limit = later(self.all.at, limit);
+            self.due = self.due.filter(|due| self.all.told || *due < at_limit).or(Some(at_limit));
         }
         if let Some(limit) = self.rules.channel_after {
-            let active = active();
-            self.channels.retain(|channel, _| active.contains(channel));
-            for channel in active {
-                let heard = self.channels.entry(channel.clone()).or_insert(Heard::at(now));
-                silences.extend(heard.too_long(limit, now).map(|lasted| Silence { channel: Some(channel), lasted }));
+            // Those that are no longer subscribed to are left behind.
+            let mut before = std::mem::take(&mut self.channels);
+            for channel in active() {
+                let mut heard = before.remove(&channel).unwrap_or(Heard::at(now));
+                let lasted = heard.too_long(limit, now);
+                silences.extend(lasted.map(|lasted| Silence { channel: Some(channel.clone()), lasted }));
+                self.channels.insert(channel, heard);
             }
         }
-        let next = self.next_limit();
-        self.due = self.due.into_iter().chain(next.filter(|at| *at > now)).min();
         silences
-    }
-
-    /// When the next silence becomes too long, if nothing comes.
-    fn next_limit(&self) -> Option<Instant> {
-        let all = self.rules.after.map(|limit| later(self.all.at, limit)).filter(|_| !self.all.told);
-        let untold = self.channels.values().filter(|heard| !heard.told).map(|heard| heard.at).min();
-        let channels = self.rules.channel_after.zip(untold).map(|(limit, at)| later(at, limit));
-        all.into_iter().chain(channels).min()
     }
 }
 
@@ -215,6 +221,18 @@ mod tests {
             assert_eq!(run(&mut watch, start, start + second * S - S / 2, &[]), []);
             watch.data(start + second * S);
         }
+    }
+
+    #[test]
+    fn a_large_message_on_a_slow_line_is_no_silence() {
+        let start = Instant::now();
+        let mut watch = watch(StaleRules { channel_after: Some(10 * S), ..ten() }, start);
+        for second in 1..60 {
+            let now = start + second * S;
+            watch.part(now);
+            assert_eq!(run(&mut watch, start, now, &["book"]), []);
+        }
+        assert_eq!(run(&mut watch, start, start + 80 * S, &["book"]).len(), 2, "then it is");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The terms between a connection and whoever drives it: what it is given, what it may look at, what it wants done.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ pub(crate) trait Dialect: Send + Sync {
     fn is_temporary(&self, error: &RpcError) -> bool;
     fn acknowledges(&self, channel: &str, result: &Value) -> bool;
     fn renewed(&self, result: &Value) -> Result<Option<Renewal>, Box<str>>;
-    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>>;
+    fn channel_of<'m>(&self, message: MessageRef<'m>) -> Option<Cow<'m, str>>;
 }
 
 /// What stays the same from one connection to the next.

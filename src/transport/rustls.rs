@@ -68,8 +68,10 @@ impl<L: Layer> Rustls<L> {
             Err(fault) => self.fault = Some(fault),
         }
         // The alert that says why, or an answer to a change of keys; that leaves with whatever is written next, if there is
-        // no room for it now.
-        let _ = self.write_records();
+        // no room for it now. Not behind a record of the caller's: it would leave uncounted.
+        if self.taken == 0 {
+            let _ = self.write_records();
+        }
         Ok(read > 0)
     }
 }
@@ -139,6 +141,10 @@ impl<L: Layer> Layer for Rustls<L> {
     }
 
     fn say_goodbye(&mut self) {
+        // Half a record stays half a record: what is not counted by now is told unsent.
+        if self.taken > 0 {
+            return;
+        }
         self.connection.send_close_notify();
         let _ = self.write_records();
         self.below.say_goodbye();

@@ -130,14 +130,18 @@ impl Venue for Binance {
         result.is_null()
     }
 
-    /// Combined streams say whose a message is; bare ones do not.
-    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+    /// Combined streams say whose a message is; bare ones (`/ws`) do not, and their silence can't be told apart.
+    fn names_channels(&self) -> bool {
+        true
+    }
+
+    fn channel_of<'m>(&self, message: MessageRef<'m>) -> Option<Cow<'m, str>> {
         #[derive(Deserialize)]
         struct Combined<'a> {
             #[serde(borrow)]
             stream: Cow<'a, str>,
         }
-        serde_json::from_str(message.as_text()?).ok().map(|combined: Combined<'_>| combined.stream.into())
+        serde_json::from_str(message.as_text()?).ok().map(|combined: Combined<'m>| combined.stream)
     }
 }
 
@@ -147,7 +151,10 @@ mod tests {
 
     #[test]
     fn combined_streams_say_whose_a_message_is() {
-        let of = |text: &str| Binance::spot().channel_of(Message::from(text).view());
+        let of = |text: &str| {
+            let message = Message::from(text);
+            Binance::spot().channel_of(message.view()).map(Cow::into_owned)
+        };
         assert_eq!(of(r#"{"stream":"btcusdt@trade","data":{"e":"trade","p":"1"}}"#).as_deref(), Some("btcusdt@trade"));
         assert_eq!((of(r#"{"e":"trade","s":"BTCUSDT"}"#), of("no JSON")), (None, None));
     }

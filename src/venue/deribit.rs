@@ -255,7 +255,11 @@ impl Venue for Deribit {
         batches("unsubscribe", channels)
     }
 
-    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+    fn names_channels(&self) -> bool {
+        true
+    }
+
+    fn channel_of<'m>(&self, message: MessageRef<'m>) -> Option<Cow<'m, str>> {
         #[derive(Deserialize)]
         struct Notification<'a> {
             #[serde(borrow)]
@@ -266,8 +270,8 @@ impl Venue for Deribit {
             #[serde(borrow)]
             channel: Cow<'a, str>,
         }
-        let notification: Notification<'_> = serde_json::from_str(message.as_text()?).ok()?;
-        Some(notification.params.channel.into())
+        let notification: Notification<'m> = serde_json::from_str(message.as_text()?).ok()?;
+        Some(notification.params.channel)
     }
 }
 
@@ -376,7 +380,10 @@ mod tests {
 
     #[test]
     fn a_notification_says_whose_it_is() {
-        let of = |text: &str| Deribit::new().channel_of(Message::from(text).view());
+        let of = |text: &str| {
+            let message = Message::from(text);
+            Deribit::new().channel_of(message.view()).map(Cow::into_owned)
+        };
         let book = r#"{"jsonrpc":"2.0","method":"subscription","params":{"channel":"book.BTC-PERPETUAL.raw","data":{"bids":[]}}}"#;
         assert_eq!(of(book).as_deref(), Some("book.BTC-PERPETUAL.raw"));
         assert_eq!(of(r#"{"jsonrpc":"2.0","id":1,"result":[]}"#), None);

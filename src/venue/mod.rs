@@ -6,6 +6,7 @@ pub mod binance;
 pub mod deribit;
 mod deribit_heartbeat;
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,10 +109,15 @@ pub trait Venue: Send + Sync + 'static {
         result.as_array().is_some_and(|names| names.iter().any(|name| name == channel))
     }
 
+    /// Whether [`channel_of`](Venue::channel_of) names the channels of this venue's messages: else
+    /// [`stale_channel_after`](crate::ClientConfig::stale_channel_after) is refused. False by default.
+    fn names_channels(&self) -> bool {
+        false
+    }
+
     /// The channel that a message belongs to, by the name by which it is subscribed to; asked for every message where
-    /// [`stale_channel_after`](crate::ClientConfig::stale_channel_after) is set. `None` by default: no channel's silence is
-    /// noticed.
-    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+    /// [`stale_channel_after`](crate::ClientConfig::stale_channel_after) is set. `None` by default.
+    fn channel_of<'m>(&self, message: MessageRef<'m>) -> Option<Cow<'m, str>> {
         let _ = message;
         None
     }
@@ -154,7 +160,7 @@ impl Dialect for Spoken {
         self.say(|venue| venue.renewed(result))?.map_err(|error| error.to_string().into())
     }
 
-    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+    fn channel_of<'m>(&self, message: MessageRef<'m>) -> Option<Cow<'m, str>> {
         self.say(|venue| venue.channel_of(message)).unwrap_or(None)
     }
 }

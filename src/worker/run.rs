@@ -32,9 +32,6 @@ use crate::target::Target;
 use crate::telemetry::duty::Doing;
 use crate::transport::{Broken, Transport, wait};
 
-/// Addresses of the venue that are remembered for not having served.
-const MAX_AVOIDED: usize = 16;
-
 /// Values told to a handler, one after the other, before the socket and whoever wants something sent get their turn.
 const TOLD_AT_ONCE: usize = 16;
 
@@ -105,6 +102,7 @@ impl<'a> Run<'a> {
 
     pub(super) fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {
         self.life.reconnect.new_run();
+        self.life.places.new_run();
         // What an earlier run's handler did not hear.
         self.tell_untold();
         if let Some((reason, restarts)) = restarted {
@@ -173,6 +171,9 @@ impl<'a> Run<'a> {
                 core.status.set(ReadyState::Connecting);
                 return Ok(());
             };
+            if backoff.is_none() {
+                log::debug!("client `{}`: waits {:.1?} for its `dial_limit`", core.tag.name, until - now);
+            }
             core.status.wait_until(until);
             self.fire_timers(now);
             self.tell_handler();
@@ -194,7 +195,7 @@ impl<'a> Run<'a> {
         self.life.reconnect.dials(now);
         let attempt = self.life.reconnect.failures() + 1;
         let last_error = self.life.last_error.take();
-        let target = settings.place(self.life.place).clone();
+        let target = settings.place(self.life.places.current()).clone();
         let mut dial = Dial::new(target, settings.headers.clone(), attempt, last_error, deadline);
         if let Some(prepare) = self.work.hooks.prepare.clone() {
             core.duty.begin(Instant::now(), Doing::Prepare);
@@ -220,15 +221,10 @@ impl<'a> Run<'a> {
         let meanwhile = || consumer.borrow_mut().hand_over(Instant::now(), false);
         let worker =
             Worker { wake: &core.mailbox.wake, cancelled: &cancelled, register: &register, meanwhile: &meanwhile };
-        let attempt = Attempt::new(settings, hooks, &dial, (self.life.prefer, &self.life.avoid), worker);
+        let attempt = Attempt::new(settings, hooks, &dial, &self.life.addresses, worker);
         let opened = open(&attempt);
-        // Should it take the connection and not serve, the next attempt begins with another, if there is one: forgotten when
-        // its session is open.
         if let Some(address) = attempt.address() {
-            self.life.avoid.retain(|avoided| *avoided != address);
-            self.life.avoid.push(address);
-            let excess = self.life.avoid.len().saturating_sub(MAX_AVOIDED);
-            self.life.avoid.drain(..excess);
+            self.life.addresses.took(address);
         }
         let (transport, handshake) = opened?;
         *core.handshake.lock() = Some(Arc::new(handshake));
@@ -246,13 +242,13 @@ impl<'a> Run<'a> {
     fn failed(&mut self, error: ConnectError) -> Option<ExitReason> {
         self.state.register_socket(None);
         self.core.counters.failed_attempts.add(1);
-        // Should there be another URL, it is next, and nothing is given up before each was tried.
-        self.life.place = self.life.place.wrapping_add(1);
-        self.life.tried = self.life.tried.saturating_add(1);
-        let all_tried = self.life.tried > self.state.settings.fallbacks.len();
         let hint = Hint { retry_after: error.retry_after(), overloaded: error.is_overload() };
         let next = self.life.reconnect.failed(Instant::now(), hint, fastrand::f64());
-        let is_permanent = all_tried && self.is_permanent(&error, next);
+        // Should there be another URL, it is next, and nothing is given up before each was refused.
+        let for_good = self.is_permanent(&error, next);
+        self.life.places.failed(for_good);
+        let all_tried = self.life.places.all_tried();
+        let is_permanent = for_good && self.life.places.all_refused();
         let retry_in = match next {
             // Whoever waits in `Client::connect` is told of the first failure; no attempt follows that they don't know of.
             Next::RetryIn(wait) if !is_permanent && (self.state.supervised || self.life.epoch > 0 || !all_tried) => {
@@ -301,6 +297,14 @@ impl<'a> Run<'a> {
             }
             _ => self.life.reconnect.failed(Instant::now(), Hint::default(), fastrand::f64()),
         };
+        // What worked in name only is not where to go next.
+        let is_silent = matches!(reason, DisconnectReason::Stale { .. } | DisconnectReason::HeartbeatLost { .. });
+        if is_silent {
+            self.life.places.move_on();
+        }
+        if is_silent || self.life.reconnect.failures() > 1 {
+            self.life.addresses.let_down();
+        }
         self.core.status.set(ReadyState::Connecting);
         let name = &self.core.tag.name;
         log::warn!("client `{name}`: connection {epoch} ended: {reason}; {handed_back} messages handed back");

@@ -304,10 +304,8 @@ impl Run<'_> {
         let target = self.target.as_ref().unwrap_or(&self.state.settings.target);
         log::info!("client `{name}`: open ({target}), connection {epoch}");
         self.life.last_error = None;
-        // The last of them is the one that serves.
-        self.life.prefer = self.life.avoid.pop();
-        self.life.avoid.clear();
-        self.life.tried = 0;
+        self.life.addresses.opened();
+        self.life.places.opened();
         for RefusedChannel { channel, error, .. } in &subscriptions.refused {
             log::warn!("client `{name}`: the server refused channel {channel}: {error}");
         }

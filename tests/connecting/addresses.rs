@@ -106,6 +106,58 @@ fn the_ninth_of_nine_addresses_is_found_though_none_before_it_answers() {
     assert_eq!(client.handshake().unwrap().peer, server.address());
 }
 
+#[test]
+fn an_address_that_served_and_goes_bad_is_left_for_another() {
+    // Not every fault is one's own alone, for which an attempt goes on by itself.
+    for bad in [Script::refuse(404), Script::raw_answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")] {
+        let (one, other) = (Server::echo().unwrap(), Server::echo().unwrap());
+        let supervisor = Supervisor::start().unwrap();
+        let client = supervisor.spawn_client(at(vec![one.address(), other.address()]).park_on([])).unwrap();
+        client.wait_until_open(LONG).unwrap();
+        assert_eq!(client.handshake().unwrap().peer, one.address());
+        one.set_script(bad);
+        one.cut();
+        eventually("the other serves", || other.accepts() == 1 && client.epoch() == 2);
+    }
+}
+
+#[test]
+fn an_address_and_a_url_whose_feed_falls_silent_are_left_for_others() {
+    let (mute, flowing) =
+        (Server::start(Script::silent()).unwrap(), Script::silent().every(ms(20), |_| vec!["tick".into()]));
+    let flowing = Server::start(flowing).unwrap();
+    let by_address = at(vec![mute.address(), flowing.address()]);
+    let by_url = crate::common::config(&mute).fallback_url(flowing.url()).unwrap();
+    for config in [by_address, by_url] {
+        let before = flowing.accepts();
+        let supervisor = Supervisor::start().unwrap();
+        let client = supervisor.spawn_client(config.stale_after(ms(500))).unwrap();
+        eventually("the other is asked", || flowing.accepts() > before);
+        eventually("it delivers", || client.stats().received > 50);
+        assert_eq!(client.handshake().unwrap().peer, flowing.address());
+    }
+}
+
+#[test]
+fn a_venue_that_is_slow_at_all_its_addresses_is_reached() {
+    let slow: Vec<_> = (0..4).map(|_| Server::start(Script::echo().delay_upgrade(ms(700))).unwrap()).collect();
+    let config = at(slow.iter().map(Server::address).collect()).connect_timeout(ms(4_000));
+    Client::connect(config).unwrap();
+    assert_eq!(slow.iter().map(Server::accepts).sum::<usize>(), 1);
+}
+
+#[test]
+fn what_was_refused_is_tried_again_when_someone_resumes_the_client() {
+    let (first, second) = (Server::start(Script::refuse(401)).unwrap(), Server::start(Script::refuse(401)).unwrap());
+    let supervisor = Supervisor::start().unwrap();
+    let config = crate::common::config(&first).fallback_url(second.url()).unwrap();
+    let client = supervisor.spawn_client(config).unwrap();
+    crate::common::wait_for_state(&client, ReadyState::Parked);
+    second.set_script(Script::echo());
+    supervisor.resume_client(client.id()).unwrap();
+    client.wait_until_open(LONG).unwrap();
+}
+
 /// A venue that counts connections: at most so many in so much time.
 #[test]
 fn forty_clients_that_share_a_limit_on_dialling_never_exceed_it() {

@@ -323,6 +323,27 @@ fn a_client_certificate_is_shown_to_a_server_that_wants_one() {
     }
 }
 
+/// Two files are never renewed at one instant.
+#[test]
+fn a_certificate_that_is_half_renewed_is_ours_to_wait_for_and_no_fault_of_the_server() {
+    let server = Server::start_tls(Script::echo()).unwrap();
+    let authority = Authority::new("the desk's CA");
+    let ((old, old_key), (new, new_key)) = (authority.issue("desk", |_| {}), authority.issue("desk", |_| {}));
+    let folder = Folder::new();
+    let (chain, key) = (folder.put("client.pem", &old), folder.put("client.key", &old_key));
+    for backend in BACKENDS {
+        let tls = Tls::new().backend(backend).root_certificate(server.ca_pem()).identity_files(&chain, &key);
+        speaks(&server, tls.clone()).unwrap();
+        std::fs::write(&chain, &new).unwrap();
+        let error = speaks(&server, tls.clone()).unwrap_err();
+        let ConnectError::Tls { fault: TlsFault::Configuration, .. } = error else { panic!("{backend:?}: {error}") };
+        assert!(error.is_retryable());
+        std::fs::write(&key, &new_key).unwrap();
+        speaks(&server, tls).unwrap();
+        (std::fs::write(&chain, &old).unwrap(), std::fs::write(&key, &old_key).unwrap());
+    }
+}
+
 /// OpenSSL's own server ends the handshake by an alert.
 #[test]
 fn a_server_that_ends_the_handshake_for_want_of_a_certificate_says_so() {

@@ -149,11 +149,12 @@ fn through_a_proxy_that_is_reached_over_tls() {
         };
         works("TLS to the proxy", route, Some("https"));
     }
-    // The proxy's certificate is looked at too.
+    // The proxy's certificate is looked at too, and no retry mends it.
     let config = ClientConfig::new("ws://127.0.0.1:9/").unwrap();
     let proxy = Proxy::new(format!("https://127.0.0.1:{}", outer.port)).unwrap();
     let Err(StartError::Connect(error)) = Client::connect(config.proxy(proxy)) else { panic!() };
-    assert!(matches!(error, ConnectError::Tls { fault, .. } if fault.is_certificate()), "{error}");
+    let ConnectError::Proxy { fault: Some(fault), .. } = &error else { panic!("{error}") };
+    assert!(fault.is_certificate() && !error.is_retryable() && error.to_string().contains("Proxy::tls"), "{error}");
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn a_proxy_that_cannot_be_used_is_an_error_and_never_a_direct_connection() {
         let config = config().proxy(proxy).connect_timeout(common::ms(2_000));
         let Err(StartError::Connect(error)) = Client::connect(config) else { panic!("{url}") };
         let tells = match &error {
-            ConnectError::Proxy { .. } | ConnectError::Tcp { .. } => true,
+            ConnectError::Proxy { .. } => true,
             ConnectError::Lost { phase, .. } | ConnectError::Timeout { phase, .. } => *phase == Phase::Proxy,
             _ => false,
         };

@@ -1,5 +1,6 @@
 //! Feeds that fall silent on a line that is alive.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -106,7 +107,10 @@ impl Venue for Words {
     fn unsubscribe(&self, channels: &[Arc<str>]) -> Vec<Batch> {
         vec![Batch::new(Request::new("unsubscribe", channels), channels)]
     }
-    fn channel_of(&self, message: MessageRef<'_>) -> Option<Box<str>> {
+    fn names_channels(&self) -> bool {
+        true
+    }
+    fn channel_of<'m>(&self, message: MessageRef<'m>) -> Option<Cow<'m, str>> {
         message.as_text()?.split_whitespace().next().map(Into::into)
     }
 }
@@ -161,4 +165,28 @@ fn a_heartbeats_payload_is_made_anew_each_time() {
     for (n, message) in (1..4).zip(received) {
         assert_eq!(message.as_text().unwrap(), format!("ping {n}"));
     }
+}
+
+#[test]
+fn a_large_message_on_a_slow_line_is_no_silence() {
+    // A frame of 60,000 bytes, a thousandth of it at a time.
+    let server = Server::start(Script::silent()).unwrap();
+    let client = Client::connect(watched(&server).heartbeat(Heartbeat::disabled())).unwrap();
+    let mut frame = vec![0x82, 126, 0xea, 0x60];
+    frame.resize(4 + 60_000, b'x');
+    for part in frame.chunks(2_000) {
+        server.push_raw(part);
+        crate::common::takes(SILENCE / 6);
+    }
+    eventually("it has come", || client.stats().received == 1);
+    assert_eq!(client.epoch(), 1);
+}
+
+#[test]
+fn two_heartbeats_may_wait_for_the_same_message() {
+    let server = Server::start(Script::silent().every(ms(30), |_| vec!["beat".into()])).unwrap();
+    let expects = || Heartbeat::expect(2 * SILENCE, |message: MessageRef<'_>| message == "beat");
+    let client = Client::connect(config(&server).heartbeat(expects().and(expects()))).unwrap();
+    eventually("many are heard", || client.stats().heartbeats > 60);
+    assert_eq!(client.epoch(), 1);
 }

@@ -49,10 +49,20 @@ fn redirects_are_followed_only_where_asked_and_never_to_a_weaker_scheme() {
     let start = Server::start(Script::refuse(307).header("Location", &goal.url().replace("ws:", "http:"))).unwrap();
     let Err(StartError::Connect(ConnectError::Refused(refusal))) = Client::connect(config(&start)) else { panic!() };
     assert_eq!((refusal.status, goal.accepts()), (307, 0));
-    let client = Client::connect(config(&start).header("Authorization", "Bearer secret").redirects(1)).unwrap();
+    let client = Client::connect(
+        config(&start)
+            .header("Authorization", "Bearer secret")
+            .header("X-Api-Key", "k")
+            .host_header("gateway")
+            .redirects(1),
+    )
+    .unwrap();
     assert_eq!(client.handshake().unwrap().peer, goal.address());
     assert_eq!(header(&start, "authorization").unwrap(), "Bearer secret");
-    assert_eq!(header(&goal, "authorization"), None, "what is meant for one host is not told to another");
+    for name in ["authorization", "x-api-key"] {
+        assert_eq!(header(&goal, name), None, "what is meant for one host is not told to another");
+    }
+    assert_eq!(header(&goal, "host").unwrap(), goal.address().to_string());
     // Round and round.
     let circle = Server::start(Script::refuse(302).header("Location", "/again")).unwrap();
     let Err(StartError::Connect(error)) = Client::connect(config(&circle).redirects(3)) else { panic!() };

@@ -1,0 +1,166 @@
+//! Which of a configuration's URLs is dialled, and which of a host's addresses first: what served before, and not what let us
+//! down since.
+
+use std::net::SocketAddr;
+
+/// The URLs, by number: the configuration's own is 0.
+#[derive(Debug)]
+pub(crate) struct Places {
+    count: usize,
+    at: usize,
+    /// Attempts that failed since a session was open last.
+    tried: usize,
+    /// Those that no retry of ours mends, in this run of the worker.
+    refused: Vec<usize>,
+}
+
+impl Places {
+    pub(crate) fn new(count: usize) -> Self {
+        Self { count, at: 0, tried: 0, refused: Vec::new() }
+    }
+
+    pub(crate) fn current(&self) -> usize {
+        self.at
+    }
+
+    /// An attempt there failed; for good, as far as it is ours to say.
+    pub(crate) fn failed(&mut self, for_good: bool) {
+        self.tried = self.tried.saturating_add(1);
+        if for_good && !self.refused.contains(&self.at) {
+            self.refused.push(self.at);
+        }
+        self.move_on();
+    }
+
+    /// Whether each was tried.
+    pub(crate) fn all_tried(&self) -> bool {
+        self.tried >= self.count
+    }
+
+    /// Whether there is none left for which it makes sense.
+    pub(crate) fn all_refused(&self) -> bool {
+        self.refused.len() >= self.count
+    }
+
+    pub(crate) fn opened(&mut self) {
+        self.tried = 0;
+        self.refused.clear();
+    }
+
+    /// What was open has fallen silent: another may speak.
+    pub(crate) fn move_on(&mut self) {
+        self.at = (self.at + 1) % self.count;
+    }
+
+    /// A new run of the worker: what was refused may have been mended.
+    pub(crate) fn new_run(&mut self) {
+        self.refused.clear();
+    }
+}
+
+/// Addresses that are remembered for not having served.
+const MAX_AVOIDED: usize = 16;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    /// The one whose session was open last.
+    prefer: Option<SocketAddr>,
+    /// Those that took a connection since and did not serve, the latest at the end.
+    avoid: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    /// In the order in which they are tried: the one that served last, then the resolver's order with the families in turns
+    /// (RFC 8305 section 4), and last those that did not serve lately.
+    pub(crate) fn in_order(&self, all: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let first_family = all.first().is_some_and(SocketAddr::is_ipv6);
+        let (one, other): (Vec<_>, Vec<_>) = all.into_iter().partition(|address| address.is_ipv6() == first_family);
+        let (mut one, mut other) = (one.into_iter(), other.into_iter());
+        let mut order = Vec::new();
+        loop {
+            let before = order.len();
+            order.extend(one.next().into_iter().chain(other.next()));
+            if order.len() == before {
+                break;
+            }
+        }
+        order.sort_by_key(|address| match self.avoid.iter().position(|avoided| avoided == address) {
+            Some(at) => at + 2,
+            None => usize::from(self.prefer != Some(*address)),
+        });
+        order
+    }
+
+    /// It took the connection. Should it not serve, the next attempt begins with another.
+    pub(crate) fn took(&mut self, address: SocketAddr) {
+        self.avoid.retain(|avoided| *avoided != address);
+        self.avoid.push(address);
+        let excess = self.avoid.len().saturating_sub(MAX_AVOIDED);
+        self.avoid.drain(..excess);
+    }
+
+    /// The session over the one that took it last is open.
+    pub(crate) fn opened(&mut self) {
+        self.prefer = self.avoid.pop();
+        self.avoid.clear();
+    }
+
+    /// The session was open, and did not last or fell silent.
+    pub(crate) fn let_down(&mut self) {
+        if let Some(address) = self.prefer.take() {
+            self.took(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(ports: &[u16]) -> Vec<SocketAddr> {
+        ports.iter().map(|port| SocketAddr::from(([192, 0, 2, 1], *port))).collect()
+    }
+
+    #[test]
+    fn urls_are_given_up_only_when_each_was_refused() {
+        let mut places = Places::new(2);
+        places.failed(true);
+        assert_eq!((places.current(), places.all_tried(), places.all_refused()), (1, false, false));
+        places.failed(false);
+        places.failed(true);
+        assert!(places.all_tried() && !places.all_refused(), "the second may come back");
+        places.failed(true);
+        assert!(places.all_refused());
+        places.new_run();
+        assert!(!places.all_refused(), "someone may have mended it");
+        places.opened();
+        assert_eq!((places.current(), places.all_tried()), (0, false));
+        places.move_on();
+        assert_eq!(places.current(), 1);
+    }
+
+    #[test]
+    fn what_served_is_first_until_it_lets_us_down() {
+        let all = addresses(&[1, 2, 3]);
+        let mut known = Addresses::default();
+        assert_eq!(known.in_order(all.clone()), all);
+        known.took(all[0]);
+        known.took(all[1]);
+        assert_eq!(known.in_order(all.clone()), addresses(&[3, 1, 2]));
+        known.opened();
+        assert_eq!(known.in_order(all.clone()), addresses(&[2, 1, 3]));
+        known.took(all[1]);
+        assert_eq!(known.in_order(all.clone()), addresses(&[1, 3, 2]), "it took the connection and did not serve");
+        known.opened();
+        known.let_down();
+        assert_eq!(known.in_order(all), addresses(&[1, 3, 2]), "it served and fell silent");
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let six = |port| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port));
+        let four = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let order = Addresses::default().in_order(vec![six(1), six(2), six(3), four(1)]);
+        assert_eq!(order, [six(1), four(1), six(2), six(3)]);
+    }
+}

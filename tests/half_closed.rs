@@ -1,0 +1,136 @@
+//! A server that says that it ends, in a flood of ours, and goes on reading: what is handed back it does not have, to the
+//! record of TLS that was half out.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use common::{LONG, eventually, ms};
+use parking_lot::Mutex;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use ws_supervisor::*;
+
+type Encrypted = StreamOwned<ServerConnection, TcpStream>;
+
+/// Bytes that are read before the server's half ends.
+const ENOUGH: usize = 300_000;
+
+/// A bare server of TLS: `serve` gets each connection when it is upgraded.
+fn bare(serve: impl Fn(Encrypted) + Send + Sync + 'static) -> (SocketAddr, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.key_pair.serialize_der()).unwrap();
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(ring).with_safe_default_protocol_versions().unwrap();
+    let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let (config, serve) = (Arc::new(config), Arc::new(serve));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming().map_while(Result::ok) {
+            let (config, serve) = (config.clone(), serve.clone());
+            std::thread::spawn(move || {
+                let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), tcp);
+                let (mut head, mut byte) = (vec![], [0]);
+                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
+                let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+                let answer = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                     Sec-WebSocket-Accept: {accept}\r\n\r\n"
+                );
+                if stream.write_all(answer.as_bytes()).is_ok() {
+                    serve(stream);
+                }
+            });
+        }
+    });
+    (address, made.cert.pem())
+}
+
+/// The numbers in masked frames of 126 to 65,535 bytes (RFC 6455 section 5.2), each at its beginning, as far as frames are whole.
+fn numbers(bytes: &[u8]) -> Vec<u64> {
+    let (mut rest, mut all) = (bytes, vec![]);
+    while let [0x81, 0xfe, high, low, mask @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let Some(body) = mask.get(4..4 + length) else { break };
+        let digits: Vec<u8> = body[..10].iter().zip(mask[..4].iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        all.push(std::str::from_utf8(&digits).unwrap().parse().unwrap());
+        rest = &mask[4 + length..];
+    }
+    all
+}
+
+fn half_closed(backend: TlsBackend) {
+    const ENDS: usize = 40;
+    let has = Arc::new(Mutex::new(HashSet::new()));
+    let seen = has.clone();
+    let (address, pem) = bare(move |mut stream| {
+        let (mut all, mut chunk, mut is_open) = (vec![], [0; 16_384], true);
+        stream.sock.set_read_timeout(Some(ms(20))).unwrap();
+        loop {
+            match stream.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => all.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+            if is_open && all.len() > ENOUGH {
+                is_open = false;
+                let _ = stream.sock.shutdown(Shutdown::Write);
+            }
+        }
+        seen.lock().extend(numbers(&all));
+    });
+    let tls = Tls::new().backend(backend).root_certificate(pem);
+    let config = ClientConfig::new(format!("wss://{address}/")).unwrap().tls(tls).backoff(ms(1), ms(2));
+    let config = config.max_retries(u32::MAX).socket(SocketOptions::new().send_buffer(8_000));
+    let client = Client::connect(config).unwrap();
+    let (mut number, mut ends, mut handed_back) = (0u64, 0, vec![]);
+    eventually("the server ends its half often enough", || {
+        while client.send(format!("{number:010}{}", "x".repeat(700))).is_ok() {
+            number += 1;
+        }
+        for event in client.events().try_iter() {
+            if let Event::Disconnected { unsent, .. } = event {
+                ends += 1;
+                handed_back.extend(unsent.iter().map(|one| one.as_text().unwrap()[..10].parse::<u64>().unwrap()));
+            }
+        }
+        ends >= ENDS
+    });
+    let _ = client.close();
+    // The last of the server's threads has read to its end.
+    let mut before = 0;
+    eventually("nothing more is read", || {
+        std::thread::park_timeout(ms(100));
+        let now = has.lock().len();
+        std::mem::replace(&mut before, now) == now && now > 0
+    });
+    assert!(handed_back.len() > ENDS, "{backend:?}: only {} handed back, within {LONG:?}", handed_back.len());
+    let has = has.lock();
+    let lies: Vec<_> = handed_back.iter().filter(|number| has.contains(number)).collect();
+    assert!(
+        lies.is_empty(),
+        "{backend:?}: of {} handed back the server has {}: {lies:?}",
+        handed_back.len(),
+        lies.len()
+    );
+}
+
+#[test]
+fn what_is_handed_back_the_server_does_not_have_over_native_tls() {
+    half_closed(TlsBackend::NativeTls);
+}
+
+#[test]
+fn what_is_handed_back_the_server_does_not_have_over_rustls() {
+    half_closed(TlsBackend::Rustls);
+}
