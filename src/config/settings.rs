@@ -332,6 +332,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_a_key_is_said_with_what_mends_it() {
+        let certificate = "-----BEGIN CERTIFICATE-----";
+        for (chain, key, mend) in [
+            ("0", "", "openssl x509 -inform der"),
+            (certificate, "-----BEGIN ENCRYPTED PRIVATE KEY-----", "must not be encrypted"),
+            (certificate, "-----BEGIN EC PRIVATE KEY-----", "openssl pkcs8 -topk8"),
+            (certificate, "-----BEGIN RSA PRIVATE KEY-----", "openssl pkcs8 -topk8"),
+        ] {
+            let faults = ok().tls(Tls::new().identity_pem(chain, key)).validate().unwrap_err();
+            assert!(faults.len() == 1 && faults[0].rule().contains(mend), "{faults:?}");
+        }
+    }
+
+    #[test]
     fn every_fault_is_told_at_once() {
         let faults = ok().name("").header("Host", "h").header("a b", "v").send_capacity(0).validate().unwrap_err();
         let options: Vec<_> = faults.iter().map(ConfigError::option).collect();

@@ -252,10 +252,12 @@ impl Tls {
         let own = !self.roots.is_empty() || !self.root_files.is_empty() || self.accepts_any_certificate;
         rule(own || !self.only_own_roots, "`without_system_roots` needs a root of your own, or nothing is trusted");
         match &self.identity {
-            Some(Identity::Pem { chain, key }) => {
-                let fits = is_identity(chain, key);
-                rule(fits, "the identity must be a certificate chain and its key, both PEM, the key in PKCS#8");
-            }
+            Some(Identity::Pem { chain, key }) => match identity_fault(chain, key) {
+                Some(fault) => rule(false, fault),
+                None => {
+                    rule(is_identity(chain, key), "the identity's certificate or key is none, though it looks like it")
+                }
+            },
             #[cfg(feature = "rustls")]
             Some(Identity::Pkcs12 { .. }) if self.backend == TlsBackend::Rustls => {
                 rule(false, "rustls reads no PKCS#12: turn it into PEM (`openssl pkcs12 -in … -nodes`)");
@@ -263,7 +265,9 @@ impl Tls {
             #[cfg(feature = "native-tls")]
             Some(Identity::Pkcs12 { der, password }) => {
                 let identity = native_tls::Identity::from_pkcs12(der, password);
-                rule(identity.is_ok(), "the identity must be a PKCS#12 archive that the password opens");
+                let words = identity.err().map(|error| error.to_string());
+                let text = "the identity must be a PKCS#12 archive that the password opens";
+                rule(words.is_none(), &format!("{text}: {}", words.unwrap_or_default()));
             }
             _ => {}
         }
@@ -281,6 +285,19 @@ impl Tls {
         rule(length < 1 << 14, "the ALPN protocols must have less than 16 KiB together");
         faults
     }
+}
+
+/// What a client's certificate and key are not, and what makes them so.
+pub(crate) fn identity_fault(chain: &[u8], key: &[u8]) -> Option<&'static str> {
+    let holds = |bytes: &[u8], words: &str| bytes.windows(words.len()).any(|window| window == words.as_bytes());
+    if !holds(chain, "BEGIN CERTIFICATE") {
+        return Some("the identity's certificate must be PEM (`openssl x509 -inform der -in … -out …`)");
+    }
+    if holds(key, "ENCRYPTED") {
+        return Some("the identity's key must not be encrypted (`openssl pkcs8 -in … -out …`)");
+    }
+    let is_key = holds(key, "BEGIN PRIVATE KEY");
+    (!is_key).then_some("the identity's key must be PEM in PKCS#8 (`openssl pkcs8 -topk8 -nocrypt -in … -out …`)")
 }
 
 fn is_host(name: &str) -> bool {

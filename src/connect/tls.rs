@@ -7,7 +7,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 
 use super::attempt::Halt;
-use crate::config::tls::{Identity, Tls, are_certificates};
+use crate::config::tls::{Identity, Tls, are_certificates, identity_fault};
 use crate::error::{ConnectError, TlsFault};
 use crate::handshake::TlsVersion;
 
@@ -43,7 +43,13 @@ impl Material {
         let shown = match tls.identity.clone() {
             None => None,
             Some(Identity::Pem { chain, key }) => Some(Shown::Pem { chain, key }),
-            Some(Identity::Files { chain, key }) => Some(Shown::Pem { chain: read(&chain)?, key: read(&key)? }),
+            Some(Identity::Files { chain, key }) => {
+                let (chain_pem, key_pem) = (read(&chain)?, read(&key)?);
+                if let Some(fault) = identity_fault(&chain_pem, &key_pem) {
+                    return Err(unusable(format!("{}, {}: {fault}", chain.display(), key.display())));
+                }
+                Some(Shown::Pem { chain: chain_pem, key: key_pem })
+            }
             Some(Identity::Pkcs12 { der, password }) => Some(Shown::Pkcs12 { der, password }),
         };
         Ok(Self {

@@ -192,7 +192,8 @@ impl fmt::Display for ConnectError {
             Self::Lost { phase, message } => write!(f, "connection lost in {phase}: {}", OneLine(message)),
             Self::Subprotocol { message } => write!(f, "subprotocol not agreed: {message}"),
             Self::Timeout { phase, limit } => {
-                write!(f, "timed out in {phase}: `connect_timeout` of {limit:?} ran out")
+                write!(f, "timed out in {phase}: `connect_timeout` of {limit:?} ran out")?;
+                if *phase == Phase::Tls { f.write_str(" (is it a `ws://` port?)") } else { Ok(()) }
             }
             Self::Session(error) => write!(f, "the session could not be opened: {error}"),
         }

@@ -340,7 +340,8 @@ fn a_certificate_that_is_half_renewed_is_ours_to_wait_for_and_no_fault_of_the_se
         assert!(error.is_retryable());
         std::fs::write(&key, &new_key).unwrap();
         speaks(&server, tls).unwrap();
-        (std::fs::write(&chain, &old).unwrap(), std::fs::write(&key, &old_key).unwrap());
+        std::fs::write(&chain, &old).unwrap();
+        std::fs::write(&key, &old_key).unwrap();
     }
 }
 
