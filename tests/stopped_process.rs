@@ -83,6 +83,8 @@ fn a_line_is_tried_as_soon_as_the_process_goes_on() {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let child = Ended(command.args(["child", "--exact"]).env(URL, server.url()).env(KIND, kind).spawn().unwrap());
         assert!(server.wait_until(LONG, |records| records.first().is_some_and(|first| first.opened)), "{kind}");
+        // Its supervisor has looked at it by then.
+        takes(SILENCE);
         let pid = Pid::from_child(&child.0);
         kill_process(pid, Signal::STOP).unwrap();
         takes(Duration::from_secs(6));
