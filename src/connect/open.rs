@@ -54,7 +54,7 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
     let mut left = tcp::in_order(attempt, addresses);
     let mut met: Option<Halt> = None;
     loop {
-        attempt.phase.set(Phase::Tcp);
+        attempt.phase.set(if proxy.is_some() { Phase::Proxy } else { Phase::Tcp });
         attempt.set_until(attempt.deadline);
         let (tcp, address) = match tcp::race(attempt, &mut left) {
             Ok(taken) => taken,

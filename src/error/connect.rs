@@ -33,7 +33,7 @@ impl fmt::Display for Phase {
             Self::Prepare => "`prepare`",
             Self::Resolve => "resolving the host's name",
             Self::Tcp => "connecting by TCP",
-            Self::Proxy => "asking the proxy",
+            Self::Proxy => "reaching or asking the proxy",
             Self::Tls => "the TLS handshake",
             Self::Handshake => "the WebSocket upgrade",
         })

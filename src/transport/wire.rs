@@ -13,6 +13,8 @@ pub(crate) struct Wire {
     /// What came with the answer to the upgrade: read first.
     pub(super) tail: Cursor<Vec<u8>>,
     pub(super) written: u64,
+    /// So many bytes were offered to TLS, which has not taken them yet: their record may be half out.
+    held_up: usize,
     /// The last read filled its buffer: TLS may have more that it has decrypted already.
     more: bool,
     /// What TLS met behind bytes that were told first.
@@ -40,7 +42,7 @@ impl Wire {
     }
 
     fn over(stream: Stream) -> Self {
-        Self { stream, tail: Cursor::default(), written: 0, more: false, met: None }
+        Self { stream, tail: Cursor::default(), written: 0, held_up: 0, more: false, met: None }
     }
 
     /// Whether a read may bring something without asking the kernel, or the kernel may have something.
@@ -144,9 +146,15 @@ impl Write for Wire {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let written = match &mut self.stream {
             Stream::Plain(socket) => socket.write(buffer),
-            // A record at most: OpenSSL, asked to go on with one, goes on to the next as well, and tells of neither when that
-            // blocks, though the peer has the first.
-            Stream::Tls(tls) => tls.write(&buffer[..buffer.len().min(PLAINTEXT)]),
+            Stream::Tls(tls) => {
+                // A record at most, and the same again until it is out: OpenSSL, which may go on from one to the next, tells of
+                // neither when that blocks, though the peer has the first.
+                let offered = if self.held_up > 0 { self.held_up } else { PLAINTEXT }.min(buffer.len());
+                let result = tls.write(&buffer[..offered]);
+                let blocks = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+                self.held_up = if blocks { offered } else { 0 };
+                result
+            }
         }?;
         self.written += written as u64;
         Ok(written)

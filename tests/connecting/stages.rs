@@ -93,6 +93,7 @@ fn each_stage_ends_at_the_deadline_under_its_own_name_and_a_close_ends_it_at_onc
             }),
         ),
         ("Tcp", to(format!("ws://{full}/"))),
+        ("Proxy", proxied(format!("http://{full}"))),
         ("Proxy", proxied(format!("http://{quiet}"))),
         ("Proxy", proxied(format!("https://{quiet}"))),
         ("Proxy", proxied(format!("socks5://{quiet}"))),
