@@ -69,8 +69,10 @@ pub enum Event {
         /// Every message that was accepted and not written. None of them will be: send again what still holds.
         unsent: Vec<Message>,
         /// Messages that were written, and that the peer's kernel had not acknowledged when the line was given up: it may
-        /// have them or not. Ask the venue before you send one again. Through a [`Proxy`](crate::Proxy) the peer is the
-        /// proxy: what that had acknowledged and not passed on is among the written ones. Requests are not among them, since each has its
+        /// have them or not. Ask the venue before you send one again. Through a [`Proxy`](crate::Proxy), whose kernel's word
+        /// says nothing of the venue: all that was written since the last ping of ours that the venue has answered
+        /// ([`Heartbeat::ping_pong`](crate::Heartbeat::ping_pong)), at most the latest `send_capacity`, also where the
+        /// system is not Linux. Requests are not among them, since each has its
         /// response. On Linux; empty elsewhere.
         uncertain: Vec<Message>,
     },

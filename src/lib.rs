@@ -26,7 +26,7 @@
 //! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
 //! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
-//! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `proof` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
 //! | `policy/` | `mod` `clocks` `places` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `monitors` `staleness` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
@@ -166,7 +166,8 @@
 //! nothing speaks against its arrival. It is *unsent*: it comes back in the event that reports the end of the connection
 //! ([`Event::Disconnected`], [`Event::Parked`] or [`Event::Closed`]). Or it is *uncertain*, in the same event: written, and
 //! never acknowledged by the peer's kernel when the line was given up, as in a partition; ask the venue before you send it
-//! again (told on Linux; an acknowledgement by the peer's *kernel* is not the venue's word, and through a proxy the peer is the proxy). [`Stats`] counts all of them, and the sum fits. A message is never written on
+//! again (told on Linux; an acknowledgement by the peer's *kernel* is not the venue's word; through a [`Proxy`] only the
+//! venue's pongs count). [`Stats`] counts all of them, and the sum fits. A message is never written on
 //! a later connection than the one it was accepted for, unless you asked for a
 //! [queue](ClientConfig::queue_while_disconnected): a stale order must not reach the venue.
 //! [`Client::send_confirmed`] waits until the kernel has it.

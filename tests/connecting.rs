@@ -12,6 +12,8 @@ mod certificates;
 mod daemon;
 #[path = "connecting/matrix.rs"]
 mod matrix;
+#[path = "connecting/relay.rs"]
+mod relay;
 #[path = "connecting/silence.rs"]
 mod silence;
 #[path = "connecting/stages.rs"]

@@ -12,8 +12,9 @@ use crate::target::{Credentials, Target};
 
 /// A proxy to connect through. One that cannot be used fails the attempt: there is never a direct connection in its place.
 ///
-/// What a proxy acknowledges is only on its way: through one, a message that was *written* to a line that then breaks may
-/// have got no further than the proxy.
+/// What a proxy's kernel acknowledges is only on its way, so through one only the venue's own answers prove that a message
+/// arrived: when such a line breaks, all that was written since the last ping of ours that was answered is told as uncertain.
+/// Ping often ([`Heartbeat::ping_pong`](crate::Heartbeat::ping_pong)), and there is little of it.
 ///
 /// ```
 /// use ws_supervisor::{ClientConfig, Proxy};

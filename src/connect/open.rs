@@ -138,7 +138,8 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
     let extensions = accepted.agreed.map_or_else(Extensions::default, |agreed| agreed.for_client(settings));
     let extensions = Extensions { unpack: attempt.unpack.cloned(), ..extensions };
     let (buffer, max_message) = (settings.read_buffer, settings.max_message_size);
-    Ok((Transport::new(wire, tail, Role::Client, buffer, max_message, extensions), handshake))
+    let transport = Transport::new(wire, tail, Role::Client, buffer, max_message, extensions);
+    Ok((if proxy.is_some() { transport.through_a_proxy() } else { transport }, handshake))
 }
 
 /// The wire to the target over a bare socket.

@@ -56,7 +56,7 @@ impl Link {
     pub(crate) fn let_go(&mut self, books: &Books) {
         if let Some(mut transport) = self.transport.take() {
             self.outbox.count_written(&transport, books);
-            self.outbox.settle_sent(transport.acknowledged(), books);
+            self.outbox.settle_sent(transport.proven(), books);
             transport.say_goodbye();
         }
     }

@@ -249,19 +249,25 @@ impl Outbox {
             return;
         }
         // Where the system does not say, it may as well be forgotten.
-        let acknowledged = transport.acknowledged().unwrap_or(u64::MAX);
-        while self.sent.front().is_some_and(|oldest| oldest.end <= acknowledged) {
-            self.sent_bytes -= self.sent.pop_front().map_or(0, |oldest| oldest.len);
-        }
+        let arrived = transport.proven().unwrap_or(u64::MAX);
         let Bound { messages, bytes } = self.keeps;
+        while let Some(oldest) = self.sent.front() {
+            // What a venue behind a proxy does not prove has no bound of the kernel's.
+            let is_old = self.sent.len() > messages || self.sent_bytes > bytes;
+            if oldest.end > arrived && !(is_old && transport.is_through_a_proxy()) {
+                break;
+            }
+            self.sent_bytes -= oldest.len;
+            self.sent.pop_front();
+        }
         self.look_at = Bound { messages: messages + self.sent.len(), bytes: bytes + self.sent_bytes };
     }
 
-    /// The connection is let go of. Of its bytes the peer's kernel has acknowledged so many; `None`: nobody can say.
-    pub(crate) fn settle_sent(&mut self, acknowledged: Option<u64>, books: &Books) {
+    /// The connection is let go of. Of its bytes so many have arrived for sure; `None`: nobody can say.
+    pub(crate) fn settle_sent(&mut self, arrived: Option<u64>, books: &Books) {
         (self.sent_bytes, self.look_at) = (0, self.keeps);
         for Sent { end, message, .. } in self.sent.drain(..) {
-            if acknowledged.is_some_and(|acknowledged| end > acknowledged) {
+            if arrived.is_some_and(|arrived| end > arrived) {
                 books.tally.uncertain.add(1);
                 self.uncertain.extend(message);
             }

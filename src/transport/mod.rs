@@ -11,6 +11,7 @@ mod head;
 #[path = "judge_tests.rs"]
 mod judge;
 mod layer;
+mod proof;
 mod receiver;
 #[cfg(feature = "rustls")]
 mod rustls;
@@ -34,6 +35,7 @@ use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 pub(crate) use self::deflate::{Deflate, Inflate};
 use self::head::Fault;
 pub(crate) use self::layer::Layer;
+use self::proof::Proof;
 pub(crate) use self::receiver::Unpack;
 use self::receiver::{Next, Receiver};
 #[cfg(feature = "rustls")]
@@ -118,6 +120,8 @@ pub(crate) struct Transport {
     in_socket: Option<NonZeroU64>,
     /// Of what came last something whole has come.
     is_whole: bool,
+    /// Set where a proxy is in between.
+    proof: Option<Proof>,
 }
 
 /// The end that is no close.
@@ -151,7 +155,18 @@ impl Transport {
             receiver.will_unpack();
         }
         let (came_at, in_socket) = (Instant::now(), None);
-        Self { ws, receiver, deflate, unpack, role, write_limit, unflushed: false, came_at, in_socket, is_whole: true }
+        let (unflushed, is_whole, proof) = (false, true, None);
+        Self { ws, receiver, deflate, unpack, role, write_limit, unflushed, came_at, in_socket, is_whole, proof }
+    }
+
+    /// A proxy is in between.
+    pub(crate) fn through_a_proxy(mut self) -> Self {
+        self.proof = Some(Proof::default());
+        self
+    }
+
+    pub(crate) fn is_through_a_proxy(&self) -> bool {
+        self.proof.is_some()
     }
 
     pub(crate) fn tcp(&self) -> &Arc<TcpStream> {
@@ -196,6 +211,11 @@ impl Transport {
     /// Bytes of the TCP connection that the peer's kernel has; `None` where the system does not say.
     pub(crate) fn acknowledged(&self) -> Option<u64> {
         self.ws.get_ref().socket().acknowledged()
+    }
+
+    /// Those that have arrived for sure: at the peer's kernel, and where that is a proxy's, at the venue.
+    pub(crate) fn proven(&self) -> Option<u64> {
+        self.proof.as_ref().map_or_else(|| self.acknowledged(), |proof| Some(proof.proven()))
     }
 
     /// The end of TLS, if there is room for it at once.
@@ -283,9 +303,18 @@ impl Transport {
                 }
                 Ok(Incoming::Ping)
             }
-            Next::Pong => Ok(Incoming::Pong),
+            Next::Pong => {
+                if let Some(proof) = &mut self.proof {
+                    proof.answered(self.receiver.control());
+                }
+                Ok(Incoming::Pong)
+            }
             Next::Close(frame) => {
                 self.unflushed = true;
+                let answers_ours = !self.ws.can_write();
+                if let Some(proof) = self.proof.as_mut().filter(|_| answers_ours) {
+                    proof.all(self.ws.get_ref().socket().written());
+                }
                 // The peer may be gone already; what it said counts.
                 let _ = self.ws.close(frame.clone().map(CloseFrame::into_wire));
                 Ok(Incoming::Close(frame))
@@ -367,7 +396,13 @@ impl Transport {
                 frame.header_mut().rsv1 = is_compressed;
                 self.ws.write(tungstenite::Message::Frame(frame))
             }
-            Outgoing::Ping(payload) => self.ws.write(tungstenite::Message::Ping(payload)),
+            Outgoing::Ping(payload) => {
+                // The buffer was empty before what is queued now, in which pings come first.
+                if let Some(proof) = &mut self.proof {
+                    proof.asked(payload.clone(), self.ws.get_ref().socket().written());
+                }
+                self.ws.write(tungstenite::Message::Ping(payload))
+            }
             Outgoing::Close(frame) => self.ws.close(Some(frame.into_wire())),
         };
         self.written_so_far(result).map(drop)
