@@ -18,20 +18,20 @@ use crate::transport::{Extensions, Layer, Socket, Transport, Wire};
 /// Makes the connection, following redirects as far as the configuration lets it.
 pub(crate) fn open(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
     let mut redirected: Option<Dial> = None;
-    for _ in 0..attempt.settings.redirects {
+    let mut left = attempt.settings.redirects;
+    loop {
         let hop = redirected.as_ref().map(|dial| attempt.to(dial));
         match open_one(hop.as_ref().unwrap_or(attempt)) {
-            Err(Halt::Failed(ConnectError::Refused(refusal))) if refusal.points_elsewhere() => {
-                if !may_dial(attempt) {
-                    return Err(ConnectError::Refused(refusal).into());
-                }
+            Err(Halt::Failed(ConnectError::Refused(refusal)))
+                if left > 0 && refusal.points_elsewhere() && may_dial(attempt) =>
+            {
+                left -= 1;
                 let dial = redirected.as_ref().unwrap_or(attempt.dial);
                 redirected = Some(follow(dial, &refusal).map_err(Halt::Failed)?);
             }
             result => return result,
         }
     }
-    open_one(redirected.as_ref().map(|dial| attempt.to(dial)).as_ref().unwrap_or(attempt))
 }
 
 fn follow(dial: &Dial, refusal: &Refusal) -> Result<Dial, ConnectError> {

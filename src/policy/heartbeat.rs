@@ -182,15 +182,10 @@ impl Heartbeat {
     }
 
     /// This one and those besides it, each by itself.
-    pub(super) fn each(&self) -> impl Iterator<Item = Self> {
-        let mut all = Vec::new();
-        self.collect(&mut all);
-        all.into_iter()
-    }
-
-    fn collect(&self, all: &mut Vec<Self>) {
-        all.push(Self { kind: self.kind.clone(), max_missed: self.max_missed, others: Vec::new() });
-        self.others.iter().for_each(|other| other.collect(all));
+    pub(super) fn each(&self) -> Vec<Self> {
+        let mut all = vec![Self::of(self.kind.clone(), self.max_missed)];
+        all.extend(self.others.iter().flat_map(Self::each));
+        all
     }
 
     /// The venue pings by messages of its own (HTX: `{"ping": …}`, others `Ping`): `reply` is shown every message on the

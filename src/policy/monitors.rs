@@ -7,32 +7,37 @@ use super::monitor::{Beat, Monitor, Verdict};
 use crate::message::MessageRef;
 
 #[derive(Debug)]
-pub(crate) struct Monitors(Vec<Monitor>);
+pub(crate) struct Monitors {
+    all: Vec<Monitor>,
+    /// Whether messages may belong to one of them: asked for every message.
+    reads_messages: bool,
+}
 
 impl Monitors {
     /// For a connection that opened now, and what to send first.
     pub(crate) fn open(rules: &Heartbeat, nonce: u64, now: Instant) -> (Self, Vec<Beat>) {
         let each = |(at, rule): (u64, Heartbeat)| Monitor::open(rule, nonce.wrapping_add(at), now);
-        let (monitors, first) = (0..).zip(rules.each()).map(each).unzip();
-        (Self(monitors), first)
+        let (all, first): (Vec<Monitor>, _) = (0..).zip(rules.each()).map(each).unzip();
+        let reads_messages = all.iter().any(Monitor::reads_messages);
+        (Self { all, reads_messages }, first)
     }
 
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.0.iter().filter_map(Monitor::due).min()
+        self.all.iter().filter_map(Monitor::due).min()
     }
 
     /// Of the one that has missed most.
     pub(crate) fn failures(&self) -> u32 {
-        self.0.iter().map(Monitor::failures).max().unwrap_or(0)
+        self.all.iter().map(Monitor::failures).max().unwrap_or(0)
     }
 
     pub(crate) fn last_received(&self) -> Option<Instant> {
-        self.0.iter().filter_map(Monitor::last_received).max()
+        self.all.iter().filter_map(Monitor::last_received).max()
     }
 
     /// Of the first that has one.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
-        self.0.iter().find_map(Monitor::round_trip)
+        self.all.iter().find_map(Monitor::round_trip)
     }
 
     pub(crate) fn tick(&mut self, now: Instant, caught_up: bool, heard_at: Instant, mid_frame: bool) -> Vec<Beat> {
@@ -40,25 +45,25 @@ impl Monitors {
         if self.due().is_none_or(|due| now < due) {
             return Vec::new();
         }
-        self.0.iter_mut().map(|monitor| monitor.tick(now, caught_up, heard_at, mid_frame)).collect()
+        self.all.iter_mut().map(|monitor| monitor.tick(now, caught_up, heard_at, mid_frame)).collect()
     }
 
     pub(crate) fn ping(&mut self, now: Instant) -> bool {
-        self.0.iter_mut().fold(false, |alive, monitor| monitor.ping(now) | alive)
+        self.all.iter_mut().fold(false, |alive, monitor| monitor.ping(now) | alive)
     }
 
     pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> bool {
-        self.0.iter_mut().any(|monitor| monitor.pong(payload, now))
+        self.all.iter_mut().any(|monitor| monitor.pong(payload, now))
     }
 
     #[inline]
     pub(crate) fn reads_messages(&self) -> bool {
-        self.0.iter().any(Monitor::reads_messages)
+        self.reads_messages
     }
 
     /// What those make of it to which it belongs: one sign of life, though several wait for it, and the first's answer.
     pub(crate) fn message(&mut self, message: MessageRef<'_>, now: Instant) -> Option<Verdict> {
-        let verdicts = self.0.iter_mut().map(|monitor| monitor.message(message, now)).filter(|verdict| verdict.ours);
+        let verdicts = self.all.iter_mut().map(|monitor| monitor.message(message, now)).filter(|verdict| verdict.ours);
         verdicts.reduce(|first, other| Verdict {
             alive: first.alive || other.alive,
             action: if first.action == Beat::Nothing { other.action } else { first.action },
@@ -67,11 +72,11 @@ impl Monitors {
     }
 
     pub(crate) fn excuse(&mut self, now: Instant) {
-        self.0.iter_mut().for_each(|monitor| monitor.excuse(now));
+        self.all.iter_mut().for_each(|monitor| monitor.excuse(now));
     }
 
     /// The line may have died while this machine slept: whoever can asks at once.
     pub(crate) fn ask_now(&mut self, now: Instant) {
-        self.0.iter_mut().for_each(|monitor| monitor.ask_now(now));
+        self.all.iter_mut().for_each(|monitor| monitor.ask_now(now));
     }
 }

@@ -20,9 +20,10 @@ pub(crate) trait Layer: Read + Write + Send {
         0
     }
 
-    /// Whether another read may bring something though the socket is not asked.
+    /// Whether another read may bring something though the socket is not asked. TLS beneath TLS may have decrypted what nobody
+    /// asked it for yet: only a read that finds nothing tells.
     fn may_hold_more(&self) -> bool {
-        self.socket().has_ahead()
+        self.depth() > 1 || self.socket().has_ahead()
     }
 
     /// Whether it has found something that the next read is to tell, though no more bytes come.
@@ -62,10 +63,6 @@ impl Layer for Box<dyn Layer> {
         (**self).depth()
     }
 
-    fn may_hold_more(&self) -> bool {
-        (**self).may_hold_more()
-    }
-
     fn has_found_something(&self) -> bool {
         (**self).has_found_something()
     }
@@ -91,11 +88,6 @@ impl<L: Layer> Layer for TlsStream<L> {
 
     fn depth(&self) -> u32 {
         self.get_ref().depth() + 1
-    }
-
-    fn may_hold_more(&self) -> bool {
-        // TLS beneath may have decrypted what nobody asked it for yet: only a read that finds nothing tells.
-        self.get_ref().depth() > 0 || self.socket().has_ahead()
     }
 
     fn has_found_something(&self) -> bool {

@@ -121,10 +121,6 @@ impl<L: Layer> Layer for Rustls<L> {
         self.below.depth() + 1
     }
 
-    fn may_hold_more(&self) -> bool {
-        self.below.depth() > 0 || self.socket().has_ahead()
-    }
-
     fn has_found_something(&self) -> bool {
         self.holds || self.fault.is_some() || self.is_over || self.below.has_found_something()
     }

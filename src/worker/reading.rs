@@ -38,14 +38,13 @@ impl Run<'_> {
         };
         match incoming {
             Incoming::Message => {
+                let came_at = transport.read_at();
                 self.idle_turns = 0;
                 self.core.counters.received.add(1);
                 if connection.listens(self.core) && self.show(connection)? {
                     return Ok(Came::Other);
                 }
-                if let Some(transport) = &self.link.transport {
-                    connection.data(transport.read_at());
-                }
+                connection.data(came_at);
                 take(self).map(|()| Came::Message)
             }
             Incoming::Nothing => Ok(Came::Nothing),
