@@ -31,16 +31,50 @@ pub(crate) struct Credentials {
 
 impl Credentials {
     /// As a URL has them, percent-encoded (RFC 3986 section 3.2.1); `None` where there is nothing.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let (user, password) = text.split_once(':').unwrap_or((text, ""));
         let decoded = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
         (!text.is_empty()).then(|| Self { user: decoded(user), password: decoded(password) })
+    }
+
+    /// What stands before the host, and the rest.
+    pub(crate) fn split(authority: &str) -> (Option<Self>, &str) {
+        match authority.rsplit_once('@') {
+            Some((credentials, host)) => (Self::parse(credentials), host),
+            None => (None, authority),
+        }
     }
 
     /// As a header has them (RFC 7617 section 2).
     pub(crate) fn basic(&self) -> String {
         format!("Basic {}", BASE64.encode(format!("{}:{}", self.user, self.password).as_bytes()))
     }
+}
+
+/// The host, without brackets, and the port; an error says what is wrong with them.
+pub(crate) fn host_and_port(uri: &Uri, usual: u16) -> Result<(String, u16), &'static str> {
+    let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err("must name a host");
+    }
+    // Uri forgets a port that is out of range, so it is read here.
+    let (_, authority) = Credentials::split(uri.authority().map_or("", |authority| authority.as_str()));
+    let after_host = authority.rsplit(']').next().unwrap_or("");
+    match after_host.split_once(':').map(|(_, port)| port.parse()) {
+        None => Ok((host.to_owned(), usual)),
+        Some(Ok(port)) if port > 0 => Ok((host.to_owned(), port)),
+        Some(_) => Err("must have a port between 1 and 65535, or none"),
+    }
+}
+
+/// A host as others know it: an address's zone is this machine's own name for a link (RFC 6874).
+pub(crate) fn without_zone(host: &str) -> &str {
+    host.split('%').next().unwrap_or_default()
+}
+
+/// A host as it stands before a port: an IPv6 address has colons of its own.
+pub(crate) fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// What is not ASCII goes over the wire as the bytes of its UTF-8, in hexadecimal (RFC 3986 section 2.1).
@@ -62,10 +96,7 @@ impl Target {
         let path_at = url[after_scheme..].find(['/', '?']).map_or(url.len(), |at| after_scheme + at);
         let (scheme, path) = (&url[..after_scheme], encoded(&url[path_at..]));
         let authority = &url[after_scheme..path_at];
-        let (credentials, host) = match authority.rsplit_once('@') {
-            Some((credentials, host)) => (Credentials::parse(credentials), host),
-            None => (None, authority),
-        };
+        let (credentials, host) = Credentials::split(authority);
         let Some(host) = in_ascii(host) else {
             return refuse(
                 "must name the host in ASCII (an internationalized name begins with `xn--`; the feature `idn` writes it)",
@@ -82,22 +113,10 @@ impl Target {
             Some(_) => return refuse("must have the scheme `ws` or `wss`"),
             None => return refuse("must begin with `ws://` or `wss://`"),
         };
-        let Some(authority) = uri.authority() else { return refuse("must name a host") };
-        let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() {
-            return refuse("must name a host");
-        }
         let usual = if tls { 443 } else { 80 };
-        // Uri forgets a port that is out of range, so it is read here.
-        let after_host = authority.as_str().rsplit(']').next().unwrap_or("");
-        let port = match after_host.split_once(':').map(|(_, port)| port.parse()) {
-            None => usual,
-            Some(Ok(port)) if port > 0 => port,
-            Some(_) => return refuse("must have a port between 1 and 65535, or none"),
-        };
+        let (host, port) = host_and_port(&uri, usual).map_err(|rule| ConfigError::new("url", rule))?;
         // RFC 6874: the zone of an address is this machine's own business, and its `%` is written `%25`.
-        let zoneless = host.split('%').next().unwrap_or_default();
-        let bracketed = if host.contains(':') { format!("[{zoneless}]") } else { host.clone() };
+        let bracketed = if host.contains(':') { bracketed(without_zone(&host)) } else { host.clone() };
         let host = if host.contains(':') { host.replacen("%25", "%", 1) } else { host };
         let authority = if port == usual { bracketed } else { format!("{bracketed}:{port}") };
         let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
@@ -140,11 +159,6 @@ impl Target {
 
     pub(crate) fn is_same_host(&self, other: &Self) -> bool {
         self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port
-    }
-
-    /// The host as others know it: an address's zone is this machine's own name for a link (RFC 6874).
-    pub(crate) fn without_zone(&self) -> &str {
-        self.host.split('%').next().unwrap_or_default()
     }
 }
 

@@ -8,7 +8,7 @@ use http::Uri;
 
 use super::tls::Tls;
 use crate::error::ConfigError;
-use crate::target::{Credentials, Target};
+use crate::target::{Credentials, Target, bracketed, host_and_port, without_zone};
 
 /// A proxy to connect through. One that cannot be used fails the attempt: there is never a direct connection in its place.
 ///
@@ -139,20 +139,8 @@ impl Server {
             Some("socks5" | "socks5h") => return refuse("needs the feature `socks` for the scheme `socks5`"),
             _ => return refuse("must have the scheme `http`, `https` or `socks5`"),
         };
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let (credentials, host) = match authority.rsplit_once('@') {
-            Some((credentials, host)) => (Credentials::parse(credentials), host),
-            None => (None, authority),
-        };
-        let name = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
-        let port = match host.rsplit(']').next().and_then(|rest| rest.split_once(':')).map(|(_, port)| port.parse()) {
-            None => usual,
-            Some(Ok(port)) if port > 0 => port,
-            Some(_) => return refuse("must have a port between 1 and 65535, or none"),
-        };
-        if name.is_empty() {
-            return refuse("must name a host");
-        }
+        let (credentials, _) = Credentials::split(uri.authority().map_or("", |authority| authority.as_str()));
+        let (host, port) = host_and_port(&uri, usual).map_err(|rule| ConfigError::new("proxy", rule))?;
         #[cfg(feature = "socks")]
         if let (Speaks::Socks5, Some(Credentials { user, password })) = (speaks, &credentials) {
             // RFC 1929 section 2.
@@ -163,7 +151,7 @@ impl Server {
         if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
             return refuse("must have no path");
         }
-        Ok(Self { speaks, host: name.to_owned(), port, credentials })
+        Ok(Self { speaks, host, port, credentials })
     }
 }
 
@@ -176,8 +164,7 @@ impl fmt::Display for Server {
             #[cfg(feature = "socks")]
             Speaks::Socks5 => "socks5",
         };
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        write!(f, "{scheme}://{host}:{}", self.port)
+        write!(f, "{scheme}://{}:{}", bracketed(&self.host), self.port)
     }
 }
 
@@ -217,7 +204,7 @@ impl Bypass {
 
     fn covers(&self, host: &str, port: u16) -> bool {
         // The zone of an address and the dot that ends a name say nothing of where it is.
-        let host = host.split('%').next().unwrap_or_default().trim_end_matches('.');
+        let host = without_zone(host).trim_end_matches('.');
         self.0.iter().any(|rule| rule.port.is_none_or(|only| only == port) && rule.hosts.hold(host))
     }
 }

@@ -90,7 +90,7 @@ impl Pin {
 /// # let _ = config;
 /// # Ok::<(), ws_supervisor::ConfigError>(())
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     pub(crate) backend: TlsBackend,
     pub(crate) roots: Vec<Vec<u8>>,
@@ -108,7 +108,7 @@ pub struct Tls {
 }
 
 /// Who the client is: its certificate and key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Identity {
     Pem { chain: Vec<u8>, key: Vec<u8> },
     Files { chain: PathBuf, key: PathBuf },

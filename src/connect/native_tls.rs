@@ -3,8 +3,8 @@
 use native_tls::{HandshakeError, Protocol, TlsConnector};
 
 use super::attempt::{Attempt, Halt};
-use super::tls::{Cache, Material, Shown, alerted, check_pins, refused, unusable};
-use crate::config::tls::{Tls, parse_roots};
+use super::tls::{Cache, alerted, check_pins, refused, unread, unusable};
+use crate::config::tls::{Identity, Tls, parse_roots};
 use crate::error::TlsFault;
 use crate::handshake::TlsVersion;
 use crate::transport::Layer;
@@ -12,11 +12,10 @@ use crate::transport::Layer;
 pub(super) fn handshake<L: Layer + 'static>(
     attempt: &Attempt<'_>,
     tls: &Tls,
-    material: &Material,
     host: &str,
     below: L,
 ) -> Result<Box<dyn Layer>, Halt> {
-    let connector = CONNECTORS.get(material, || connector(tls, material))?;
+    let connector = CONNECTORS.get(tls, || connector(tls))?;
     let mut result = connector.connect(host, below);
     loop {
         match result {
@@ -29,23 +28,24 @@ pub(super) fn handshake<L: Layer + 'static>(
                 attempt.unblock(paused.get_mut().socket_mut())?;
                 result = paused.handshake();
             }
-            Err(HandshakeError::Failure(error)) => return Err(CONNECTORS.doubt(material, failed(&error))),
+            Err(HandshakeError::Failure(error)) => return Err(CONNECTORS.doubt(tls, failed(&error))),
         }
     }
 }
 
 static CONNECTORS: Cache<TlsConnector> = Cache::new();
 
-fn connector(tls: &Tls, material: &Material) -> Result<TlsConnector, Halt> {
+fn connector(tls: &Tls) -> Result<TlsConnector, Halt> {
     let mut builder = TlsConnector::builder();
-    for certificate in material.roots.iter().filter_map(|root| parse_roots(root)).flatten() {
+    for certificate in tls.roots.iter().filter_map(|root| parse_roots(root)).flatten() {
         builder.add_root_certificate(certificate);
     }
     builder.disable_built_in_roots(tls.only_own_roots);
-    let identity = match &material.shown {
+    let identity = match &tls.identity {
         None => None,
-        Some(Shown::Pem { chain, key }) => Some(native_tls::Identity::from_pkcs8(chain, key)),
-        Some(Shown::Pkcs12 { der, password }) => Some(native_tls::Identity::from_pkcs12(der, password)),
+        Some(Identity::Pem { chain, key }) => Some(native_tls::Identity::from_pkcs8(chain, key)),
+        Some(Identity::Pkcs12 { der, password }) => Some(native_tls::Identity::from_pkcs12(der, password)),
+        Some(Identity::Files { .. }) => return Err(unread()),
     };
     if let Some(identity) = identity {
         builder.identity(identity.map_err(|error| unusable(format!("the client's certificate or key: {error}")))?);

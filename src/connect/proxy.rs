@@ -4,6 +4,7 @@ use super::attempt::{Attempt, Halt};
 use super::http::{read_head, write};
 use crate::config::proxy::{Server, Speaks};
 use crate::error::ConnectError;
+use crate::target::{bracketed, without_zone};
 use crate::transport::Layer;
 
 /// The proxy for this attempt's target, if there is to be one.
@@ -45,9 +46,7 @@ fn refused(server: &Server, status: Option<u16>, message: impl Into<Box<str>>) -
 /// RFC 9110 section 9.3.6.
 fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Result<L, Halt> {
     let target = &attempt.dial.target;
-    let host = target.without_zone();
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let authority = format!("{host}:{}", target.port);
+    let authority = format!("{}:{}", bracketed(without_zone(&target.host)), target.port);
     let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
     if let Some(credentials) = &server.credentials {
         request += &format!("Proxy-Authorization: {}\r\n", credentials.basic());
@@ -98,7 +97,7 @@ mod socks {
     use tokio_socks::io::AsyncSocket;
     use tokio_socks::tcp::Socks5Stream;
 
-    use super::{Attempt, Halt, Layer, Server, refused};
+    use super::{Attempt, Halt, Layer, Server, refused, without_zone};
 
     struct Waiting<'a, L> {
         attempt: &'a Attempt<'a>,
@@ -135,7 +134,7 @@ mod socks {
 
     /// RFC 1928, and RFC 1929 for user and password.
     pub(super) fn connect<L: Layer + Unpin>(attempt: &Attempt<'_>, server: &Server, below: L) -> Result<L, Halt> {
-        let to = (attempt.dial.target.without_zone(), attempt.dial.target.port);
+        let to = (without_zone(&attempt.dial.target.host), attempt.dial.target.port);
         let mut halt = None;
         let socket = Waiting { attempt, below, halt: &mut halt };
         let result = match &server.credentials {

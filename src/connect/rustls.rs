@@ -17,8 +17,8 @@ use rustls::{
 
 use super::attempt::{Attempt, Halt};
 use super::certificate::{describe, has_weak_key, is_signed_by_itself};
-use super::tls::{Cache, Material, Shown, alerted, check_pins, refused, unusable};
-use crate::config::tls::Tls;
+use super::tls::{Cache, alerted, check_pins, refused, unread, unusable};
+use crate::config::tls::{Identity, Tls};
 use crate::error::{ConnectError, TlsFault};
 use crate::handshake::TlsVersion;
 use crate::transport::{Layer, Rustls};
@@ -26,13 +26,12 @@ use crate::transport::{Layer, Rustls};
 pub(super) fn handshake<L: Layer + 'static>(
     attempt: &Attempt<'_>,
     tls: &Tls,
-    material: &Material,
     host: &str,
     below: L,
 ) -> Result<Box<dyn Layer>, Halt> {
     let name = ServerName::try_from(host.to_owned());
     let name = name.map_err(|_| unusable(format!("`{host}` is no name that a certificate can have")))?;
-    let config = CONFIGS.get(material, || config(tls, material))?;
+    let config = CONFIGS.get(tls, || config(tls))?;
     let connection = ClientConnection::new(config, name).map_err(|error| failed(&error))?;
     let mut stream = Rustls::new(connection, below);
     loop {
@@ -45,7 +44,7 @@ pub(super) fn handshake<L: Layer + 'static>(
             Err(error) if error.kind() == ErrorKind::WouldBlock => attempt.unblock(stream.socket_mut())?,
             Err(error) => {
                 let halt = verdict(&error).unwrap_or_else(|| attempt.broken(&error));
-                return Err(CONFIGS.doubt(material, halt));
+                return Err(CONFIGS.doubt(tls, halt));
             }
         }
     }
@@ -53,16 +52,16 @@ pub(super) fn handshake<L: Layer + 'static>(
 
 static CONFIGS: Cache<Arc<ClientConfig>> = Cache::new();
 
-fn config(tls: &Tls, material: &Material) -> Result<Arc<ClientConfig>, Halt> {
+fn config(tls: &Tls) -> Result<Arc<ClientConfig>, Halt> {
     let mut roots = RootCertStore::empty();
-    if !material.only_own_roots {
+    if !tls.only_own_roots {
         let system = rustls_native_certs::load_native_certs();
         if let (true, Some(error)) = (system.certs.is_empty(), system.errors.first()) {
             return Err(unusable(format!("the system's roots: {error}")));
         }
         roots.add_parsable_certificates(system.certs);
     }
-    for root in &material.roots {
+    for root in &tls.roots {
         let pem: Vec<_> = CertificateDer::pem_slice_iter(root).filter_map(Result::ok).collect();
         let certificates = if pem.is_empty() { vec![CertificateDer::from(root.clone())] } else { pem };
         roots.add_parsable_certificates(certificates);
@@ -75,23 +74,24 @@ fn config(tls: &Tls, material: &Material) -> Result<Arc<ClientConfig>, Halt> {
         accepts_any_certificate: tls.accepts_any_certificate,
         accepts_any_name: tls.accepts_any_name,
     };
-    let (min, max) = material.versions;
+    let (min, max) = tls.versions;
     let offered = |version| min.is_none_or(|min| min <= version) && max.is_none_or(|max| version <= max);
     let all: [(TlsVersion, &SupportedProtocolVersion); 2] = [(TlsVersion::Tls12, &TLS12), (TlsVersion::Tls13, &TLS13)];
     let versions: Vec<_> = all.iter().filter(|(version, _)| offered(*version)).map(|(_, one)| *one).collect();
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
     let builder = builder.map_err(|error| failed(&error))?;
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(judge));
-    let mut config = match &material.shown {
+    let mut config = match &tls.identity {
         None => builder.with_no_client_auth(),
-        Some(Shown::Pem { chain, key }) => {
+        Some(Identity::Pem { chain, key }) => {
             let chain: Vec<_> = CertificateDer::pem_slice_iter(chain).filter_map(Result::ok).collect();
             let key = PrivateKeyDer::from_pem_slice(key);
             let key = key.map_err(|error| unusable(format!("the client's key: {error}")))?;
             let config = builder.with_client_auth_cert(chain, key);
             config.map_err(|error| unusable(format!("the client's certificate or key: {error}")))?
         }
-        Some(Shown::Pkcs12 { .. }) => return Err(unusable("rustls reads no PKCS#12".into())),
+        Some(Identity::Files { .. }) => return Err(unread()),
+        Some(Identity::Pkcs12 { .. }) => return Err(unusable("rustls reads no PKCS#12".into())),
     };
     config.enable_sni = !tls.hides_name;
     config.alpn_protocols = tls.alpn.iter().map(|name| name.clone().into_bytes()).collect();

@@ -1,8 +1,9 @@
 //! TLS, by whichever library the configuration names.
 
 use super::attempt::{Attempt, Halt};
-use super::tls::Material;
+use super::tls::loaded;
 use crate::config::tls::{Tls, TlsBackend};
+use crate::target::without_zone;
 use crate::transport::Layer;
 
 /// Encrypts `below`, on the other end of which is to be `host`.
@@ -14,12 +15,12 @@ pub(super) fn secure<L: Layer + 'static>(
 ) -> Result<Box<dyn Layer>, Halt> {
     // An address's zone is this machine's own name for a link: no certificate has it (RFC 6874 section 4), nor the dot that
     // ends a name for DNS.
-    let host = host.split('%').next().unwrap_or_default().trim_end_matches('.');
-    let material = Material::read(tls)?;
+    let host = without_zone(host).trim_end_matches('.');
+    let tls = &loaded(tls)?;
     match tls.backend {
         #[cfg(feature = "native-tls")]
-        TlsBackend::NativeTls => super::native_tls::handshake(attempt, tls, &material, host, below),
+        TlsBackend::NativeTls => super::native_tls::handshake(attempt, tls, host, below),
         #[cfg(feature = "rustls")]
-        TlsBackend::Rustls => super::rustls::handshake(attempt, tls, &material, host, below),
+        TlsBackend::Rustls => super::rustls::handshake(attempt, tls, host, below),
     }
 }

@@ -9,69 +9,41 @@ use parking_lot::Mutex;
 use super::attempt::Halt;
 use crate::config::tls::{Identity, Tls, are_certificates, identity_fault};
 use crate::error::{ConnectError, TlsFault};
-use crate::handshake::TlsVersion;
 
-/// What a connector is made of, files read. Clients with the same share one.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Material {
-    pub(super) roots: Vec<Vec<u8>>,
-    pub(super) only_own_roots: bool,
-    pub(super) shown: Option<Shown>,
-    pub(super) versions: (Option<TlsVersion>, Option<TlsVersion>),
-    hides_name: bool,
-    alpn: Vec<String>,
-    dangers: (bool, bool),
-}
-
-/// Whom the client says it is.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Shown {
-    Pem { chain: Vec<u8>, key: Vec<u8> },
-    Pkcs12 { der: Vec<u8>, password: String },
-}
-
-impl Material {
-    pub(super) fn read(tls: &Tls) -> Result<Self, Halt> {
-        let mut roots = tls.roots.clone();
-        for path in &tls.root_files {
-            let bytes = read(path)?;
-            if !are_certificates(&bytes) {
-                return Err(unusable(format!("no certificate, PEM or DER, in {}", path.display())));
-            }
-            roots.push(bytes);
+/// The same with what is in its files in their place. Clients for which it is equal share what is made of it, whatever the server
+/// is called.
+pub(super) fn loaded(tls: &Tls) -> Result<Tls, Halt> {
+    let mut loaded = Tls { server_name: None, ..tls.clone() };
+    for path in std::mem::take(&mut loaded.root_files) {
+        let bytes = read(&path)?;
+        if !are_certificates(&bytes) {
+            return Err(unusable(format!("no certificate, PEM or DER, in {}", path.display())));
         }
-        let shown = match tls.identity.clone() {
-            None => None,
-            Some(Identity::Pem { chain, key }) => Some(Shown::Pem { chain, key }),
-            Some(Identity::Files { chain, key }) => {
-                let (chain_pem, key_pem) = (read(&chain)?, read(&key)?);
-                if let Some(fault) = identity_fault(&chain_pem, &key_pem) {
-                    return Err(unusable(format!("{}, {}: {fault}", chain.display(), key.display())));
-                }
-                Some(Shown::Pem { chain: chain_pem, key: key_pem })
-            }
-            Some(Identity::Pkcs12 { der, password }) => Some(Shown::Pkcs12 { der, password }),
-        };
-        Ok(Self {
-            roots,
-            only_own_roots: tls.only_own_roots,
-            shown,
-            versions: tls.versions,
-            hides_name: tls.hides_name,
-            alpn: tls.alpn.clone(),
-            dangers: (tls.accepts_any_certificate, tls.accepts_any_name),
-        })
+        loaded.roots.push(bytes);
     }
+    if let Some(Identity::Files { chain, key }) = &tls.identity {
+        let (chain_pem, key_pem) = (read(chain)?, read(key)?);
+        if let Some(fault) = identity_fault(&chain_pem, &key_pem) {
+            return Err(unusable(format!("{}, {}: {fault}", chain.display(), key.display())));
+        }
+        loaded.identity = Some(Identity::Pem { chain: chain_pem, key: key_pem });
+    }
+    Ok(loaded)
+}
+
+/// What is not `loaded` does not come so far.
+pub(super) fn unread() -> Halt {
+    unusable("the identity's files were not read".into())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Halt> {
     fs::read(path).map_err(|error| unusable(format!("cannot read {}: {error}", path.display())))
 }
 
-/// Reading the system's roots takes a tenth of a second and a megabyte: once for all clients with the same material.
-pub(super) struct Cache<T>(Mutex<Vec<(Material, T)>>);
+/// Reading the system's roots takes a tenth of a second and a megabyte: once for all clients with the same settings.
+pub(super) struct Cache<T>(Mutex<Vec<(Tls, T)>>);
 
-/// Files that are renewed leave old material behind.
+/// Files that are renewed leave what was made of the old behind.
 const MOST_KEPT: usize = 32;
 
 impl<T: Clone> Cache<T> {
@@ -79,22 +51,22 @@ impl<T: Clone> Cache<T> {
         Self(Mutex::new(Vec::new()))
     }
 
-    pub(super) fn get(&self, material: &Material, make: impl FnOnce() -> Result<T, Halt>) -> Result<T, Halt> {
-        if let Some((_, kept)) = self.0.lock().iter().find(|(other, _)| other == material) {
+    pub(super) fn get(&self, tls: &Tls, make: impl FnOnce() -> Result<T, Halt>) -> Result<T, Halt> {
+        if let Some((_, kept)) = self.0.lock().iter().find(|(other, _)| other == tls) {
             return Ok(kept.clone());
         }
         let made = make()?;
         let mut kept = self.0.lock();
         let excess = (kept.len() + 1).saturating_sub(MOST_KEPT);
         kept.drain(..excess);
-        kept.push((material.clone(), made.clone()));
+        kept.push((tls.clone(), made.clone()));
         Ok(made)
     }
 
     /// What came of a handshake speaks against the roots: they are read anew for the next.
-    pub(super) fn doubt(&self, material: &Material, halt: Halt) -> Halt {
+    pub(super) fn doubt(&self, tls: &Tls, halt: Halt) -> Halt {
         if let Halt::Failed(ConnectError::Tls { fault: TlsFault::UnknownIssuer | TlsFault::SelfSigned, .. }) = &halt {
-            self.0.lock().retain(|(other, _)| other != material);
+            self.0.lock().retain(|(other, _)| other != tls);
         }
         halt
     }
