@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-use common::{LONG, eventually, ms, takes};
+use common::{LONG, eventually, ms, read_head, takes, upgrade_of};
 use parking_lot::Mutex;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -36,17 +36,7 @@ fn bare(serve: impl Fn(Encrypted) + Send + Sync + 'static) -> (SocketAddr, Strin
             let (config, serve) = (config.clone(), serve.clone());
             std::thread::spawn(move || {
                 let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), tcp);
-                let (mut head, mut byte) = (vec![], [0]);
-                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
-                    head.push(byte[0]);
-                }
-                let head = String::from_utf8_lossy(&head).into_owned();
-                let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
-                let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
-                let answer = format!(
-                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                     Sec-WebSocket-Accept: {accept}\r\n\r\n"
-                );
+                let answer = upgrade_of(&read_head(&mut stream)) + "\r\n";
                 if stream.write_all(answer.as_bytes()).is_ok() {
                     serve(stream);
                 }

@@ -172,6 +172,24 @@ pub fn takes(time: Duration) {
     }
 }
 
+/// What a client asks of HTTP, up to the empty line, or as far as it comes.
+pub fn read_head(stream: &mut impl Read) -> String {
+    let (mut head, mut byte) = (vec![], [0]);
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+/// The right answer to an upgrade, without the empty line.
+pub fn upgrade_of(head: &str) -> String {
+    let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
+    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
+    )
+}
+
 /// A server of bare bytes: `serve` gets each connection, its number, and the right answer to its upgrade, to which it may
 /// add headers before the empty line.
 pub fn raw(serve: impl Fn(TcpStream, usize, String) + Send + 'static) -> SocketAddr {
@@ -180,20 +198,8 @@ pub fn raw(serve: impl Fn(TcpStream, usize, String) + Send + 'static) -> SocketA
     std::thread::spawn(move || {
         for (n, stream) in listener.incoming().enumerate() {
             let mut stream = stream.unwrap();
-            let (mut head, mut byte) = (vec![], [0]);
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8_lossy(&head).into_owned();
-            let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
-            let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
-            serve(
-                stream,
-                n,
-                format!(
-                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
-                ),
-            );
+            let answer = upgrade_of(&read_head(&mut stream));
+            serve(stream, n, answer);
         }
     });
     address

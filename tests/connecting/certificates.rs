@@ -14,7 +14,7 @@ use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::*;
 
 use crate::common::next_text;
-use crate::daemon::{Folder, start};
+use crate::daemon::{Daemon, Folder, start};
 
 const BACKENDS: [TlsBackend; 2] = [TlsBackend::NativeTls, TlsBackend::Rustls];
 
@@ -110,6 +110,15 @@ fn each_way_in_which_a_certificate_can_be_wrong_has_its_name() {
     }
 }
 
+/// OpenSSL's own server, of one version.
+fn s_server(version: &str, more: &[&str]) -> Option<Daemon> {
+    start("openssl", |_, port| {
+        let port = port.to_string();
+        let first = ["s_server", version, "-www", "-accept", &port];
+        first.iter().chain(more).map(|argument| (*argument).to_owned()).collect()
+    })
+}
+
 #[test]
 fn a_key_that_is_too_weak_is_refused_as_such() {
     let folder = Folder::new();
@@ -123,23 +132,9 @@ fn a_key_that_is_too_weak_is_refused_as_such() {
         return println!("not here, so passed over: openssl");
     }
     for version in ["-tls1_2", "-tls1_3"] {
-        let daemon = start("openssl", |_, port| {
-            let files = [certificate.display().to_string(), key.display().to_string()];
-            let arguments = [
-                "s_server",
-                version,
-                "-accept",
-                &port.to_string(),
-                "-www",
-                "-cipher",
-                "DEFAULT:@SECLEVEL=0",
-                "-cert",
-                &files[0],
-                "-key",
-                &files[1],
-            ];
-            arguments.iter().map(|argument| (*argument).to_owned()).collect()
-        });
+        let files = [certificate.display().to_string(), key.display().to_string()];
+        let more = ["-cipher", "DEFAULT:@SECLEVEL=0", "-cert", &files[0], "-key", &files[1]];
+        let daemon = s_server(version, &more);
         let address = SocketAddr::from(([127, 0, 0, 1], daemon.as_ref().unwrap().port));
         for backend in BACKENDS {
             let root = std::fs::read(&certificate).unwrap();
@@ -351,31 +346,12 @@ fn a_server_that_ends_the_handshake_for_want_of_a_certificate_says_so() {
     let authority = Authority::new("the desk's CA");
     let (pem, key) = authority.issue("127.0.0.1", |_| {});
     for version in ["-tls1_2", "-tls1_3"] {
-        let daemon = start("openssl", |folder, port| {
-            let files = [
-                folder.put("a.pem", &pem),
-                folder.put("a.key", &key),
-                folder.put("ca.pem", authority.certificate.pem()),
-            ];
-            let files = files.map(|file| file.display().to_string());
-            let arguments = [
-                "s_server",
-                version,
-                "-accept",
-                &port.to_string(),
-                "-www",
-                "-cert",
-                &files[0],
-                "-key",
-                &files[1],
-                "-CAfile",
-                &files[2],
-                "-Verify",
-                "1",
-                "-verify_return_error",
-            ];
-            arguments.iter().map(|argument| (*argument).to_owned()).collect()
-        });
+        let folder = Folder::new();
+        let files = [("a.pem", &pem), ("a.key", &key), ("ca.pem", &authority.certificate.pem())];
+        let files = files.map(|(name, text)| folder.put(name, text).display().to_string());
+        let more =
+            ["-cert", &files[0], "-key", &files[1], "-CAfile", &files[2], "-Verify", "1", "-verify_return_error"];
+        let daemon = s_server(version, &more);
         let Some(daemon) = daemon else { return };
         let address = SocketAddr::from(([127, 0, 0, 1], daemon.port));
         for backend in BACKENDS {

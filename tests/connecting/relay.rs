@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::*;
 
-use crate::common::{config, eventually, ms, next};
+use crate::common::{config, eventually, ms, next, read_head};
 
 /// Passes everything on until it is told to swallow what the client says, and to die.
 struct Relay {
@@ -33,11 +33,7 @@ fn relay() -> Relay {
 }
 
 fn pass_on(mut client: TcpStream, swallows: &AtomicBool, dies: &AtomicBool) {
-    let (mut head, mut byte) = (vec![], [0]);
-    while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|read| read == 1) {
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let head = read_head(&mut client);
     let to = head.split_whitespace().nth(1).unwrap_or_default();
     let Ok(mut server) = TcpStream::connect(to) else { return };
     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
