@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::error::Phase;
 
 /// What was agreed on when a connection was made: how it was reached, what the server answered, how it is encrypted. Had
 /// from [`Client::handshake`](crate::Client::handshake) and, while the session is opened,
@@ -37,6 +40,8 @@ pub struct Handshake {
     pub proxy: Option<Box<str>>,
     /// How it is encrypted, if it is.
     pub tls: Option<TlsSession>,
+    /// How long each step of the attempt took, in the order in which they happened, all addresses and redirects together.
+    pub took: Vec<(Phase, Duration)>,
 }
 
 /// How a connection is encrypted, as far as the library that does it tells.

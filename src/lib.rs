@@ -33,6 +33,7 @@
 //! | `outbound/` | `gate` `accepted` `outbox` `line` `link` `mailbox` `mod` | the way down: a message is accepted, waits, is written, is counted |
 //! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
 //! | | `core` | what every thread of a client may touch |
+//! | | `metrics` `no_metrics` | what is counted, given to the `metrics` facade |
 //! | `inbound/` | `backlog` `outlet` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
 //! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
@@ -283,6 +284,12 @@ mod handshake;
 mod inbound;
 mod lifecycle;
 mod message;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "no_metrics.rs"]
+mod metrics;
 mod outbound;
 mod overflow;
 mod policy;
@@ -336,6 +343,7 @@ pub use overflow::Overflow;
 pub use policy::heartbeat::{Heartbeat, HeartbeatKind};
 pub use policy::idle::IdleStrategy;
 pub use policy::rate_limit::RateLimit;
+pub use policy::requests::RequestOutcomes;
 pub use policy::restart::Restart;
 pub use policy::staleness::StaleAction;
 pub use policy::subscriptions::SubscriptionStatus;

@@ -33,6 +33,23 @@ pub enum ExitReason {
 }
 
 impl ExitReason {
+    /// One word for it, without what differs from case to case: for labels and counts.
+    ///
+    /// ```
+    /// assert_eq!(ws_supervisor::ExitReason::Closed.kind(), "closed");
+    /// ```
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::RestartRequested => "restart_requested",
+            Self::Panicked(_) => "panicked",
+            Self::RetriesExhausted { .. } => "retries_exhausted",
+            Self::HeartbeatLost { .. } => "heartbeat_lost",
+            Self::Refused(_) => "refused",
+            Self::Deserted => "deserted",
+        }
+    }
+
     /// Whether a transient client is left ended after this.
     pub fn is_normal(&self) -> bool {
         matches!(self, Self::Closed)
@@ -81,6 +98,21 @@ pub enum ParkReason {
     /// Nobody is left who could read its events: the receiver of its shared channel was dropped, most likely by a panic of
     /// the thread that read. Nothing is heard from its connection any more, so there is none.
     Deserted,
+}
+
+impl ParkReason {
+    /// One word for it, without what differs from case to case: for labels and counts.
+    ///
+    /// ```
+    /// assert_eq!(ws_supervisor::ParkReason::Deserted.kind(), "deserted");
+    /// ```
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::IntensityExceeded { .. } => "intensity_exceeded",
+            Self::Refused(_) => "refused",
+            Self::Deserted => "deserted",
+        }
+    }
 }
 
 impl fmt::Display for ParkReason {

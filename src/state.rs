@@ -59,6 +59,8 @@ impl fmt::Display for ClientId {
 pub(crate) struct Tag {
     pub(crate) id: ClientId,
     pub(crate) name: Arc<str>,
+    /// The venue's name, or its host's.
+    pub(crate) venue: Arc<str>,
 }
 
 /// Why an open connection ended.
@@ -115,6 +117,31 @@ pub enum DisconnectReason {
     },
     /// What expires (a token) could not be renewed; the next connection signs in afresh.
     RenewalFailed(Box<str>),
+}
+
+impl DisconnectReason {
+    /// One word for it, without what differs from case to case: for labels and counts.
+    ///
+    /// ```
+    /// use ws_supervisor::DisconnectReason;
+    /// assert_eq!(DisconnectReason::ClosedByServer(None).kind(), "closed_by_server");
+    /// ```
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ClosedByServer(_) => "closed_by_server",
+            Self::Transport(_) => "transport",
+            Self::Protocol(_) => "protocol",
+            Self::HeartbeatLost { .. } => "heartbeat_lost",
+            Self::Overflow => "overflow",
+            Self::Deserted => "deserted",
+            Self::RestartRequested => "restart_requested",
+            Self::ReconnectRequested => "reconnect_requested",
+            Self::Panicked(_) => "panicked",
+            Self::MaxAge => "max_age",
+            Self::Stale { .. } => "stale",
+            Self::RenewalFailed(_) => "renewal_failed",
+        }
+    }
 }
 
 impl fmt::Display for DisconnectReason {

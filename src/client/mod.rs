@@ -385,9 +385,22 @@ impl Client {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        let core = &self.core;
-        let pending = core.asked.look(|table| table.pending());
-        core.counters.snapshot(&core.duty, &core.pauses, core.mailbox.source.books.tally.read(), pending)
+        self.state.stats()
+    }
+
+    /// Publishes what is counted of this client now; its supervisor does it by itself ([`metrics`](crate::metrics)).
+    ///
+    /// ```
+    /// # use ws_supervisor::{Client, ClientConfig, testing::Server};
+    /// # let server = Server::echo()?;
+    /// let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// client.publish_metrics();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "metrics")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+    pub fn publish_metrics(&self) {
+        self.state.publish_metrics();
     }
 
     /// The client's id.

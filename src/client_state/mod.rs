@@ -25,6 +25,7 @@ use crate::inbound::delivery::Way;
 use crate::inbound::outlet::{Capacity, Outlet, SharedTail};
 use crate::inbound::queue::Queue;
 use crate::lifecycle::{End, ExitReason};
+use crate::metrics::Published;
 use crate::outbound::accepted::Bound;
 use crate::outbound::mailbox::Mailbox;
 use crate::policy::admission::Admission;
@@ -36,7 +37,7 @@ use crate::state::{ClientId, ReadyState, Tag};
 use crate::status::Status;
 use crate::telemetry::duty::{Duty, Pauses};
 use crate::telemetry::health::Health;
-use crate::telemetry::stats::Counters;
+use crate::telemetry::stats::{Counters, Depths, Stats};
 use crate::unsettled::Unsettled;
 use crate::venue::Spoken;
 use crate::wanted::Wanted;
@@ -54,6 +55,7 @@ pub(crate) struct ClientState {
     /// Locked by the worker for the whole of its run, before the line; by others only when there is no worker.
     pub(crate) kept: Mutex<Kept>,
     pub(crate) events: Receiver<Event>,
+    published: Mutex<Published>,
     /// `None` when a handler takes the events inline.
     tail: Option<SharedTail>,
     socket: Mutex<Option<Arc<TcpStream>>>,
@@ -95,7 +97,9 @@ impl ClientState {
         let now = Instant::now();
         let id = ClientId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let name = settings.name.clone().unwrap_or_else(|| format!("{}:{}", id.0, settings.target.host));
-        let tag = Tag { id, name: name.into() };
+        let venue = hooks.venue.as_ref().map(|venue| venue.name()).filter(|name| !name.is_empty());
+        let venue = venue.unwrap_or(&settings.target.host).into();
+        let tag = Tag { id, name: name.into(), venue };
         let (own, events) = crossbeam_channel::unbounded();
         let outlet = match &hooks.delivery.0 {
             Way::Channel => Some(Outlet::Own { sender: own, given: 0 }),
@@ -112,7 +116,8 @@ impl ClientState {
             } else {
                 "whoever sits on the line can pass for the server"
             };
-            tls.dangers().for_each(|danger| log::warn!("client `{}`: `{danger}` is on: {only}", tag.name));
+            tls.dangers()
+                .for_each(|danger| log::warn!(client:% = tag.name; "client `{}`: `{danger}` is on: {only}", tag.name));
         }
         let capacity = Capacity { events: settings.event_capacity, bytes: settings.event_bytes };
         let kept = settings.send_capacity;
@@ -167,9 +172,29 @@ impl ClientState {
             kept: Mutex::new(Kept { queue, life }),
             left: Mutex::default(),
             events,
+            published: Mutex::default(),
             socket: Mutex::new(None),
             settings,
         })
+    }
+
+    /// Its figures at this moment.
+    pub(crate) fn stats(&self) -> Stats {
+        let core = &self.core;
+        let (pending_requests, requests) = core.asked.look(|table| (table.pending(), table.outcomes()));
+        let books = &core.mailbox.source.books;
+        let unread = self.events.len();
+        let depths = Depths { queued: books.waiting(), unread, pending_requests };
+        let stats = core.counters.snapshot(&core.duty, &core.pauses, books.tally.read(), depths, requests);
+        Stats { last_message: core.health.last_message(), ..stats }
+    }
+
+    /// Gives what is counted to the facade, if there is one.
+    pub(crate) fn publish_metrics(&self) {
+        if cfg!(feature = "metrics") {
+            let health = self.core.health.read(&self.settings.heartbeat);
+            self.published.lock().publish(&self.core, &self.stats(), &health);
+        }
     }
 
     /// What a run of the worker needs; `None` when the client has ended.
@@ -193,7 +218,7 @@ impl ClientState {
     /// Drops what is the caller's. Should that panic, it changes nothing of what was decided and told.
     pub(crate) fn drop_for_caller<T>(&self, held: T) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(held))) {
-            log::error!("client `{}`: what it held for you panicked as it was dropped", self.core.tag.name);
+            log::error!(client:% = self.core.tag.name; "client `{}`: what it held for you panicked as it was dropped", self.core.tag.name);
             std::mem::forget(payload);
         }
     }
@@ -214,15 +239,15 @@ impl ClientState {
         let (name, target) = (&self.core.tag.name, &self.settings.target);
         match end {
             End::Closed(ExitReason::Closed) => {
-                log::info!("client `{name}` ({target}): closed");
+                log::info!(client:% = name; "client `{name}` ({target}): closed");
                 self.core.status.close(ExitReason::Closed);
             }
             End::Closed(reason) => {
-                log::error!("client `{name}` ({target}): ended: {reason}");
+                log::error!(client:% = name; "client `{name}` ({target}): ended: {reason}");
                 self.core.status.close(reason.clone());
             }
             End::Parked(reason) => {
-                log::error!("client `{name}` ({target}): parked: {reason}");
+                log::error!(client:% = name; "client `{name}` ({target}): parked: {reason}");
                 self.core.status.park(reason.clone());
             }
         }

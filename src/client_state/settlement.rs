@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::inbound::queue::Queue;
 use crate::lifecycle::{End, ExitReason};
 use crate::message::Message;
+use crate::metrics;
 use crate::outbound::accepted::Accepted;
 use crate::outbound::gate::Pass;
 use crate::outbound::link::Link;
@@ -84,6 +85,7 @@ impl ClientState {
 
     /// As `settle_for`, for a connection that is over while the client goes on.
     pub(crate) fn settle_connection(&self, life: &mut Life, link: &mut Link, reason: DisconnectReason) -> usize {
+        metrics::disconnected(&self.core.tag, &reason);
         let epoch = life.epoch;
         let last = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
         self.settle_for(life, link, Pass::Queue, last)

@@ -1,11 +1,11 @@
 //! One attempt to connect: what its steps have in common. One deadline, a stop that cuts it short, a wait.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
@@ -51,7 +51,10 @@ pub(crate) struct Attempt<'a> {
     pub(crate) cancelled: &'a dyn Fn() -> bool,
     /// Told of the socket, so that it can be shut from outside.
     pub(crate) register: &'a dyn Fn(&Arc<TcpStream>),
-    pub(super) phase: Cell<Phase>,
+    phase: Cell<Phase>,
+    /// When the step under way began, and how long each has taken so far.
+    entered: Cell<Instant>,
+    took: RefCell<Vec<(Phase, Duration)>>,
     /// When the address at hand has used up its time.
     until: Cell<Instant>,
     /// Done while it waits; says when to do it again.
@@ -82,6 +85,8 @@ impl<'a> Attempt<'a> {
             register,
             meanwhile,
             phase: Cell::new(Phase::Resolve),
+            entered: Cell::new(Instant::now()),
+            took: RefCell::default(),
             until: Cell::new(deadline),
             known,
             address: Cell::new(None),
@@ -91,7 +96,31 @@ impl<'a> Attempt<'a> {
     /// The same attempt, to another place.
     pub(super) fn to<'b>(&'b self, dial: &'b Dial) -> Attempt<'b> {
         let (phase, until, address) = (self.phase.clone(), Cell::new(self.deadline), self.address.clone());
-        Attempt { dial, phase, until, address, ..*self }
+        let (entered, took) = (self.entered.clone(), self.took.clone());
+        Attempt { dial, phase, until, address, entered, took, ..*self }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// A step begins, and the one before it is over.
+    pub(super) fn enter(&self, phase: Phase) {
+        let now = Instant::now();
+        let lasted = now.saturating_duration_since(self.entered.replace(now));
+        let ended = self.phase.replace(phase);
+        let mut took = self.took.borrow_mut();
+        match took.iter_mut().find(|(phase, _)| *phase == ended) {
+            Some((_, time)) => *time += lasted,
+            None if !lasted.is_zero() => took.push((ended, lasted)),
+            None => {}
+        }
+    }
+
+    /// The last step is over: how long each has taken, in their order.
+    pub(super) fn took(&self) -> Vec<(Phase, Duration)> {
+        self.enter(self.phase.get());
+        self.took.take()
     }
 
     pub(super) fn until(&self) -> Instant {

@@ -53,7 +53,7 @@ pub(super) fn read_head(attempt: &Attempt<'_>, wire: &mut dyn Layer, came: &mut 
         let common = came.len().min(start.len());
         if came[..common] != start[..common] {
             return Err(wrong(match came[..] {
-                [0x15, 3, ..] if attempt.phase.get() == Phase::Proxy => "it speaks TLS: use `https://`".to_owned(),
+                [0x15, 3, ..] if attempt.phase() == Phase::Proxy => "it speaks TLS: use `https://`".to_owned(),
                 [0x15, 3, ..] => "the server speaks TLS here: use `wss://`".to_owned(),
                 _ => "not HTTP/1.1".to_owned(),
             }));
@@ -134,7 +134,7 @@ pub(super) fn read_some(attempt: &Attempt<'_>, wire: &mut dyn Layer, head: &mut 
     loop {
         match wire.read(&mut chunk) {
             Ok(0) => {
-                return Err(attempt.lost(match attempt.phase.get() {
+                return Err(attempt.lost(match attempt.phase() {
                     Phase::Proxy => "the proxy closed the connection before it answered",
                     _ if attempt.dial.target.tls => "the server closed the connection before it answered",
                     _ => "the server closed the connection before it answered (if it speaks TLS, use `wss://`)",

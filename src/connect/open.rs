@@ -44,7 +44,7 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
     let proxy = proxy::choose(attempt)?;
     let target = &attempt.dial.target;
     let (host, port) = proxy.as_ref().map_or((&target.host, target.port), |proxy| (&proxy.host, proxy.port));
-    attempt.phase.set(Phase::Resolve);
+    attempt.enter(Phase::Resolve);
     // On the way to the proxy it is the proxy that is not there.
     let of_proxy = |halt: Halt| match &proxy {
         Some(proxy) => proxy::blame(proxy, halt),
@@ -54,7 +54,7 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
     let mut left = tcp::in_order(attempt, addresses);
     let mut met: Option<Halt> = None;
     loop {
-        attempt.phase.set(if proxy.is_some() { Phase::Proxy } else { Phase::Tcp });
+        attempt.enter(if proxy.is_some() { Phase::Proxy } else { Phase::Tcp });
         attempt.set_until(attempt.deadline);
         let (tcp, address) = match tcp::race(attempt, &mut left) {
             Ok(taken) => taken,
@@ -107,12 +107,12 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
     let mut wire = match (proxy, to_proxy) {
         (None, _) => on(attempt, socket)?,
         (Some(proxy), None) => {
-            attempt.phase.set(Phase::Proxy);
+            attempt.enter(Phase::Proxy);
             let socket = proxy::tunnel(attempt, proxy, socket)?;
             on(attempt, socket)?
         }
         (Some(proxy), Some(_)) => {
-            attempt.phase.set(Phase::Proxy);
+            attempt.enter(Phase::Proxy);
             let of_proxy = settings.proxy.as_ref().expect("it was chosen").to_proxy();
             let name = of_proxy.server_name.as_deref().unwrap_or(&proxy.host);
             let below = secure(attempt, of_proxy, name, socket).map_err(|halt| proxy::blame(proxy, halt))?;
@@ -123,7 +123,7 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
             }
         }
     };
-    attempt.phase.set(Phase::Handshake);
+    attempt.enter(Phase::Handshake);
     let (tail, accepted) = handshake::upgrade(attempt, &mut wire)?;
     let handshake = Handshake {
         url: target.base_url().into(),
@@ -134,6 +134,7 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
         local,
         proxy: proxy.map(|proxy| proxy.to_string().into()),
         tls: wire.session().filter(|_| target.tls),
+        took: attempt.took(),
     };
     let extensions = accepted.agreed.map_or_else(Extensions::default, |agreed| agreed.for_client(settings));
     let extensions = Extensions { unpack: attempt.unpack.cloned(), ..extensions };
@@ -151,7 +152,7 @@ fn on(attempt: &Attempt<'_>, socket: Socket) -> Result<Wire, Halt> {
 }
 
 fn to_target<L: Layer + 'static>(attempt: &Attempt<'_>, below: L) -> Result<Box<dyn Layer>, Halt> {
-    attempt.phase.set(Phase::Tls);
+    attempt.enter(Phase::Tls);
     let (settings, target) = (attempt.settings, &attempt.dial.target);
     // It is the name of the configuration's own host, not of one that a fallback or a redirect leads to.
     let name = settings.tls.server_name.as_deref().filter(|_| target.is_same_host(&settings.target));

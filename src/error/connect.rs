@@ -27,6 +27,24 @@ pub enum Phase {
     Handshake,
 }
 
+impl Phase {
+    /// One word for it: for labels and counts.
+    ///
+    /// ```
+    /// assert_eq!(ws_supervisor::Phase::Tls.kind(), "tls");
+    /// ```
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Resolve => "resolve",
+            Self::Tcp => "tcp",
+            Self::Proxy => "proxy",
+            Self::Tls => "tls",
+            Self::Handshake => "handshake",
+        }
+    }
+}
+
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -133,6 +151,32 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// One word for it, without what differs from case to case: for labels and counts.
+    ///
+    /// ```
+    /// use ws_supervisor::{Client, ClientConfig, StartError};
+    /// // Nothing listens on port 9 of this machine.
+    /// match Client::connect(ClientConfig::new("ws://127.0.0.1:9")?) {
+    ///     Err(StartError::Connect(error)) => assert_eq!(error.kind(), "tcp"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Resolve { .. } => "resolve",
+            Self::Tcp { .. } => "tcp",
+            Self::Proxy { .. } => "proxy",
+            Self::Tls { .. } => "tls",
+            Self::Refused(_) => "refused",
+            Self::Handshake { .. } => "handshake",
+            Self::Lost { .. } => "lost",
+            Self::Subprotocol { .. } => "subprotocol",
+            Self::Timeout { .. } => "timeout",
+            Self::Session(_) => "session",
+        }
+    }
+
     /// Whether another attempt may succeed without anyone changing anything. False for certificates, for the
     /// statuses 401, 403 and 404 without a `Retry-After`, for a refused subprotocol, for a proxy that wants other credentials
     /// (407) or is misconfigured; true for the rest, known or not.

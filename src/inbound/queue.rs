@@ -243,7 +243,7 @@ impl Queue {
             return backlog.push_event(event);
         }
         if !matches!(backlog.last_mut(), Some(Event::Collapsed { .. })) {
-            log::error!("client `{}`: nobody reads its events; from now on they are summed up", self.tag.name);
+            log::error!(client:% = self.tag.name; "client `{}`: nobody reads its events; from now on they are summed up", self.tag.name);
             backlog.push_event(Event::Collapsed { events: 0, dropped: 0, handed_back: Box::default() });
         }
         if let Some(Event::Collapsed { events, handed_back, .. }) = backlog.last_mut() {
@@ -257,7 +257,7 @@ impl Queue {
             self.warned = true;
             let (name, overflow) = (&self.tag.name, self.overflow);
             let (events, bytes) = (self.unread.events.len(), self.unread.bytes);
-            log::warn!("client `{name}`: its event queue is full ({events} unread, {bytes} bytes): {overflow:?}");
+            log::warn!(client:% = name; "client `{name}`: its event queue is full ({events} unread, {bytes} bytes): {overflow:?}");
         }
     }
 
@@ -302,7 +302,7 @@ mod tests {
 
     fn queue(overflow: Overflow, capacity: usize) -> (Queue, Receiver<Event>) {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        let tag = Tag { id: ClientId(1), name: "t".into() };
+        let tag = Tag { id: ClientId(1), name: "t".into(), venue: "v".into() };
         let outlet = Outlet::Own { sender, given: 0 };
         let capacity = Capacity { events: capacity, bytes: 1 << 20 };
         (Queue::new(outlet, tag, overflow, capacity, 4), receiver)
@@ -407,7 +407,7 @@ mod tests {
         let given = Arc::new(AtomicU64::new(0));
         let mut queues: Vec<_> = (1..3)
             .map(|id| {
-                let tag = Tag { id: ClientId(id), name: "t".into() };
+                let tag = Tag { id: ClientId(id), name: "t".into(), venue: "v".into() };
                 let outlet = Outlet::Shared { sender: sender.clone(), given: given.clone(), tag: tag.clone() };
                 let capacity = Capacity { events: 4, bytes: 100 };
                 Queue::new(outlet, tag, Overflow::DropNewest, capacity, 4)

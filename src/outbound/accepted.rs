@@ -85,6 +85,8 @@ pub(crate) struct Tally {
     pub(crate) sent: Counter,
     /// Of those sent: the peer's kernel never said that it had it.
     pub(crate) uncertain: Counter,
+    /// Bytes that the kernel took.
+    pub(crate) bytes: Counter,
 }
 
 impl Tally {
@@ -92,7 +94,7 @@ impl Tally {
         let (uncertain, sent) = (self.uncertain.get(), self.sent.get());
         let unsent = self.unsent.load(Ordering::Relaxed);
         // Last, so that nothing has ended before it was accepted.
-        Ended { accepted: self.accepted.load(Ordering::Relaxed), sent, unsent, uncertain }
+        Ended { accepted: self.accepted.load(Ordering::Relaxed), sent, unsent, uncertain, bytes: self.bytes.get() }
     }
 }
 

@@ -27,7 +27,12 @@ impl Books {
     /// Whether anything waits, or is just being put there.
     #[inline]
     pub(crate) fn has_waiting(&self) -> bool {
-        self.open.messages() + self.queued.messages() > 0
+        self.waiting() > 0
+    }
+
+    /// How many messages wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.open.messages() + self.queued.messages()
     }
 
     /// It waits no more.
@@ -71,6 +76,8 @@ pub(crate) struct Outbox {
     /// The latest that were written, for when the line breaks before the peer has acknowledged them.
     sent: VecDeque<Sent>,
     sent_bytes: usize,
+    /// Bytes of this connection that are counted.
+    bytes_seen: u64,
     /// So much is kept before the peer's kernel is asked what it has; and how much it is next time.
     keeps: Bound,
     look_at: Bound,
@@ -101,7 +108,7 @@ impl Outbox {
 
     /// A new connection, on which the session is still to be opened.
     pub(crate) fn hold(&mut self, now: Instant) {
-        (self.only_urgent, self.limited_until) = (true, None);
+        (self.only_urgent, self.limited_until, self.bytes_seen) = (true, None, 0);
         self.limits.begin_connection(now);
     }
 
@@ -223,6 +230,8 @@ impl Outbox {
     /// Counts what the kernel has by now.
     pub(crate) fn count_written(&mut self, transport: &Transport, books: &Books) {
         let written = transport.written();
+        let on_the_wire = transport.bytes_written();
+        books.tally.bytes.add(on_the_wire - std::mem::replace(&mut self.bytes_seen, on_the_wire));
         while self.in_flight.front().is_some_and(|(end, _)| *end <= written) {
             let Some((end, item)) = self.in_flight.pop_front() else { return };
             books.leave(&item);

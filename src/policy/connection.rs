@@ -176,7 +176,7 @@ impl Connection {
         let Some(answer) = self.rules.correlation.read(message) else { return false };
         let outcome = answer.outcome.map_err(RequestError::Rpc);
         let answer_id = answer.id.clone();
-        match tables.requests(|table| table.claim(&answer.id)) {
+        match tables.requests(|table| table.claim(&answer.id, outcome.is_err())) {
             Claim::Nobody => return false,
             Claim::Late { own: Some(purpose), method } => {
                 self.own_answered(purpose, Response { id: answer.id, method, outcome }, now, tables, out);

@@ -55,6 +55,10 @@ pub(crate) struct Pending<C> {
 }
 
 impl<C> Pending<C> {
+    fn is_own(&self) -> bool {
+        matches!(self.whom, Whom::Worker(_))
+    }
+
     /// What is known at the end of its time: the receipt tells whether the worker had begun to write it.
     fn fail(self, id: RequestId, cause: Unanswered, written: bool) -> Told<C> {
         let error = match written {
@@ -115,8 +119,32 @@ pub(crate) struct Leftover<C> {
     pub(crate) told: Option<Told<C>>,
 }
 
+/// How a client's requests have ended so far; in [`Stats`](crate::Stats). The library's own are not among them.
+///
+/// ```
+/// use ws_supervisor::RequestOutcomes;
+/// assert_eq!(RequestOutcomes::default().answered, 0);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestOutcomes {
+    /// The server carried them out.
+    pub answered: u64,
+    /// The server refused them.
+    pub refused: u64,
+    /// Never written in full: the server cannot act on them.
+    pub not_sent: u64,
+    /// Written, and their time ran out: the server may have acted on them.
+    pub timed_out: u64,
+    /// Written, and the connection ended: the server may have acted on them.
+    pub disconnected: u64,
+    /// Of those whose time had run out: answered after all.
+    pub late: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Requests<C> {
+    outcomes: RequestOutcomes,
     pending: HashMap<RequestId, Pending<C>>,
     given_up: HashMap<RequestId, GivenUp>,
     /// In the order in which they came, and are forgotten; some may be gone already.
@@ -127,13 +155,23 @@ pub(crate) struct Requests<C> {
 
 impl<C> Default for Requests<C> {
     fn default() -> Self {
-        Self { pending: HashMap::new(), given_up: HashMap::new(), to_forget: VecDeque::new(), due: None }
+        Self {
+            outcomes: RequestOutcomes::default(),
+            pending: HashMap::new(),
+            given_up: HashMap::new(),
+            to_forget: VecDeque::new(),
+            due: None,
+        }
     }
 }
 
 impl<C> Requests<C> {
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    pub(crate) fn outcomes(&self) -> RequestOutcomes {
+        self.outcomes
     }
 
     /// Requests that wait or are remembered: while there are none, no message needs to be looked at.
@@ -184,14 +222,29 @@ impl<C> Requests<C> {
     }
 
     /// An answer came.
-    pub(crate) fn claim(&mut self, id: &RequestId) -> Claim<C> {
-        match self.pending.remove(id) {
-            Some(pending) => Claim::Pending(pending),
-            None => match self.given_up.remove(id) {
-                Some(given_up) => Claim::Late { method: given_up.method, own: given_up.own },
-                None => Claim::Nobody,
-            },
+    pub(crate) fn claim(&mut self, id: &RequestId, is_refusal: bool) -> Claim<C> {
+        if let Some(pending) = self.pending.remove(id) {
+            if !pending.is_own() {
+                *(if is_refusal { &mut self.outcomes.refused } else { &mut self.outcomes.answered }) += 1;
+            }
+            return Claim::Pending(pending);
         }
+        let Some(GivenUp { method, own, .. }) = self.given_up.remove(id) else { return Claim::Nobody };
+        self.outcomes.late += u64::from(own.is_none());
+        Claim::Late { method, own }
+    }
+
+    /// It ends without an answer.
+    fn fail(&mut self, pending: Pending<C>, id: RequestId, cause: Unanswered, written: bool) -> Told<C> {
+        if !pending.is_own() {
+            let outcome = match (written, cause) {
+                (false, _) => &mut self.outcomes.not_sent,
+                (true, Unanswered::TimedOut) => &mut self.outcomes.timed_out,
+                (true, Unanswered::Disconnected) => &mut self.outcomes.disconnected,
+            };
+            *outcome += 1;
+        }
+        pending.fail(id, cause, written)
     }
 
     /// Fails what is due by `now`. While not everything that came is read the worker's own requests are left alone:
@@ -225,21 +278,22 @@ impl<C> Requests<C> {
     /// The connection is over and these bytes never left.
     pub(crate) fn not_sent(&mut self, id: &RequestId) -> Option<Told<C>> {
         let pending = self.pending.remove(id)?;
-        Some(pending.fail(id.clone(), Unanswered::Disconnected, false))
+        Some(self.fail(pending, id.clone(), Unanswered::Disconnected, false))
     }
 
     /// The connection is over: of what still waits nobody knows what became. Answers to what was given up on cannot
     /// come any more.
     pub(crate) fn disconnected(&mut self) -> Vec<Leftover<C>> {
-        let Self { pending, mut given_up, to_forget, .. } = std::mem::take(self);
+        let Self { pending, mut given_up, to_forget, outcomes, .. } = std::mem::take(self);
+        self.outcomes = outcomes;
         // In the order in which they were given up on.
         let foreign = to_forget.into_iter().filter_map(|(_, id)| given_up.remove_entry(&id));
         let foreign = foreign.filter(|(_, given_up)| given_up.own.is_none());
         let before = foreign.map(|(id, GivenUp { method, message, .. })| Leftover { id, method, message, told: None });
-        let waiting = pending.into_iter().filter(|(_, pending)| !matches!(pending.whom, Whom::Worker(_)));
+        let waiting = pending.into_iter().filter(|(_, pending)| !pending.is_own());
         let now = waiting.map(|(id, pending)| {
             let (method, message) = (pending.method.clone(), pending.message.clone());
-            let told = pending.fail(id.clone(), Unanswered::Disconnected, true);
+            let told = self.fail(pending, id.clone(), Unanswered::Disconnected, true);
             Leftover { id, method, message, told: Some(told) }
         });
         before.chain(now).collect()
@@ -251,7 +305,7 @@ impl<C> Requests<C> {
         if written {
             self.remember(id.clone(), &pending, now);
         }
-        Some(pending.fail(id, Unanswered::TimedOut, written))
+        Some(self.fail(pending, id, Unanswered::TimedOut, written))
     }
 
     fn remember(&mut self, id: RequestId, pending: &Pending<C>, now: Instant) {

@@ -41,9 +41,9 @@ fn what_is_due_fails_truthfully_and_its_late_answer_is_known() {
     let told: Vec<_> = told.iter().map(|(response, whom)| (whom, cause(response))).collect();
     let timed_out = Unanswered::TimedOut;
     assert_eq!(told, [(&Whom::Caller(1), ("unknown", timed_out)), (&Whom::Caller(2), ("not sent", timed_out))]);
-    assert!(matches!(table.claim(&1.into()), Claim::Late { .. }));
-    assert!(matches!(table.claim(&1.into()), Claim::Nobody), "once");
-    assert!(matches!(table.claim(&2.into()), Claim::Nobody), "it never left, so nothing can answer it");
+    assert!(matches!(table.claim(&1.into(), false), Claim::Late { .. }));
+    assert!(matches!(table.claim(&1.into(), false), Claim::Nobody), "once");
+    assert!(matches!(table.claim(&2.into(), false), Claim::Nobody), "it never left, so nothing can answer it");
     assert_eq!(table.active(), 0);
 }
 
@@ -59,7 +59,7 @@ fn a_late_answer_is_remembered_for_a_while_and_on_its_own_connection() {
     assert_eq!(table.expire(now + MS, true).len(), 2);
     assert_eq!(table.due(), Some(now + MS + REMEMBERED));
     assert!(table.disconnected().iter().all(|left| left.told.is_none()), "they were told");
-    assert!(table.active() == 0 && matches!(table.claim(&2.into()), Claim::Nobody));
+    assert!(table.active() == 0 && matches!(table.claim(&2.into(), false), Claim::Nobody));
 }
 
 #[test]
@@ -76,10 +76,10 @@ fn an_id_is_taken_until_its_request_has_ended() {
     table.register(41.into(), last).unwrap();
     table.abandon(&41.into(), &receipt, now);
     assert!(!table.is_taken(&41.into()), "nobody waits for it");
-    assert!(matches!(table.claim(&41.into()), Claim::Late { .. }));
+    assert!(matches!(table.claim(&41.into(), false), Claim::Late { .. }));
     table.give_up(&40.into(), &table.pending[&40.into()].receipt.clone(), now);
     table.register(40.into(), pending(5, now).0).unwrap();
-    assert!(matches!(table.claim(&40.into()), Claim::Pending(_)), "an id is used again after its time ran out");
+    assert!(matches!(table.claim(&40.into(), false), Claim::Pending(_)), "an id is used again after its time ran out");
 }
 
 #[test]
@@ -119,7 +119,7 @@ proptest! {
                     receipts.push(receipt);
                 }
                 2 => if let (id, Some(_)) = known() {
-                    if let Claim::Pending(pending) = table.claim(&id.into()) { end(pending.whom); }
+                    if let Claim::Pending(pending) = table.claim(&id.into(), false) { end(pending.whom); }
                 },
                 3 => { now += n as u32 * MS; table.expire(now, true).into_iter().for_each(|(_, whom)| end(whom)); }
                 4 => if let (id, Some(receipt)) = known() {

@@ -56,6 +56,7 @@ impl Child {
         ClientInfo {
             id: core.tag.id,
             name: core.tag.name.clone(),
+            venue: core.tag.venue.clone(),
             url: self.state.settings.target.to_string(),
             phase,
             ready_state: core.status.get(),
@@ -93,6 +94,8 @@ pub struct ClientInfo {
     pub id: ClientId,
     /// Its name.
     pub name: Arc<str>,
+    /// [`Venue::name`](crate::venue::Venue::name), or the host.
+    pub venue: Arc<str>,
     /// Its server: the URL without path and query, in which there may be secrets.
     pub url: String,
     /// What the supervisor is doing with it.

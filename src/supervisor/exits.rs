@@ -13,7 +13,9 @@ use super::event::{SupervisorEvent, SupervisorExit};
 use super::settings::IntensityScope;
 use super::table::{Notice, Progress, Rows, Table};
 use crate::client_state::ClientState;
+use crate::deadline::later;
 use crate::lifecycle::{End, ExitReason, ParkReason};
+use crate::metrics;
 use crate::policy::clocks::Clocks;
 use crate::policy::restart::Fate;
 use crate::state::ClientId;
@@ -27,9 +29,14 @@ impl Table {
     pub(super) fn run(self: &Arc<Self>) {
         self.adopt();
         let mut next_look = Instant::now();
+        let mut next_metrics = cfg!(feature = "metrics").then_some(next_look);
         let mut clocks = Clocks::new(next_look, SystemTime::now());
         loop {
             let now = Instant::now();
+            if next_metrics.is_some_and(|at| now >= at) {
+                self.publish_metrics();
+                next_metrics = Some(later(now, self.settings.metrics_every));
+            }
             if now >= next_look {
                 self.look_for_stalls(now);
                 if clocks.show_a_gap(now, SystemTime::now(), now + self.watch_every()) {
@@ -46,7 +53,7 @@ impl Table {
                     Progress::Running if rows.children.is_empty() => None,
                     Progress::Running => {
                         let waits = rows.children.values().filter_map(|child| child.waits.as_ref());
-                        Some(waits.map(|waits| waits.until).fold(next_look, Instant::min))
+                        Some(waits.map(|waits| waits.until).chain(next_metrics).fold(next_look, Instant::min))
                     }
                     Progress::ShuttingDown { deadline, .. } => Some((*deadline).min(next_look)),
                     Progress::Ended { .. } => break,
@@ -82,16 +89,33 @@ impl Table {
         }
     }
 
+    /// What is counted of all clients, and of them together.
+    pub(super) fn publish_metrics(&self) {
+        // Publishing is the recorder's code: not under the table's lock.
+        let states: Vec<_> = self.rows.lock().children.values().map(|child| child.state.clone()).collect();
+        states.iter().for_each(|state| state.publish_metrics());
+        let count = self.count();
+        let states = [
+            ("running", count.running),
+            ("open", count.open),
+            ("restarting", count.restarting),
+            ("parked", count.parked),
+        ];
+        metrics::clients(&states);
+    }
+
     fn look_for_stalls(&self, now: Instant) {
         for child in self.rows.lock().children.values() {
             let core = &child.state.core;
             let (client, name) = (core.tag.id, &core.tag.name);
             if let Some((lasts, doing)) = core.duty.stalled(now) {
-                log::error!("client `{name}`: {doing} has not returned for {lasts:.1?}");
+                log::error!(client:% = name; "client `{name}`: {doing} has not returned for {lasts:.1?}");
+                metrics::stalled(&core.tag, doing);
                 self.tell(SupervisorEvent::Stalled { client, name: name.clone(), lasts, doing });
             }
             if let Some(lasts) = core.pauses.is_long(now, core.duty.threshold()) {
-                log::error!("client `{name}`: its events are not read, and so its socket has not been for {lasts:.1?}");
+                log::error!(client:% = name; "client `{name}`: its events are not read, and so its socket has not been for {lasts:.1?}");
+                metrics::reader_behind(&core.tag);
                 self.tell(SupervisorEvent::ReaderBehind { client, name: name.clone(), lasts });
             }
         }
@@ -142,7 +166,7 @@ impl Table {
         // What it lets go of may be the caller's.
         drop(rows);
         let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
-        log::warn!("client `{name}`: its thread, which was left behind, has ended after all");
+        log::warn!(client:% = name; "client `{name}`: its thread, which was left behind, has ended after all");
         self.tell(SupervisorEvent::CameBack { client, name, handed_back });
     }
 
@@ -158,7 +182,7 @@ impl Table {
                 child.resumes = false;
                 (child.parked, child.exit) = (true, None);
                 if let Err(error) = self.start_parked(child) {
-                    log::error!("client `{name}`: no thread to resume it, so it stays parked: {error}");
+                    log::error!(client:% = name; "client `{name}`: no thread to resume it, so it stays parked: {error}");
                 }
                 self.changed.notify_all();
             }
@@ -192,7 +216,7 @@ impl Table {
             return match self.settings.scope {
                 IntensityScope::Client => self.park(child, ParkReason::IntensityExceeded { last: exit }),
                 IntensityScope::Supervisor => {
-                    log::error!("client `{name}`: one restart too many: the supervisor ends ({exit})");
+                    log::error!(client:% = name; "client `{name}`: one restart too many: the supervisor ends ({exit})");
                     rows.children.remove(&client);
                     self.close_idle(&state, exit.clone());
                     let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
@@ -215,14 +239,15 @@ impl Table {
         match self.start_worker(&state, Some((exit.clone(), restarts))) {
             Ok((thread, run)) => {
                 (child.thread, child.run, child.exit) = (Some(thread), run, None);
-                log::warn!("client `{name}`: restarted ({exit}), {restarts} times now");
+                log::warn!(client:% = name; "client `{name}`: restarted ({exit}), {restarts} times now");
+                metrics::restarted(&state.core.tag, &exit);
                 if exit != ExitReason::RestartRequested {
                     let client = state.core.tag.id;
                     self.tell(SupervisorEvent::Restarted { client, name, reason: exit, restarts });
                 }
             }
             Err(error) => {
-                log::error!("client `{name}`: no thread for it, trying again in {pause:?}: {error}");
+                log::error!(client:% = name; "client `{name}`: no thread for it, trying again in {pause:?}: {error}");
                 let (until, next) = (Instant::now() + pause, (pause * 2).min(THREAD_PAUSE.1));
                 child.waits = Some(Waits { until, pause: next, exit });
                 child.exit = None;
@@ -235,6 +260,7 @@ impl Table {
         (child.parked, child.exit) = (true, None);
         let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
         let handed_back = child.state.take_handed_back();
+        metrics::parked(&child.state.core.tag, &reason);
         self.tell(SupervisorEvent::Parked { client, name, reason, handed_back });
         self.changed.notify_all();
     }
@@ -245,6 +271,7 @@ impl Table {
         state.conclude_idle(&End::Closed(reason.clone()));
         let (client, name) = (state.core.tag.id, state.core.tag.name.clone());
         let handed_back = state.take_handed_back();
+        state.publish_metrics();
         self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
     }
 
@@ -264,11 +291,13 @@ impl Table {
 
     pub(super) fn leave_behind(&self, rows: &mut Rows, child: &Child) {
         let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
-        log::error!("client `{name}`: its thread did not end in time and is left behind");
+        log::error!(client:% = name; "client `{name}`: its thread did not end in time and is left behind");
         child.state.shut_socket();
         child.state.conclude_left_behind(&End::Closed(ExitReason::Closed));
         rows.left_behind.push(name.clone());
         rows.lost.insert((client, child.run), child.state.clone());
+        child.state.publish_metrics();
+        metrics::left_behind(&child.state.core.tag);
         let handed_back = child.state.take_left();
         self.tell(SupervisorEvent::LeftBehind { client, name, handed_back });
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::event::SupervisorEvent;
 use super::table::Table;
+use crate::metrics;
 use crate::worker::thread::panic_message;
 
 /// Pause before a thread that the system did not give is asked for again.
@@ -25,6 +26,7 @@ pub(super) fn guard(table: &Arc<Table>) -> io::Result<JoinHandle<()>> {
                 Ok(Err(payload)) => {
                     let panic = panic_message(payload.as_ref());
                     log::error!("the supervisor's thread panicked and is replaced: {panic}");
+                    metrics::recovered();
                     table.tell(SupervisorEvent::Recovered { panic });
                 }
                 Err(error) => {

@@ -248,6 +248,21 @@ impl Supervisor {
         self.table.events()
     }
 
+    /// Publishes what is counted of all clients now, as the supervisor's thread does by itself once in a
+    /// [`metrics_interval`](SupervisorBuilder::metrics_interval): for an exporter that wants the state at its scrape.
+    ///
+    /// ```
+    /// # use ws_supervisor::Supervisor;
+    /// let supervisor = Supervisor::start()?;
+    /// supervisor.publish_metrics();
+    /// # Ok::<(), ws_supervisor::StartError>(())
+    /// ```
+    #[cfg(feature = "metrics")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+    pub fn publish_metrics(&self) {
+        self.table.publish_metrics();
+    }
+
     /// Ends all clients in parallel, each within `grace`, then the supervisor. Names those that did not come back.
     /// Calling it again returns the same report. From a client's own handler it returns at once, with that client
     /// counted as not come back.

@@ -64,6 +64,7 @@ pub struct SupervisorBuilder {
     pub(crate) counting: Option<RestartCounting>,
     pub(crate) max_clients: Option<usize>,
     pub(crate) grace: Duration,
+    pub(crate) metrics_every: Duration,
 }
 
 impl Default for SupervisorBuilder {
@@ -75,6 +76,7 @@ impl Default for SupervisorBuilder {
             counting: None,
             max_clients: None,
             grace: Duration::from_secs(5),
+            metrics_every: Duration::from_secs(1),
         }
     }
 }
@@ -123,9 +125,28 @@ impl SupervisorBuilder {
         self
     }
 
+    /// How often the supervisor's thread publishes what it counts ([`metrics`](crate::metrics)). Defaults to 1 s;
+    /// [`Supervisor::publish_metrics`](crate::Supervisor::publish_metrics) does it at any moment.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::Supervisor;
+    /// let supervisor = Supervisor::builder().metrics_interval(Duration::from_secs(10)).start()?;
+    /// # Ok::<(), ws_supervisor::StartError>(())
+    /// ```
+    #[cfg(feature = "metrics")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+    pub fn metrics_interval(mut self, every: Duration) -> Self {
+        self.metrics_every = every;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if self.window.is_zero() {
             return Err(ConfigError::new("intensity", "the window must be greater than zero"));
+        }
+        if self.metrics_every.is_zero() {
+            return Err(ConfigError::new("metrics_interval", "must be greater than zero"));
         }
         if self.max_clients == Some(0) {
             return Err(ConfigError::new("max_clients", "must be at least 1"));

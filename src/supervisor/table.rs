@@ -260,7 +260,7 @@ impl Table {
             Ok((thread, run)) => {
                 child.intensity.forgive();
                 (child.thread, child.run, child.parked) = (Some(thread), run, false);
-                log::info!("client `{}`: resumed", core.tag.name);
+                log::info!(client:% = core.tag.name; "client `{}`: resumed", core.tag.name);
                 Ok(())
             }
             Err(error) => {

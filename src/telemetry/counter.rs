@@ -65,6 +65,20 @@ impl Times {
         }
     }
 
+    /// What came since `before` was the whole, which it then is: each value and how often.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn since(&self, before: &mut Option<Histogram<u32>>) -> Vec<(u64, u64)> {
+        let Some(now) = self.0.lock().clone() else { return Vec::new() };
+        let news = now.iter_recorded().filter_map(|step| {
+            let value = step.value_iterated_to();
+            let seen = before.as_ref().map_or(0, |before| before.count_at(value));
+            Some((value, u64::from(step.count_at_value().checked_sub(seen).filter(|more| *more > 0)?)))
+        });
+        let news = news.collect();
+        *before = Some(now);
+        news
+    }
+
     pub(crate) fn percentiles(&self, unit: Duration) -> Percentiles {
         // A copy: the worker does not wait while the sums are made.
         let copy = self.0.lock().clone();

@@ -29,6 +29,24 @@ impl Doing {
     const ALL: [Self; 6] = [Self::Handler, Self::Prepare, Self::SignIn, Self::OnOpen, Self::Reconcile, Self::Upkeep];
 }
 
+impl Doing {
+    /// One word for it: for labels and counts.
+    ///
+    /// ```
+    /// assert_eq!(ws_supervisor::Doing::Handler.kind(), "handler");
+    /// ```
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Handler => "handler",
+            Self::Prepare => "prepare",
+            Self::SignIn => "sign_in",
+            Self::OnOpen => "on_open",
+            Self::Reconcile => "reconcile",
+            Self::Upkeep => "upkeep",
+        }
+    }
+}
+
 impl fmt::Display for Doing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

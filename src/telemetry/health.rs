@@ -27,6 +27,8 @@ pub(crate) struct Health {
     born: Instant,
     /// Nanoseconds since `born`, plus one; 0 is never.
     last_received: AtomicU64,
+    /// The same of the caller's latest message.
+    last_message: AtomicU64,
     failures: AtomicU64,
     /// Nanoseconds plus one; 0 is never.
     round_trip: AtomicU64,
@@ -34,7 +36,7 @@ pub(crate) struct Health {
 
 impl Health {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { born: now, last_received: 0.into(), failures: 0.into(), round_trip: 0.into() }
+        Self { born: now, last_received: 0.into(), last_message: 0.into(), failures: 0.into(), round_trip: 0.into() }
     }
 
     pub(crate) fn publish(&self, monitor: &Monitors) {
@@ -45,6 +47,14 @@ impl Health {
         if let Some(time) = monitor.round_trip() {
             self.round_trip.store(encode(time), Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn message_came(&self, at: Instant) {
+        self.last_message.store(encode(at.saturating_duration_since(self.born)), Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_message(&self) -> Option<Instant> {
+        decode(&self.last_message).map(|since| self.born + since)
     }
 
     pub(crate) fn read(&self, rules: &Heartbeat) -> HeartbeatHealth {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::policy::requests::RequestOutcomes;
 use crate::telemetry::counter::{Counter, Percentiles, Times};
 use crate::telemetry::duty::{Duty, Pauses};
 
@@ -29,8 +30,20 @@ pub struct Stats {
     pub unsent: u64,
     /// Received messages that the overflow policy dropped.
     pub dropped: u64,
+    /// Bytes taken from the socket: frames and TLS too.
+    pub bytes_received: u64,
+    /// Bytes given to the socket, by whichever thread: frames and TLS too.
+    pub bytes_sent: u64,
+    /// When the latest message that is yours came; `None` before the first. Right to one batch of reading.
+    pub last_message: Option<Instant>,
+    /// Accepted messages that wait to be written.
+    pub queued: usize,
+    /// Events in [`Client::events`](crate::Client::events) that nobody has read yet.
+    pub unread: usize,
     /// Requests that wait for their answers.
     pub pending_requests: usize,
+    /// How requests have ended.
+    pub requests: RequestOutcomes,
     /// Signs of life that the heartbeat counts: pongs, venue's pings, heartbeat messages.
     pub heartbeats: u64,
     /// Connections opened after the first.
@@ -54,12 +67,21 @@ pub struct Stats {
     pub time_in_socket: Percentiles,
 }
 
+/// What waits, in both directions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Depths {
+    pub(crate) queued: usize,
+    pub(crate) unread: usize,
+    pub(crate) pending_requests: usize,
+}
+
 /// What became of what was accepted.
 pub(crate) struct Ended {
     pub(crate) accepted: u64,
     pub(crate) sent: u64,
     pub(crate) unsent: u64,
     pub(crate) uncertain: u64,
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +91,7 @@ pub(crate) struct Counters {
     /// Of these, received on earlier connections.
     pub(crate) received_before: Counter,
     pub(crate) dropped: Counter,
+    pub(crate) bytes_received: Counter,
     pub(crate) heartbeats: Counter,
     pub(crate) failed_attempts: Counter,
     pub(crate) restarts: Counter,
@@ -79,8 +102,16 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self, duty: &Duty, pauses: &Pauses, ended: Ended, pending_requests: usize) -> Stats {
-        let Ended { accepted, sent, unsent, uncertain } = ended;
+    pub(crate) fn snapshot(
+        &self,
+        duty: &Duty,
+        pauses: &Pauses,
+        ended: Ended,
+        depths: Depths,
+        requests: RequestOutcomes,
+    ) -> Stats {
+        let Ended { accepted, sent, unsent, uncertain, bytes } = ended;
+        let Depths { queued, unread, pending_requests } = depths;
         let now = Instant::now();
         let epoch = self.epoch.get();
         let (before, received) = (self.received_before.get(), self.received.get());
@@ -94,7 +125,13 @@ impl Counters {
             uncertain,
             unsent,
             dropped: self.dropped.get(),
+            bytes_received: self.bytes_received.get(),
+            bytes_sent: bytes,
+            last_message: None,
+            queued,
+            unread,
             pending_requests,
+            requests,
             heartbeats: self.heartbeats.get(),
             reconnects: epoch.saturating_sub(1),
             failed_attempts: self.failed_attempts.get(),

@@ -109,7 +109,7 @@ impl Rehearsal {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn answer(&mut self, id: &RequestId, outcome: Result<Json, RpcError>) -> Option<Response> {
-        match self.state.core.asked.look(|table| table.claim(id)) {
+        match self.state.core.asked.look(|table| table.claim(id, outcome.is_err())) {
             Claim::Pending(pending) => {
                 let outcome = outcome.map_err(RequestError::Rpc);
                 Some(Response { id: id.clone(), method: pending.method, outcome })

@@ -203,6 +203,16 @@ impl Transport {
         self.ws.get_ref().written
     }
 
+    /// Bytes of the TCP connection that the kernel has.
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.ws.get_ref().socket().written()
+    }
+
+    /// Bytes of the TCP connection that were taken from the kernel.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.ws.get_ref().socket().came()
+    }
+
     /// As bytes of the TCP connection, those of the WebSocket layer that have just been counted as written.
     pub(crate) fn end_on_the_wire(&self, end: u64) -> u64 {
         self.ws.get_ref().end_on_the_wire(end)

@@ -113,6 +113,11 @@ impl Socket {
         self.write_error.take()
     }
 
+    /// Bytes that were taken from the kernel so far.
+    pub(super) fn came(&self) -> u64 {
+        self.came
+    }
+
     /// Bytes that came so far, those in the kernel among them.
     pub(super) fn arrived(&self) -> u64 {
         self.came + rustix::io::ioctl_fionread(&*self.tcp).unwrap_or(0)

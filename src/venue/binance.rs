@@ -88,6 +88,10 @@ pub fn combined_url(base: &str, streams: &[&str]) -> String {
 }
 
 impl Venue for Binance {
+    fn name(&self) -> &str {
+        "binance"
+    }
+
     fn heartbeat(&self) -> Heartbeat {
         Heartbeat::server_ping(self.max_silence)
     }

@@ -215,6 +215,10 @@ impl Token {
 }
 
 impl Venue for Deribit {
+    fn name(&self) -> &str {
+        "deribit"
+    }
+
     fn heartbeat(&self) -> Heartbeat {
         Heartbeat::deribit(self.heartbeat)
     }

@@ -59,6 +59,11 @@ pub trait Venue: Send + Sync + 'static {
         Correlation::json_rpc()
     }
 
+    /// One word for the venue, for labels and reports. By default none, and the host's name takes its place.
+    fn name(&self) -> &str {
+        ""
+    }
+
     /// What the venue takes, and what each message costs there. Every message must pass all of them. None by default.
     fn rate_limits(&self) -> Vec<RateLimit> {
         Vec::new()

@@ -70,16 +70,16 @@ impl Run<'_> {
             Action::Refused(refusal) => {
                 // Before the session is open, `Event::Open` tells them all.
                 if self.life.open {
-                    log::warn!("client `{name}`: channel {} is refused: {}", refusal.channel, refusal.error);
+                    log::warn!(client:% = name; "client `{name}`: channel {} is refused: {}", refusal.channel, refusal.error);
                     self.life.untold.push_back(Event::SubscriptionRefused(Box::new(refusal)));
                 }
             }
             Action::Stale { channel, lasted } => {
                 let of = channel.as_ref().map(|channel| format!(" of channel {channel}")).unwrap_or_default();
-                log::warn!("client `{name}`: stale: no data{of} for {lasted:.1?}");
+                log::warn!(client:% = name; "client `{name}`: stale: no data{of} for {lasted:.1?}");
                 self.life.untold.push_back(Event::Stale { channel, silent_for: lasted });
             }
-            Action::Warn(text) => log::warn!("client `{name}`: {text}"),
+            Action::Warn(text) => log::warn!(client:% = name; "client `{name}`: {text}"),
             // It ends already, and what the server still has to say is read first.
             Action::End { .. } if self.closing => {}
             Action::End { reason, code } => return Err(Broken { reason, code }),

@@ -145,7 +145,7 @@ impl Steps<'_, '_> {
         let pending = core.wanted.look(|table| table.pending());
         if !pending.is_empty() {
             let (name, count) = (&core.tag.name, pending.len());
-            log::warn!("client `{name}`: {count} channels are not acknowledged yet, and it opens without them");
+            log::warn!(client:% = name; "client `{name}`: {count} channels are not acknowledged yet, and it opens without them");
         }
         // What follows has the time that was left.
         self.deadline += began.elapsed();

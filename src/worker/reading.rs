@@ -45,6 +45,7 @@ impl Run<'_> {
                     return Ok(Came::Other);
                 }
                 connection.data(came_at);
+                self.message_at = Some(came_at);
                 take(self).map(|()| Came::Message)
             }
             Incoming::Nothing => Ok(Came::Nothing),

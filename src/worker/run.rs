@@ -21,6 +21,7 @@ use crate::inbound::backlog::Overrun;
 use crate::inbound::consumer::{Consumer, Scene};
 use crate::lifecycle::ExitReason;
 use crate::message::Message;
+use crate::metrics;
 use crate::outbound::line::Guard;
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
@@ -64,6 +65,12 @@ pub(super) struct Run<'a> {
     pub(super) idle_turns: u32,
     /// Reading failed: there is nothing more to come.
     pub(super) reads_broken: bool,
+    /// When the latest message that is the caller's came, in this batch.
+    pub(super) message_at: Option<Instant>,
+    /// Bytes of this connection that are counted.
+    pub(super) bytes_seen: u64,
+    /// When the session began to be opened.
+    pub(super) served_at: Instant,
     /// The close code that the server is owed for that.
     pub(super) owes: Option<u16>,
     /// The client is being closed: what its handler sends now is refused.
@@ -93,6 +100,9 @@ impl<'a> Run<'a> {
             target: None,
             idle_turns: 0,
             reads_broken: false,
+            message_at: None,
+            bytes_seen: 0,
+            served_at: Instant::now(),
             owes: None,
             closing: false,
             over: false,
@@ -172,7 +182,7 @@ impl<'a> Run<'a> {
                 return Ok(());
             };
             if backoff.is_none() {
-                log::debug!("client `{}`: waits {:.1?} for its `dial_limit`", core.tag.name, until - now);
+                log::debug!(client:% = core.tag.name; "client `{}`: waits {:.1?} for its `dial_limit`", core.tag.name, until - now);
             }
             core.status.wait_until(until);
             self.fire_timers(now);
@@ -213,7 +223,7 @@ impl<'a> Run<'a> {
         }
         let cancelled = || core.commands.pending();
         let register = |tcp: &Arc<TcpStream>| state.register_socket(Some(tcp.clone()));
-        log::debug!("client `{}`: connecting to {}", core.tag.name, dial.target);
+        log::debug!(client:% = core.tag.name; "client `{}`: connecting to {}", core.tag.name, dial.target);
         self.target = Some(dial.target.clone());
         let hooks = &self.work.hooks;
         // A reader that is behind goes on reading.
@@ -242,6 +252,7 @@ impl<'a> Run<'a> {
     fn failed(&mut self, error: ConnectError) -> Option<ExitReason> {
         self.state.register_socket(None);
         self.core.counters.failed_attempts.add(1);
+        metrics::connect_failed(&self.core.tag, &error);
         let hint = Hint { retry_after: error.retry_after(), overloaded: error.is_overload() };
         let next = self.life.reconnect.failed(Instant::now(), hint, fastrand::f64());
         // Should there be another URL, it is next, and nothing is given up before each was refused.
@@ -258,9 +269,15 @@ impl<'a> Run<'a> {
         };
         let name = &self.core.tag.name;
         match retry_in {
-            Some(Duration::ZERO) => log::warn!("client `{name}`: {error}; next attempt at once"),
-            Some(wait) => log::warn!("client `{name}`: {error}; next attempt in {wait:.1?}"),
-            None => log::warn!("client `{name}`: {error}; no further attempt in this run"),
+            Some(Duration::ZERO) => {
+                log::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; next attempt at once")
+            }
+            Some(wait) => {
+                log::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; next attempt in {wait:.1?}")
+            }
+            None => {
+                log::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; no further attempt in this run")
+            }
         }
         self.emit(Event::ConnectFailed { attempt: self.life.reconnect.failures(), error: error.clone(), retry_in });
         if self.state.supervised || all_tried || retry_in.is_none() {
@@ -307,7 +324,7 @@ impl<'a> Run<'a> {
         }
         self.core.status.set(ReadyState::Connecting);
         let name = &self.core.tag.name;
-        log::warn!("client `{name}`: connection {epoch} ended: {reason}; {handed_back} messages handed back");
+        log::warn!(client:% = name, epoch, reason = reason.kind(); "client `{name}`: connection {epoch} ended: {reason}; {handed_back} messages handed back");
         let exit = match (&reason, next) {
             (DisconnectReason::HeartbeatLost { missed }, _) if self.state.supervised => {
                 Some(ExitReason::HeartbeatLost { missed: *missed })
@@ -474,7 +491,7 @@ impl<'a> Run<'a> {
     pub(super) fn end_turn(&self, now: Instant) {
         if let Some((took, doing)) = self.core.duty.end(now) {
             let (name, threshold) = (&self.core.tag.name, self.core.duty.threshold());
-            log::warn!("client `{name}`: a turn of its loop, in {doing}, took {took:.1?}, longer than {threshold:?}");
+            log::warn!(client:% = name; "client `{name}`: a turn of its loop, in {doing}, took {took:.1?}, longer than {threshold:?}");
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::deadline::later;
 use crate::error::{ConnectError, RefusedChannel, SessionError};
 use crate::event::Event;
 use crate::message::CloseFrame;
+use crate::metrics;
 use crate::outbound::gate::Pass;
 use crate::outbound::link;
 use crate::outbound::link::Link;
@@ -96,6 +97,7 @@ impl Run<'_> {
 
     fn serve_on(&mut self, tcp: &Arc<TcpStream>, deadline: Instant) -> Ended {
         (self.reads_broken, self.closing, self.over) = (false, false, false);
+        (self.bytes_seen, self.served_at) = (0, Instant::now());
         self.owes = None;
         let rules = self.work.rules.clone();
         self.forget_session();
@@ -302,12 +304,13 @@ impl Run<'_> {
         core.status.set(ReadyState::Open);
         let name = &core.tag.name;
         let target = self.target.as_ref().unwrap_or(&self.state.settings.target);
-        log::info!("client `{name}`: open ({target}), connection {epoch}");
+        log::info!(client:% = name, epoch; "client `{name}`: open ({target}), connection {epoch}");
+        metrics::opened(core, now.saturating_duration_since(self.served_at));
         self.life.last_error = None;
         self.life.addresses.opened();
         self.life.places.opened();
         for RefusedChannel { channel, error, .. } in &subscriptions.refused {
-            log::warn!("client `{name}`: the server refused channel {channel}: {error}");
+            log::warn!(client:% = name; "client `{name}`: the server refused channel {channel}: {error}");
         }
         let pending = core.wanted.look(|table| table.pending());
         let (restored, refused) = (subscriptions.active, subscriptions.refused);
@@ -342,6 +345,11 @@ impl Run<'_> {
             if let Some(nanos) = transport.take_in_socket() {
                 self.core.counters.time_in_socket.record(nanos.get());
             }
+            let came = transport.bytes_read();
+            self.core.counters.bytes_received.add(came - std::mem::replace(&mut self.bytes_seen, came));
+        }
+        if let Some(at) = self.message_at.take() {
+            self.core.health.message_came(at);
         }
         read
     }

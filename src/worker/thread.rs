@@ -149,7 +149,7 @@ fn post_mortem(state: &ClientState, message: Box<str>) -> Exit {
     let now = Instant::now();
     let _ = core.duty.end(now);
     core.pauses.end(now);
-    log::error!("client `{}`: its worker panicked: {message}", core.tag.name);
+    log::error!(client:% = core.tag.name; "client `{}`: its worker panicked: {message}", core.tag.name);
     if kept.life.open {
         state.settle_connection(&mut kept.life, link, DisconnectReason::Panicked(message.clone()));
     } else {
