@@ -66,7 +66,7 @@ pub const NAMES: &[Name] = &[
     ("ws_unread_events", "gauge", "Events in its own channel that nobody has read"),
     ("ws_pending_requests", "gauge", "Requests that wait for their answers"),
     ("ws_paused_seconds", "gauge, seconds", "For how long its socket has been left unread by now; 0 while it is read"),
-    ("ws_paused_seconds_sum", "gauge, seconds", "For how long it was so in all"),
+    ("ws_paused_in_all_seconds", "gauge, seconds", "For how long it was so in all"),
     ("ws_longest_turn_seconds", "gauge, seconds", "The longest turn of the worker's loop, most of it your handler"),
     ("ws_message_age_seconds", "gauge, seconds", "How long ago the latest message of yours came"),
     ("ws_heartbeat_age_seconds", "gauge, seconds", "How long ago the latest heartbeat came"),
@@ -198,6 +198,9 @@ fn begin(labels: &[Label]) {
     }
 }
 
+/// A name, and the figure that it stands for.
+type Counted = (&'static str, fn(&Stats) -> u64);
+
 /// How much of what a client counts has been published.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
@@ -215,7 +218,7 @@ impl Published {
         if !std::mem::replace(&mut self.has_begun, true) {
             begin(&labels);
         }
-        let counters: [(_, fn(&Stats) -> u64); 10] = [
+        let counters: [Counted; 10] = [
             ("ws_messages_received_total", |stats| stats.received),
             ("ws_messages_dropped_total", |stats| stats.dropped),
             ("ws_messages_accepted_total", |stats| stats.accepted),
@@ -255,7 +258,7 @@ impl Published {
             ("ws_unread_events", Some(now.unread as f64)),
             ("ws_pending_requests", Some(now.pending_requests as f64)),
             ("ws_paused_seconds", Some(now.paused_for.unwrap_or_default().as_secs_f64())),
-            ("ws_paused_seconds_sum", Some(now.paused.as_secs_f64())),
+            ("ws_paused_in_all_seconds", Some(now.paused.as_secs_f64())),
             ("ws_longest_turn_seconds", Some(now.longest_turn.as_secs_f64())),
             ("ws_message_age_seconds", age(now.last_message)),
             ("ws_heartbeat_age_seconds", age(health.last_received)),
