@@ -23,6 +23,7 @@ use crate::policy::rate_limit::Price;
 use crate::policy::requests::Requests;
 use crate::policy::subscriptions::Subscriptions;
 use crate::policy::terms::Tables;
+use crate::record::tap::Tap;
 use crate::request::RequestId;
 use crate::state::{ReadyState, Tag};
 use crate::status::Status;
@@ -86,6 +87,12 @@ impl Told {
 }
 
 impl Core {
+    /// Where what comes and goes is recorded, if it is.
+    #[inline]
+    pub(crate) fn tap(&self) -> Option<&Tap> {
+        self.mailbox.source.books.tap.as_ref()
+    }
+
     /// The next value for the handler.
     pub(crate) fn next_told(&self) -> Option<Box<dyn Any + Send>> {
         let told = self.told.as_ref()?;

@@ -27,6 +27,8 @@
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
 //! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
 //! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `proof` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | | `no_record` | nothing is written down, without the feature |
+//! | `record/` | `told` `tap` `redact` `entry` `files` `recorder` `reader` `mod` | what comes and goes, written down, and read again |
 //! | `policy/` | `mod` `clocks` `places` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `monitors` `staleness` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
@@ -294,6 +296,12 @@ mod outbound;
 mod overflow;
 mod policy;
 mod receipt;
+#[cfg(feature = "record")]
+#[cfg_attr(docsrs, doc(cfg(feature = "record")))]
+pub mod record;
+#[cfg(not(feature = "record"))]
+#[path = "no_record.rs"]
+mod record;
 mod request;
 mod response;
 mod session;

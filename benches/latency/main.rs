@@ -103,6 +103,8 @@ fn measure(table: &mut Table) {
         table.rate(key, "crossbeam", flood::channel_alone(128, MESSAGES), ours);
     }
     rate(table, "flood_128_raw", &plain, packed(Counts::Handler, 128), raw(false));
+    #[cfg(feature = "record")]
+    recorded(table, &plain);
     let key = "panic_to_open";
     if table.wants(key) {
         eprintln!("  {key}");
@@ -167,6 +169,32 @@ fn latency(
         let (other, ours) = (on_first_core(against.0), on_first_core(ours));
         table.latency(key, against.1, &other, &ours);
     }
+}
+
+/// Ours with a recorder against ours without.
+#[cfg(feature = "record")]
+fn recorded(table: &mut Table, plain: &Wire) {
+    let path = std::env::temp_dir().join(format!("ws-bench-{}.jsonl", std::process::id()));
+    let wire = Wire::recorded(&path);
+    for (key, contender) in [("recorded_tick_to_trade_park", PARK), ("recorded_tick_to_trade_busy_spin", SPIN)] {
+        if table.wants(key) {
+            eprintln!("  {key}");
+            let (without, with) = (
+                round_trip::tick_to_trade(plain, contender, SAMPLES),
+                round_trip::tick_to_trade(&wire, contender, SAMPLES),
+            );
+            table.latency(key, "unrecorded", &without, &with);
+        }
+    }
+    let flood = Flood { counts: Counts::Handler, size: 128, writes: Writes::Packed };
+    let key = "recorded_flood_128_inline";
+    if table.wants(key) {
+        eprintln!("  {key}");
+        let (without, with) = (flood::flood(plain, PARK, flood, MESSAGES), flood::flood(&wire, PARK, flood, MESSAGES));
+        table.rate(key, "unrecorded", without, with);
+    }
+    drop(wire);
+    let _ = std::fs::remove_file(path);
 }
 
 fn rate(table: &mut Table, key: &'static str, wire: &Wire, flood: Flood, against: (Contender, &'static str)) {

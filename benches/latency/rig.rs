@@ -32,6 +32,9 @@ pub struct Wire {
     tls: Option<(TlsAcceptor, String)>,
     /// Who encrypts for ours; the others' client and every server are native-tls's.
     backend: TlsBackend,
+    /// Who records for ours.
+    #[cfg(feature = "record")]
+    recorder: Option<ws_supervisor::record::Recorder>,
 }
 
 /// A byte stream, encrypted or not.
@@ -102,7 +105,19 @@ pub type BoxStream = Box<dyn Stream>;
 
 impl Wire {
     pub fn plain() -> Self {
-        Self { tls: None, backend: TlsBackend::NativeTls }
+        Self {
+            tls: None,
+            backend: TlsBackend::NativeTls,
+            #[cfg(feature = "record")]
+            recorder: None,
+        }
+    }
+
+    /// As `plain`, and all that ours receives and sends is recorded.
+    #[cfg(feature = "record")]
+    pub fn recorded(path: &std::path::Path) -> Self {
+        let recorder = ws_supervisor::record::Recorder::start(path).expect("a file");
+        Self { recorder: Some(recorder), ..Self::plain() }
     }
 
     pub fn tls() -> Self {
@@ -110,7 +125,7 @@ impl Wire {
         let (cert, key) = (made.cert.pem(), made.key_pair.serialize_pem());
         let identity = Identity::from_pkcs8(cert.as_bytes(), key.as_bytes()).expect("an identity");
         let tls = Some((TlsAcceptor::new(identity).expect("an acceptor"), cert));
-        Self { tls, backend: TlsBackend::NativeTls }
+        Self { tls, ..Self::plain() }
     }
 
     pub fn rustls() -> Self {
@@ -206,6 +221,11 @@ impl Wire {
     pub fn config(&self, url: &str, idle: IdleStrategy) -> ClientConfig {
         let config = ClientConfig::new(url).expect("a URL");
         let config = config.heartbeat(Heartbeat::disabled()).idle_strategy(idle).pin_to(second_core());
+        #[cfg(feature = "record")]
+        let config = match &self.recorder {
+            Some(recorder) => config.record(recorder),
+            None => config,
+        };
         match &self.tls {
             None => config,
             Some((_, pem)) => config.root_certificate(pem.as_bytes()).tls(Tls::new().backend(self.backend)),

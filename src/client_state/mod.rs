@@ -126,7 +126,7 @@ impl ClientState {
         let admission = Admission { max_message_size: settings.max_message_size, limits };
         let waiting = Bound { messages: settings.send_capacity, bytes: settings.send_bytes };
         let core = Core {
-            mailbox: Mailbox::new(admission, waiting, settings.queue_while_disconnected)?,
+            mailbox: Mailbox::new(admission, waiting, settings.queue_while_disconnected, settings.tap(&tag))?,
             asked: Asked::new(now),
             wanted: Wanted::new(&settings.channels, hooks.venue.is_some()),
             status: Status::default(),
@@ -237,6 +237,7 @@ impl ClientState {
     /// Makes the end known to those who wait, and says why in the log. Nothing comes after a `Closed`.
     pub(crate) fn announce(&self, end: &End) {
         let (name, target) = (&self.core.tag.name, &self.settings.target);
+        self.core.tap().iter().for_each(|tap| tap.event(&end.event(Vec::new(), Vec::new())));
         match end {
             End::Closed(ExitReason::Closed) => {
                 log::info!(client:% = name; "client `{name}` ({target}): closed");

@@ -88,7 +88,11 @@ impl ClientState {
         metrics::disconnected(&self.core.tag, &reason);
         let epoch = life.epoch;
         let last = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
-        self.settle_for(life, link, Pass::Queue, last)
+        let handed_back = self.settle_for(life, link, Pass::Queue, last);
+        if let (Some(tap), Some(event)) = (self.core.tap(), life.untold.back()) {
+            tap.event(event);
+        }
+        handed_back
     }
 
     /// Something accepted was not written.

@@ -113,6 +113,8 @@ pub struct ClientConfig {
     pub(crate) limits: Vec<RateLimit>,
     pub(crate) max_age: Option<Duration>,
     pub(crate) presets: Presets,
+    #[cfg(feature = "record")]
+    pub(crate) recorder: Option<crate::record::Recorder>,
 }
 
 /// What the presets say, where nothing else is set. In any order of calls.
@@ -195,6 +197,8 @@ impl ClientConfig {
             limits: Vec::new(),
             max_age: None,
             presets: Presets::default(),
+            #[cfg(feature = "record")]
+            recorder: None,
         })
     }
 
@@ -408,6 +412,23 @@ impl ClientConfig {
     /// ```
     pub fn decode(mut self, decode: Decode) -> Self {
         self.decode = Some(decode);
+        self
+    }
+
+    /// Records what this client receives and sends, and what happens to it. One recorder takes any number of clients. Defaults
+    /// to none.
+    ///
+    /// ```no_run
+    /// use ws_supervisor::{ClientConfig, record::Recorder};
+    /// let recorder = Recorder::start("desk.jsonl")?;
+    /// let config = ClientConfig::new("wss://venue.example")?.record(&recorder);
+    /// # let _ = config;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "record")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "record")))]
+    pub fn record(mut self, recorder: &crate::record::Recorder) -> Self {
+        self.recorder = Some(recorder.clone());
         self
     }
 

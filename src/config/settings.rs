@@ -24,6 +24,8 @@ use crate::policy::rate_limit::RateLimit;
 use crate::policy::reconnect::ReconnectRules;
 use crate::policy::restart::Restart;
 use crate::policy::staleness::StaleRules;
+use crate::record::tap::Tap;
+use crate::state::Tag;
 use crate::target::{Header, Target, parse_header};
 use crate::venue::Venue;
 
@@ -72,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     pub(crate) limits: Vec<RateLimit>,
     pub(crate) max_age: Option<Duration>,
+    #[cfg(feature = "record")]
+    pub(crate) recorder: Option<crate::record::Recorder>,
 }
 
 /// Code of the caller's, which may hold anything, a handle of this very client too.
@@ -191,6 +195,8 @@ impl ClientConfig {
             correlation: correlation.unwrap_or_else(Correlation::json_rpc),
             request_timeout: config.request_timeout,
             limits,
+            #[cfg(feature = "record")]
+            recorder: config.recorder,
         };
         settings.check(&mut faults);
         if faults.0.is_empty() { Ok(settings) } else { Err(faults.0) }
@@ -201,6 +207,17 @@ impl Settings {
     /// One of the URLs, by its number.
     pub(crate) fn place(&self, at: usize) -> &Target {
         at.checked_sub(1).map_or(&self.target, |at| &self.fallbacks[at])
+    }
+
+    /// The client's end of its recorder, if it has one.
+    pub(crate) fn tap(&self, tag: &Tag) -> Option<Tap> {
+        #[cfg(feature = "record")]
+        return self.recorder.as_ref().and_then(|recorder| recorder.tap(tag.name.clone()));
+        #[cfg(not(feature = "record"))]
+        {
+            let _ = tag;
+            None
+        }
     }
 
     fn check(&self, faults: &mut Faults) {

@@ -19,6 +19,7 @@ use crate::message::Message;
 use crate::policy::admission::{Admission, Charge, Door};
 use crate::policy::rate_limit::Price;
 use crate::receipt::Receipt;
+use crate::record::tap::Tap;
 use crate::state::ReadyState;
 use crate::wake::Wake;
 
@@ -55,7 +56,7 @@ impl Enlists for Nobody {
 }
 
 impl Mailbox {
-    pub(crate) fn new(admission: Admission, open: Bound, max_queued: usize) -> io::Result<Self> {
+    pub(crate) fn new(admission: Admission, open: Bound, max_queued: usize, tap: Option<Tap>) -> io::Result<Self> {
         let (enter, queue) = crossbeam_channel::unbounded();
         let wake = Arc::new(Wake::new()?);
         let queued = Bound { messages: max_queued, ..open };
@@ -63,7 +64,7 @@ impl Mailbox {
             gate: Gate::new(max_queued > 0),
             line: Line::new(wake.clone(), Link::new(admission.limits.clone(), open)),
             wake,
-            source: Source { queue, books: Books::default() },
+            source: Source { queue, books: Books { tap, ..Books::default() } },
             admission,
             enter,
             open,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::message::Message;
 use crate::outbound::accepted::{Accepted, Bound, Load, Tally};
 use crate::policy::rate_limit::{Limits, Over};
+use crate::record::tap::Tap;
 use crate::transport::{Broken, Outgoing, Transport};
 
 /// Bytes handed to the transport in one go.
@@ -21,6 +22,8 @@ pub(crate) struct Books {
     pub(crate) open: Load,
     /// Accepted for whichever comes next.
     pub(crate) queued: Load,
+    /// Where what goes out is recorded, if it is.
+    pub(crate) tap: Option<Tap>,
 }
 
 impl Books {
@@ -168,6 +171,7 @@ impl Outbox {
         let mut end = base;
         while end - base < BATCH {
             let packed = if let Some(outgoing) = self.urgent.pop_front() {
+                books.tap.iter().for_each(|tap| tap.outgoing(&outgoing));
                 let packed = transport.pack(outgoing);
                 end += packed.len;
                 packed
@@ -235,6 +239,7 @@ impl Outbox {
         while self.in_flight.front().is_some_and(|(end, _)| *end <= written) {
             let Some((end, item)) = self.in_flight.pop_front() else { return };
             books.leave(&item);
+            books.tap.iter().for_each(|tap| tap.sent(&item.message, item.own));
             if item.own {
                 continue;
             }

@@ -28,6 +28,8 @@ mod connection;
 mod deribit;
 mod make;
 mod rehearsal;
+#[cfg(feature = "record")]
+mod replay;
 mod script;
 
 use std::fmt;
@@ -49,6 +51,9 @@ pub use self::make::{
     opened, outcome_unknown, parked, received, response, restarted, subscription_refused,
 };
 pub use self::rehearsal::Rehearsal;
+#[cfg(feature = "record")]
+#[cfg_attr(docsrs, doc(cfg(feature = "record")))]
+pub use self::replay::{Pace, Replayed, replay};
 pub use self::script::{Peer, Script};
 use crate::message::{CloseFrame, Message};
 use crate::supervisor::Supervisor;

@@ -159,6 +159,12 @@ impl Rehearsal {
         }
     }
 
+    /// When a timer is due next.
+    #[cfg(feature = "record")]
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
     /// What the handler has sent since this was last called, requests among it.
     pub fn take_sent(&mut self) -> Vec<Message> {
         let books = &self.state.core.mailbox.source.books;

@@ -141,6 +141,7 @@ impl Run<'_> {
         self.link.only_read_from_now_on();
         let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
         let Some(transport) = &mut self.link.transport else { return Ok(()) };
+        self.core.tap().iter().for_each(|tap| tap.close(Some(&frame), true));
         transport.close(frame)
     }
 

@@ -6,6 +6,7 @@ use crate::message::{CloseFrame, Message};
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
 use crate::policy::connection::Connection;
+use crate::record::tap::Sort;
 use crate::state::DisconnectReason;
 use crate::transport::{Broken, Incoming};
 
@@ -41,7 +42,11 @@ impl Run<'_> {
                 let came_at = transport.read_at();
                 self.idle_turns = 0;
                 self.core.counters.received.add(1);
-                if connection.listens(self.core) && self.show(connection)? {
+                let claimed = connection.listens(self.core) && self.show(connection)?;
+                if self.core.tap().is_some() {
+                    self.record(claimed)?;
+                }
+                if claimed {
                     return Ok(Came::Other);
                 }
                 connection.data(came_at);
@@ -62,6 +67,19 @@ impl Run<'_> {
     fn broke(&mut self, broken: Broken) -> Broken {
         (self.reads_broken, self.owes) = (true, broken.code);
         broken
+    }
+
+    /// The message that was read goes into the recording too.
+    #[inline(never)]
+    fn record(&mut self, claimed: bool) -> Result<(), Broken> {
+        let (Some(transport), Some(tap)) = (&self.link.transport, self.core.tap()) else {
+            return Ok(());
+        };
+        match transport.message() {
+            Ok(message) => tap.message(message, claimed, transport.read_at()),
+            Err(broken) => return Err(self.broke(broken)),
+        }
+        Ok(())
     }
 
     /// Shows a message to the connection; false if it is the caller's.
@@ -109,6 +127,10 @@ impl Run<'_> {
 
     #[inline(never)]
     fn pinged(&mut self, connection: &mut Connection) -> Result<Came, Broken> {
+        if let (Some(tap), Some(transport)) = (self.core.tap(), &self.link.transport) {
+            tap.control(Sort::Ping, transport.control(), transport.read_at());
+            tap.answered(transport.control(), transport.read_at());
+        }
         // The pong is queued behind whatever is being written; do not let it wait for a next turn.
         self.write_out()?;
         let Some(transport) = &self.link.transport else { return Ok(Came::Other) };
@@ -121,6 +143,9 @@ impl Run<'_> {
     #[inline(never)]
     fn ponged(&mut self, connection: &mut Connection) -> Result<Came, Broken> {
         let Some(transport) = &self.link.transport else { return Ok(Came::Other) };
+        if let Some(tap) = self.core.tap() {
+            tap.control(Sort::Pong, transport.control(), transport.read_at());
+        }
         if connection.pong(transport.control(), transport.read_at()) {
             self.alive(connection);
         }
@@ -129,6 +154,7 @@ impl Run<'_> {
 
     #[inline(never)]
     fn closed(&mut self, frame: Option<CloseFrame>) -> Result<Came, Broken> {
+        self.core.tap().iter().for_each(|tap| tap.close(frame.as_ref(), false));
         // Its answer leaves, if there is room for it.
         let _ = self.write_out();
         Err(Broken::because(DisconnectReason::ClosedByServer(frame)))

@@ -386,6 +386,10 @@ impl<'a> Run<'a> {
 
     /// To the consumer: never dropped.
     pub(super) fn emit(&mut self, event: Event) {
+        // How a connection ended, or the client, is recorded where it does.
+        if !matches!(event, Event::Disconnected { .. } | Event::Parked { .. } | Event::Closed { .. }) {
+            self.core.tap().iter().for_each(|tap| tap.event(&event));
+        }
         let epoch = self.open_epoch();
         let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now: Instant::now() };
         self.consumer.event(scene, event);

@@ -80,6 +80,7 @@ impl Run<'_> {
     /// From a connection to its end. Whatever the way out, what the kernel has is counted before it is let go of.
     pub(super) fn serve(&mut self, transport: Transport, deadline: Instant) -> Ended {
         let tcp = transport.tcp().clone();
+        self.core.tap().iter().for_each(|tap| tap.begin(self.life.epoch + 1));
         self.link.open(transport);
         let ended = self.serve_on(&tcp, deadline);
         // What came before the end is told of before it, though there be no room.
@@ -163,7 +164,9 @@ impl Run<'_> {
     /// A close frame, if there is room for it at once.
     fn say_goodbye(&mut self, code: u16) {
         if let Some(transport) = &mut self.link.transport {
-            let _ = transport.close(CloseFrame { code, reason: "".into() });
+            let frame = CloseFrame { code, reason: "".into() };
+            self.core.tap().iter().for_each(|tap| tap.close(Some(&frame), true));
+            let _ = transport.close(frame);
         }
     }
 

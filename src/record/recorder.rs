@@ -1,0 +1,323 @@
+//! The recorder: one thread that fetches what clients put down, and writes it. No client ever waits for it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::entry;
+use super::files::{Files, Rules};
+use super::tap::{self, Head, Tap};
+
+/// How often what was put down is fetched and written.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// Entries written in one go.
+const AT_ONCE: usize = 4096;
+
+/// Of what is fetched in one go so much may be kept for the next.
+const KEPT: usize = 1 << 20;
+
+/// What a [`Recorder`] writes, and how. Made by [`Recorder::builder`].
+#[derive(Clone, Debug)]
+pub struct RecorderBuilder {
+    path: PathBuf,
+    rules: Rules,
+    buffer: usize,
+    redacts: bool,
+}
+
+impl RecorderBuilder {
+    /// Begins the next file (`name.1.ext`, `name.2.ext`) when the one at hand has this many bytes, before compression.
+    /// Defaults to never.
+    pub fn rotate_bytes(mut self, bytes: u64) -> Self {
+        self.rules.rotate_bytes = Some(bytes.max(1));
+        self
+    }
+
+    /// Begins the next file when the one at hand is that old. Defaults to never.
+    pub fn rotate_every(mut self, time: Duration) -> Self {
+        self.rules.rotate_every = Some(time);
+        self
+    }
+
+    /// Compresses with zstd at this level (1 to 22; 3 is zstd's own default); name the file `.jsonl.zst`. Defaults to plain
+    /// text.
+    #[cfg(feature = "zstd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "zstd")))]
+    pub fn zstd(mut self, level: i32) -> Self {
+        self.rules.zstd = Some(level);
+        self
+    }
+
+    /// How many bytes of one client wait in memory for the disk before entries are dropped, and counted. Defaults to 64 MiB.
+    pub fn buffer(mut self, bytes: usize) -> Self {
+        self.buffer = bytes;
+        self
+    }
+
+    /// Records secrets as they are. By default the values of keys that are known to hold some (`client_secret`, `signature`,
+    /// `access_token`, `passphrase`, `apiKey` and their like) are replaced by `[redacted]`, in both directions.
+    pub fn with_secrets(mut self) -> Self {
+        self.redacts = false;
+        self
+    }
+
+    /// Opens the file, whose folder must exist, and starts the recorder's thread. A recording that is there already goes on.
+    ///
+    /// # Errors
+    /// When the file can't be opened, or the system has no thread; the path is in the message.
+    pub fn start(self) -> io::Result<Recorder> {
+        let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display()));
+        let files = Files::open(&self.path, self.rules.clone()).map_err(at)?;
+        let shared = Arc::new(Shared {
+            begun: Instant::now(),
+            redacts: self.redacts,
+            taps: Mutex::default(),
+            status: Mutex::new(RecorderStatus { file: files.path(), ..RecorderStatus::default() }),
+            passes: Mutex::new(0),
+            passed: Condvar::new(),
+            ends: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+        });
+        let thread = std::thread::Builder::new().name("recorder".into()).spawn({
+            let shared = shared.clone();
+            move || shared.run(files)
+        })?;
+        Ok(Recorder(Arc::new(Owner { shared, thread: Some(thread), buffer: self.buffer })))
+    }
+}
+
+/// How a [`Recorder`] does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecorderStatus {
+    /// Entries written.
+    pub written: u64,
+    /// Entries that are lost: the disk was too slow for the buffer, or took nothing.
+    pub dropped: u64,
+    /// Bytes written, before compression.
+    pub bytes: u64,
+    /// The file at hand.
+    pub file: PathBuf,
+    /// Why nothing can be written at the moment, if that is so. It is tried again ten times a second.
+    pub fault: Option<String>,
+}
+
+/// Records what clients receive and send, and what happens to them, to a file: JSON lines of `ts`, `dir`, `type`, `data`, and
+/// where it is base64 `binary`, as [`entry`](super::Entry) has them. Given to clients by
+/// [`ClientConfig::record`](crate::ClientConfig::record); clones are handles of the same.
+///
+/// A client copies each frame into memory and goes on; a thread of the recorder's own writes every 100 ms. A disk that is slow
+/// or full stops no client: what then is dropped is counted, and told in the log. The last handle, those in clients and
+/// configurations among them, ends the thread when it is dropped, after all is written.
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::record::{Recorder, Recording};
+/// use ws_supervisor::{Client, ClientConfig, testing::Server};
+///
+/// # let folder = std::env::temp_dir().join(format!("recorder-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// let path = folder.join("feed.jsonl");
+/// let recorder = Recorder::start(&path)?;
+/// let server = Server::echo()?;
+/// let client = Client::connect(ClientConfig::new(server.url())?.name("feed").record(&recorder))?;
+/// client.send("tick")?;
+/// client.events().iter().find(|event| matches!(event, ws_supervisor::Event::Message(_)));
+/// assert!(recorder.flush(Duration::from_secs(30)));
+/// let ticks = Recording::open(&path)?.filter_map(Result::ok).filter(|entry| entry.message().is_some());
+/// assert_eq!(ticks.count(), 1);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Recorder(Arc<Owner>);
+
+struct Owner {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    buffer: usize,
+}
+
+impl Recorder {
+    /// To this file, which may be there already, with the defaults.
+    ///
+    /// # Errors
+    /// As for [`RecorderBuilder::start`].
+    pub fn start(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::builder(path).start()
+    }
+
+    /// Other settings than the defaults.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::record::Recorder;
+    /// let nowhere = Recorder::builder("/no/such/folder/a.jsonl").rotate_bytes(1 << 30).rotate_every(Duration::from_secs(3600));
+    /// let error = nowhere.start().unwrap_err();
+    /// assert!(error.to_string().starts_with("/no/such/folder/a.jsonl: "));
+    /// ```
+    pub fn builder(path: impl AsRef<Path>) -> RecorderBuilder {
+        RecorderBuilder { path: path.as_ref().to_owned(), rules: Rules::default(), buffer: 64 << 20, redacts: true }
+    }
+
+    /// How it does.
+    pub fn status(&self) -> RecorderStatus {
+        let shared = &self.0.shared;
+        let waiting: u64 = shared.taps.lock().iter().map(|tap| tap.dropped.load(Ordering::Relaxed)).sum();
+        let dropped = shared.dropped.load(Ordering::Relaxed) + waiting;
+        RecorderStatus { dropped, ..shared.status.lock().clone() }
+    }
+
+    /// Waits until all that came before is written, or has failed to be. False when that takes longer.
+    pub fn flush(&self, at_most: Duration) -> bool {
+        let shared = &self.0.shared;
+        let mut passes = shared.passes.lock();
+        // The pass that is under way may have looked already.
+        let enough = *passes + 2;
+        if let Some(thread) = &self.0.thread {
+            thread.thread().unpark();
+        }
+        let until = crate::deadline::later(Instant::now(), at_most);
+        while *passes < enough {
+            if let Some(thread) = &self.0.thread {
+                thread.thread().unpark();
+            }
+            if shared.passed.wait_until(&mut passes, until).timed_out() {
+                return *passes >= enough;
+            }
+        }
+        true
+    }
+
+    /// A client's end of it.
+    pub(crate) fn tap(&self, client: Arc<str>) -> Option<Tap> {
+        let thread = self.0.thread.as_ref()?.thread().clone();
+        let (tap, shared) = Tap::new(client, self.0.shared.begun, self.0.buffer, thread);
+        self.0.shared.taps.lock().push(shared);
+        Some(tap)
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.ends.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Recorder").field(&self.status()).finish()
+    }
+}
+
+struct Shared {
+    begun: Instant,
+    redacts: bool,
+    taps: Mutex<Vec<Arc<tap::Shared>>>,
+    status: Mutex<RecorderStatus>,
+    /// How often all was looked at.
+    passes: Mutex<u64>,
+    passed: Condvar,
+    ends: AtomicBool,
+    /// Of clients that are gone, and what the disk did not take.
+    dropped: AtomicU64,
+}
+
+impl Shared {
+    fn run(&self, mut files: Files) {
+        let mut lines = String::new();
+        loop {
+            // Asked first: what was put down before the end is still fetched.
+            let ends = self.ends.load(Ordering::Acquire);
+            self.pass(&mut files, &mut lines);
+            *self.passes.lock() += 1;
+            self.passed.notify_all();
+            if ends {
+                break;
+            }
+            std::thread::park_timeout(EVERY);
+        }
+        if let Err(error) = files.end() {
+            log::error!("recording to {}: its end is not written: {error}", files.path().display());
+        }
+    }
+
+    /// Fetches what all clients put down, and writes it in the order of time.
+    fn pass(&self, files: &mut Files, lines: &mut String) {
+        let taps = {
+            let mut taps = self.taps.lock();
+            let all = taps.clone();
+            // What nobody can put anything into any more is looked at once more, now.
+            taps.retain(|tap| {
+                let is_used = Arc::strong_count(tap) > 2;
+                if !is_used {
+                    self.dropped.fetch_add(tap.dropped.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                is_used
+            });
+            all
+        };
+        let fetched: Vec<_> = taps.iter().map(|tap| (tap, tap.fetch())).collect();
+        let (now, wall) = (Instant::now().saturating_duration_since(self.begun), SystemTime::now());
+        let mut entries: Vec<(Head, &[u8], &str)> = Vec::new();
+        for (tap, pieces) in &fetched {
+            for piece in pieces {
+                let mut rest = &piece[..];
+                while let Some((head, payload, after)) = Head::read(rest) {
+                    entries.push((head, payload, &tap.client));
+                    rest = after;
+                }
+            }
+        }
+        entries.sort_by_key(|(head, ..)| head.at);
+        for some in entries.chunks(AT_ONCE) {
+            lines.clear();
+            for (head, payload, client) in some {
+                let ago = now.saturating_sub(Duration::from_nanos(head.at));
+                entry::write(*head, payload, client, wall - ago, self.redacts, lines);
+            }
+            self.settle(files.write(lines.as_bytes()), files, some.len() as u64, lines.len());
+        }
+        lines.shrink_to(KEPT);
+        drop(entries);
+        fetched.into_iter().for_each(|(tap, pieces)| tap.give_back(pieces));
+    }
+
+    fn settle(&self, result: io::Result<()>, files: &Files, entries: u64, bytes: usize) {
+        let mut status = self.status.lock();
+        status.file = files.path();
+        let file = status.file.display();
+        match result {
+            Ok(()) => {
+                if status.fault.is_some() {
+                    log::warn!(
+                        "recording to {file} goes on; {} entries are lost",
+                        self.dropped.load(Ordering::Relaxed)
+                    );
+                }
+                status.fault = None;
+                status.written += entries;
+                status.bytes += bytes as u64;
+            }
+            Err(error) => {
+                let fault = error.to_string();
+                if status.fault.is_none() {
+                    log::error!("recording to {file} fails, and what it would have held is lost: {fault}");
+                }
+                status.fault = Some(fault);
+                self.dropped.fetch_add(entries, Ordering::Relaxed);
+            }
+        }
+    }
+}

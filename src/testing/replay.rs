@@ -1,0 +1,203 @@
+//! Recordings played again: by a server, and into a handler without any.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::rehearsal::Rehearsal;
+use super::script::Script;
+use super::{Server, make};
+use crate::config::ClientConfig;
+use crate::event::Event;
+use crate::inbound::delivery::Handler;
+use crate::lifecycle::StartError;
+use crate::message::Message;
+use crate::record::{Direction, Entry, Frame, Recorded};
+
+/// How fast a recording is played.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Pace {
+    /// As it was recorded.
+    Recorded,
+    /// So many times as fast.
+    Times(f64),
+    /// As fast as the client takes it.
+    FlatOut,
+}
+
+/// Messages written in one go, flat out.
+const AT_ONCE: usize = 1000;
+
+/// Timers that fire at one instant of a replay.
+const TIMERS_AT_ONCE: usize = 1000;
+
+/// How often it is seen whether a message is due.
+const LOOK: Duration = Duration::from_millis(1);
+
+impl Server {
+    /// Plays what a venue sent on every connection, from when it is open: the messages of the recording, which may be of one
+    /// client or of one connection by a filter of yours.
+    ///
+    /// # Errors
+    /// When no port is to be had.
+    ///
+    /// ```
+    /// use ws_supervisor::record::Recording;
+    /// use ws_supervisor::testing::{Pace, Server};
+    /// use ws_supervisor::{Client, ClientConfig, Event};
+    ///
+    /// let lines = r#"{"ts":"2021-07-22T22:25:41.062170Z","dir":"in","type":"text","data":"tick"}"#;
+    /// let server = Server::replay(Recording::read(lines.as_bytes()).filter_map(Result::ok), Pace::Recorded)?;
+    /// let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// assert!(client.events().iter().any(|event| matches!(event, Event::Message(message) if message == "tick")));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn replay(entries: impl IntoIterator<Item = Entry>, pace: Pace) -> io::Result<Self> {
+        Self::start(script(entries, pace))
+    }
+}
+
+/// What [`Server::replay`] plays, to be combined with other conduct.
+pub(super) fn script(entries: impl IntoIterator<Item = Entry>, pace: Pace) -> Script {
+    let mut first = None;
+    let mut due = move |entry: &Entry| {
+        let since = entry.at.duration_since(*first.get_or_insert(entry.at)).unwrap_or_default();
+        match pace {
+            Pace::Recorded => since,
+            Pace::Times(factor) => Duration::try_from_secs_f64(since.as_secs_f64() / factor).unwrap_or(Duration::MAX),
+            Pace::FlatOut => Duration::ZERO,
+        }
+    };
+    let messages = entries.into_iter().filter_map(|entry| match &entry.what {
+        Recorded::Frame { direction: Direction::In, frame: Frame::Message(message), .. } => {
+            Some((due(&entry), message.clone()))
+        }
+        _ => None,
+    });
+    let messages: Arc<Vec<(Duration, Message)>> = Arc::new(messages.collect());
+    // Of each connection: when it began, and what is next.
+    let playing: Mutex<HashMap<usize, (Instant, usize)>> = Mutex::default();
+    Script::silent().every(LOOK, move |peer| {
+        let mut playing = playing.lock();
+        let (begun, next) = playing.entry(peer.index).or_insert_with(|| (Instant::now(), 0));
+        let elapsed = begun.elapsed();
+        let rest = messages[*next..].iter().take(AT_ONCE).take_while(|(due, _)| *due <= elapsed);
+        let now: Vec<_> = rest.map(|(_, message)| message.clone()).collect();
+        *next += now.len();
+        now
+    })
+}
+
+/// What a handler did in a replay, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Replayed {
+    /// When, from the recording's first entry on.
+    pub at: Duration,
+    /// What it sent: messages, and requests as they would be written.
+    pub sent: Message,
+}
+
+/// Replays one client's recording into a handler, with no socket, thread or clock: the handler is told what it was told then,
+/// in the same order, [`Context::now`](crate::Context::now) is the recorded time, and a timer fires when that comes. So a
+/// strategy's run is repeated exactly, as often as you like and as fast as it goes. Returns what it sent.
+///
+/// Times are the monotonic ones where the recording has them. Responses are those recorded, under the ids recorded: a handler
+/// that compares ids sets its own ([`Request::id`](crate::Request::id)). What callers told it
+/// ([`Client::tell`](crate::Client::tell)) is not in a recording.
+///
+/// # Errors
+/// When the configuration breaks a rule.
+///
+/// ```
+/// use ws_supervisor::record::Recording;
+/// use ws_supervisor::{ClientConfig, Context, Handler, MessageRef, testing};
+///
+/// struct Quoter;
+/// impl Handler for Quoter {
+///     fn on_message(&mut self, context: &mut Context<'_>, tick: MessageRef<'_>) {
+///         context.send(format!("quote for {}", tick.as_text().unwrap_or_default())).expect("open");
+///     }
+/// }
+///
+/// let lines = r#"{"ts":"2021-07-22T22:25:41.062170Z","dir":"in","type":"text","data":"tick"}"#;
+/// let recording = Recording::read(lines.as_bytes()).filter_map(Result::ok);
+/// let run = testing::replay(recording, ClientConfig::new("wss://venue.example")?, &mut Quoter)?;
+/// assert_eq!(run[0].sent, "quote for tick");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn replay(
+    entries: impl IntoIterator<Item = Entry>,
+    config: ClientConfig,
+    handler: &mut impl Handler,
+) -> Result<Vec<Replayed>, StartError> {
+    let mut rehearsal = Rehearsal::new(config)?;
+    let begun = Instant::now();
+    let (mut first, mut now, mut open) = (None, Duration::ZERO, None);
+    let mut sent = Vec::new();
+    for entry in entries {
+        let (at, zero) = match (entry.since, first) {
+            (Some(since), None) => (since, *first.get_or_insert(Begun::Since(since))),
+            (Some(since), Some(zero)) => (since, zero),
+            (None, _) => (Duration::ZERO, *first.get_or_insert(Begun::At(entry.at))),
+        };
+        let since = match zero {
+            Begun::Since(zero) => at.saturating_sub(zero),
+            Begun::At(zero) => entry.at.duration_since(zero).unwrap_or_default(),
+        };
+        // Of two clocks, or two writers, one may be a little behind: time does not run back.
+        let (until, mut at_once) = (since.max(now), 0);
+        while let Some(at) = rehearsal.next_timer().map(|at| at.saturating_duration_since(begun).max(now)) {
+            // One that is always due again at once gets its turns, and then the next entry.
+            at_once = if at > now { 0 } else { at_once + 1 };
+            if at > until || at_once > TIMERS_AT_ONCE {
+                break;
+            }
+            now = at;
+            rehearsal.set_now(begun + now);
+            rehearsal.fire_timers(handler);
+            sent.extend(rehearsal.take_sent().into_iter().map(|sent| Replayed { at: now, sent }));
+        }
+        now = until;
+        rehearsal.set_now(begun + now);
+        if let Some(message) = entry.message() {
+            // A recording of others has no events: what comes comes on an open connection.
+            if open.is_none() {
+                rehearsal.open(entry.epoch.max(1));
+                open = Some(entry.epoch);
+                handler.on_open(&mut rehearsal.context());
+            }
+            let message = make::received(message.clone(), begun + now);
+            handler.on_message(&mut rehearsal.context(), message.view().on(entry.epoch.max(1)));
+        }
+        match entry.event() {
+            Some(Event::Open { epoch, .. }) => {
+                rehearsal.open(epoch);
+                open = Some(epoch);
+                handler.on_open(&mut rehearsal.context());
+            }
+            Some(event) => {
+                if let Event::Disconnected { .. } = event {
+                    // What the recording says was handed back is what the handler is told.
+                    drop(rehearsal.disconnect());
+                    open = Some(0);
+                }
+                handler.on_event(&mut rehearsal.context(), event);
+            }
+            None => {}
+        }
+        sent.extend(rehearsal.take_sent().into_iter().map(|sent| Replayed { at: now, sent }));
+    }
+    Ok(sent)
+}
+
+/// The first entry's time, on the clock that it has.
+#[derive(Clone, Copy)]
+enum Begun {
+    Since(Duration),
+    At(std::time::SystemTime),
+}
