@@ -59,16 +59,24 @@ pub struct TlsSession {
 /// A version of TLS. Older ones are not offered (RFC 8996).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema))]
 pub enum TlsVersion {
     /// RFC 5246.
+    #[cfg_attr(feature = "serde", serde(rename = "1.2"))]
     Tls12,
     /// RFC 8446.
+    #[cfg_attr(feature = "serde", serde(rename = "1.3"))]
     Tls13,
 }
 
 /// What the server may answer to the subprotocols that it is offered (RFC 6455 section 4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 pub enum SubprotocolChoice {
     /// One of those offered.
     #[default]

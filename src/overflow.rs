@@ -11,6 +11,11 @@
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 pub enum Overflow {
     /// Stop reading the socket until there is room; nothing is lost, and the server feels it through TCP. Sends and
     /// heartbeats go on; answers to heartbeats that wait unread are not counted as missing. The end of the connection is

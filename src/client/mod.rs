@@ -403,6 +403,24 @@ impl Client {
         self.state.publish_metrics();
     }
 
+    /// What its configuration came to, every option with the value that it has, as a
+    /// [configuration file](crate::config_file) would have it: secrets, and paths and queries of URLs, left out.
+    ///
+    /// ```
+    /// # use ws_supervisor::{Client, ClientConfig, testing::Server};
+    /// # let server = Server::echo()?;
+    /// let config = ClientConfig::new(server.url())?.header("Authorization", "Bearer secret");
+    /// let settings = Client::connect(config)?.effective_settings();
+    /// assert_eq!(settings["connect_timeout"], "10s");
+    /// assert!(!settings.to_string().contains("secret"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "serde")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+    pub fn effective_settings(&self) -> serde_json::Value {
+        crate::config::effective::effective(&self.core.tag, &self.state.settings)
+    }
+
     /// The client's id.
     ///
     /// ```

@@ -4,6 +4,12 @@
 pub(crate) mod compression;
 mod connecting;
 pub(crate) mod decode;
+#[cfg(feature = "serde")]
+pub(crate) mod effective;
+#[cfg(feature = "serde")]
+pub(crate) mod file;
+#[cfg(feature = "serde")]
+pub(crate) mod file_parts;
 pub(crate) mod proxy;
 mod session;
 pub(crate) mod settings;

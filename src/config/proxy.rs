@@ -89,6 +89,15 @@ impl Proxy {
         self
     }
 
+    /// Its URL without user and password; `None` where the environment says.
+    #[cfg(feature = "serde")]
+    pub(crate) fn shown(&self) -> Option<String> {
+        match &self.source {
+            Source::One(server) => Some(server.to_string()),
+            Source::Environment => None,
+        }
+    }
+
     pub(crate) fn to_proxy(&self) -> &Tls {
         &self.tls
     }

@@ -18,6 +18,11 @@ use crate::handshake::TlsVersion;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 pub enum TlsBackend {
     /// The system's library, by native-tls: OpenSSL on Linux. Its updates and policies are the system's. With the feature
     /// `native-tls`, which is on by default.

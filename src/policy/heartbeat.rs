@@ -215,6 +215,11 @@ impl Heartbeat {
         self
     }
 
+    #[cfg(feature = "serde")]
+    pub(crate) fn most_missed(&self) -> u32 {
+        self.max_missed
+    }
+
     /// Which kind it is.
     pub fn kind(&self) -> HeartbeatKind {
         match &self.kind {

@@ -183,7 +183,10 @@ impl RateLimit {
     /// # Ok::<(), ws_supervisor::ConfigError>(())
     /// ```
     pub fn window(limit: u32, period: Duration) -> Result<Self, ConfigError> {
-        let burst = (limit / 4).max(limit.min(1));
+        if limit == 0 {
+            return Err(ConfigError::new("rate_limit", "the limit must be at least 1"));
+        }
+        let burst = (limit / 4).max(1);
         let refill = (limit - burst).max(1);
         // Rounded up: a nanosecond too short, and over a million messages there is one too many.
         let interval = period.as_nanos().div_ceil(refill.into());

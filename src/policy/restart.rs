@@ -12,6 +12,11 @@ use crate::lifecycle::{End, ExitReason, ParkReason};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 pub enum Restart {
     /// After an abnormal end only. The default.
     #[default]

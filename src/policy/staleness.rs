@@ -10,6 +10,11 @@ use crate::deadline::later;
 /// What a client does when no data has come for [`stale_after`](crate::ClientConfig::stale_after).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 pub enum StaleAction {
     /// Ends the connection in good order ([`DisconnectReason::Stale`](crate::DisconnectReason::Stale)) and makes another.
     #[default]

@@ -15,6 +15,11 @@ use crate::lifecycle::ExitReason;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 pub enum IntensityScope {
     /// Each client has its own budget, and exceeding it parks that client alone. The default: one venue's trouble is
     /// not another's.
@@ -34,6 +39,11 @@ pub enum IntensityScope {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 pub enum RestartCounting {
     /// Those after a panic. Restarts for the network's sake (retries exhausted, heartbeat lost) are paced by the backoff
     /// and go on for as long as the outage does.

@@ -1,0 +1,277 @@
+use super::*;
+use crate::state::Tag;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+fn variables(name: &str) -> Option<String> {
+    (name == "TOKEN").then(|| "s3cret".into())
+}
+
+fn faults(text: &str, format: Format) -> Vec<String> {
+    let Err(mut flaws) = parse(text, format, &variables) else { panic!("nothing wrong with {text}") };
+    flaws.sort_by_key(|flaw| flaw.mark);
+    let line = |flaw: &Flaw| format!("{}:{} {} | {}", flaw.mark.line, flaw.mark.column, flaw.key, flaw.rule);
+    flaws.iter().map(line).collect()
+}
+
+#[test]
+fn twenty_wrong_files_have_twenty_right_errors() {
+    use Format::{Json, Toml, Yaml};
+    const TIME: &str = "must be a time with its unit, such as \"30s\" or \"250ms\"";
+    let url = "[clients.a]\nurl = \"ws://h\"\n";
+    let cases: Vec<(String, Format, Vec<String>)> = vec![
+        (String::new(), Toml, vec!["1:1 clients | must have at least one client".into()]),
+        ("[clients.a]\njitter = 0.1\n".into(), Toml, vec!["1:10 clients.a.url | every client must have one".into()]),
+        (format!("{url}jitter = 2.0\n"), Toml, vec!["3:1 clients.a.jitter | must be between 0 and 1".into()]),
+        (format!("{url}close_timeout = 5\n"), Toml, vec![format!("3:1 clients.a.close_timeout | {TIME}")]),
+        (format!("{url}close_timeout = \"5\"\n"), Toml, vec![format!("3:1 clients.a.close_timeout | {TIME}")]),
+        (
+            format!("{url}conect_timeout = \"5s\"\n"),
+            Toml,
+            vec!["3:1 clients.a.conect_timeout | unknown key; did you mean `connect_timeout`?".into()],
+        ),
+        (
+            format!("{url}tls = {{ min_vrsion = \"1.3\" }}\n"),
+            Toml,
+            vec!["3:9 clients.a.tls.min_vrsion | unknown key; did you mean `min_version`?".into()],
+        ),
+        (
+            format!("{url}overflow = \"drop_all\"\n"),
+            Toml,
+            vec![
+                "3:1 clients.a.overflow | unknown variant `drop_all`, expected one of `backpressure`, `drop_oldest`, \
+                 `drop_newest`, `disconnect`"
+                    .into(),
+            ],
+        ),
+        (
+            format!("{url}heartbeat = {{ kind = \"ping_pong\" }}\n"),
+            Toml,
+            vec!["3:1 clients.a.heartbeat | this kind needs `interval`".into()],
+        ),
+        (
+            format!("{url}header = {{ Authorization = \"Bearer ${{NOT_SET}}\" }}\n"),
+            Toml,
+            vec!["3:28 clients.a.header.Authorization | the environment has no `NOT_SET`".into()],
+        ),
+        (
+            format!("{url}dial_limit = \"dials\"\n"),
+            Toml,
+            vec!["3:1 clients.a.dial_limit | `limits` has no `dials`, or that is wrong".into()],
+        ),
+        (
+            format!("{url}[limits.dials]\nwindow = {{ limit = 0, period = \"1s\" }}\n"),
+            Toml,
+            vec!["3:9 limits.dials | the limit must be at least 1".into()],
+        ),
+        (
+            format!("{url}[supervisor]\nmax_clients = 0\n"),
+            Toml,
+            vec!["4:1 supervisor.max_clients | must be at least 1".into()],
+        ),
+        (
+            "[clients.a]\nurl = \"https://h\"\n".into(),
+            Toml,
+            vec!["2:1 clients.a.url | must have the scheme `ws` or `wss`".into()],
+        ),
+        (
+            format!("{url}proxy = {{ bypass = \"x\" }}\n"),
+            Toml,
+            vec!["3:1 clients.a.proxy | must have either a `url`, or `from_environment = true`".into()],
+        ),
+        (
+            format!("[defaults]\nmax_retires = 1\n{url}[clients.b]\nurl = \"ws://h\"\n"),
+            Toml,
+            vec!["2:1 defaults.max_retires | unknown key; did you mean `max_retries`?".into()],
+        ),
+        (
+            "{\n\t\"clients\": {\"a\": {\"url\": \"ws://h\", \"jitter\": \"much\"}}\n}".into(),
+            Json,
+            vec!["2:38 clients.a.jitter | invalid type: string \"much\", expected f64".into()],
+        ),
+        ("{\"clients\": {},}".into(), Json, vec!["1:16  | trailing comma".into()]),
+        (
+            "clients:\n  a:\n    url: ws://h\n    jitter: 0.1\n    jitter: 0.2\n".into(),
+            Yaml,
+            vec!["5:5 jitter | the key is there twice".into()],
+        ),
+        (
+            "clients:\n  a: &x\n    url: ws://h\n  b: *x\n".into(),
+            Yaml,
+            vec!["4:6  | anchors and aliases are not taken".into()],
+        ),
+        (
+            "[defaults]\njitter = 7.0\n[clients.a]\nurl = \"ws://h\"\n[clients.b]\nurl = \"ws://h\"\n".into(),
+            Toml,
+            vec!["2:1 clients.a.jitter | must be between 0 and 1".into()],
+        ),
+        (
+            // All of them at once, in the order of the lines.
+            format!("{url}jitter = -1.0\nrestrat = \"never\"\nrestart = \"never\"\nconnect_timeout = \"0s\"\n"),
+            Toml,
+            vec![
+                "3:1 clients.a.jitter | must be between 0 and 1".into(),
+                "4:1 clients.a.restrat | unknown key; did you mean `restart`?".into(),
+                "5:1 clients.a.restart | unknown variant `never`, expected one of `transient`, `permanent`, `temporary`"
+                    .into(),
+                "6:1 clients.a.connect_timeout | must be greater than zero".into(),
+            ],
+        ),
+    ];
+    assert!(cases.len() >= 20);
+    for (text, format, expected) in cases {
+        assert_eq!(faults(&text, format), expected, "{text}");
+    }
+    let syntax = faults("[clients.a\nurl = 1", Toml);
+    assert!(syntax[0].starts_with("1:11 "), "{syntax:?}");
+}
+
+const EVERYTHING: &str = r#"
+[supervisor]
+intensity = { max_restarts = 3, window = "30s" }
+intensity_scope = "supervisor"
+restart_counting = "all"
+max_clients = 5
+shutdown_grace = "2s"
+
+[limits.shared]
+bucket = { capacity = 10, refill = 5, period = "1s" }
+per_connection = true
+
+[defaults]
+dial_limit = "shared"
+backoff = { base = "100ms", cap = "3s" }
+socket = { dscp = 46, keepalive = { idle = "20s", interval = "5s", retries = 3 } }
+
+[clients.one]
+url = "wss://one.example/ws?key=${TOKEN}"
+fallback_url = ["wss://two.example/ws"]
+header = { Authorization = "Bearer ${TOKEN}", X-Other = "${NOT_SET:-none} $$5" }
+subprotocol = ["v1"]
+subprotocol_choice = "optional"
+heartbeat = { kind = "message", interval = "5s", payload = "ping", contains = "pong", max_missed = 3 }
+tls = { min_version = "1.3", alpn = ["http/1.1"], without_sni = true }
+proxy = { url = "http://user:${TOKEN}@proxy:3128", bypass = "localhost" }
+socket = { send_buffer = 65536 }
+stale_after = "10s"
+stale_action = "tell"
+overflow = "drop_oldest"
+idle_strategy = { backoff = { spins = 100, yields = 10 } }
+rate_limit = ["shared", { window = { limit = 300, period = "5m" } }]
+restart = "permanent"
+max_age = "1h 30m"
+
+[clients.two]
+url = "ws://two.example"
+idle_strategy = "busy_spin"
+venue = "binance_spot"
+subscribe = ["btcusdt@trade"]
+backoff = { base = "1s", cap = "2s" }
+"#;
+
+#[test]
+fn a_file_comes_to_what_the_builder_would_have_made() {
+    let desk = parse(EVERYTHING, Format::Toml, &variables).unwrap();
+    let names: Vec<_> = desk.clients.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
+    let (one, two) = (desk.clients[0].1.resolve().unwrap(), desk.clients[1].1.resolve().unwrap());
+    assert!(one.target.path_and_query.ends_with("key=s3cret"));
+    let value = |at: usize| one.headers[at].value.to_str().unwrap();
+    assert_eq!((value(0), value(1)), ("Bearer s3cret", "none $5"));
+    assert_eq!(one.reconnect.base, Duration::from_millis(100), "of the defaults");
+    assert_eq!(two.reconnect.base, Duration::from_secs(1), "its own");
+    assert_eq!((one.socket.dscp, one.socket.send_buffer), (Some(46), Some(65536)), "tables are taken together");
+    assert_eq!(one.max_age, Some(Duration::from_secs(5400)));
+    assert_eq!(one.heartbeat.kind(), crate::HeartbeatKind::Message);
+    assert_eq!(one.limits.len(), 2);
+    assert_eq!(two.idle, crate::IdleStrategy::BusySpin);
+    assert!(desk.supervisor.max_restarts == 3 && desk.supervisor.max_clients == Some(5));
+    // One bucket for both, and ten dials empty it.
+    let (first, second) = (one.dial_limit.unwrap(), two.dial_limit.unwrap());
+    let now = std::time::Instant::now();
+    assert!((0..5).all(|_| first.take_one(now).is_ok() && second.take_one(now).is_ok()));
+    assert!(first.take_one(now).is_err() && second.take_one(now).is_err());
+}
+
+#[test]
+fn toml_json_and_yaml_say_the_same() {
+    let tree = tree::read(EVERYTHING, Format::Toml).unwrap().value();
+    let json = serde_json::to_string_pretty(&tree).unwrap();
+    assert_eq!(tree::read(&json, Format::Json).unwrap().value(), tree);
+    assert_eq!(tree::read(&json.replace("  ", "\t"), Format::Json).unwrap().value(), tree);
+    assert_eq!(tree::read(&json, Format::Yaml).unwrap().value(), tree, "JSON is YAML");
+    let yaml = "clients:\n  a: {url: ws://h, jitter: 0.5}\n  'b':\n    url: \"ws://h\"\n    park_on: [401, 403]\n    tcp_nodelay: false\n";
+    let desk = parse(yaml, Format::Yaml, &variables).unwrap();
+    assert!(!desk.clients[1].1.resolve().unwrap().nodelay);
+}
+
+/// Names of the methods of a builder, by its source.
+fn methods(source: &str) -> BTreeSet<String> {
+    let lines = source.lines().map(str::trim_start).filter(|line| line.starts_with("pub fn "));
+    let lines: Vec<_> = lines.collect();
+    let builds =
+        |line: &&&str| !line.contains("&self") && !line.starts_with("pub fn new") && !line.contains("pub(crate)");
+    let name = |line: &&str| line["pub fn ".len()..].split(['(', '<']).next().unwrap().to_owned();
+    lines.iter().filter(builds).map(name).collect()
+}
+
+fn keys(schema: &Value, of: &str) -> BTreeSet<String> {
+    let fields = schema["$defs"][of]["properties"].as_object().unwrap_or_else(|| panic!("no {of}"));
+    fields.keys().cloned().collect()
+}
+
+#[test]
+fn every_knob_of_the_builders_is_a_key_of_the_file() {
+    let schema = Desk::schema();
+    let without = |mut all: BTreeSet<String>, code: &[&str]| {
+        assert!(code.iter().all(|name| all.remove(*name)), "{code:?} of {all:?}");
+        all
+    };
+    let sources = [
+        include_str!("../config/mod.rs"),
+        include_str!("../config/connecting.rs"),
+        include_str!("../config/session.rs"),
+        include_str!("../config/thread.rs"),
+    ];
+    let knobs = sources.iter().flat_map(|source| methods(source)).collect();
+    // Code of the caller's, and the recorder, which is the desk's.
+    let code = ["delivery", "prepare", "on_open", "reconcile", "resolver", "stale_while", "correlation", "record"];
+    let mut expected = without(knobs, &code);
+    expected.insert("url".into());
+    assert_eq!(keys(&schema, "ClientFile"), expected);
+    assert_eq!(keys(&schema, "SocketFile"), methods(include_str!("../config/socket.rs")));
+    let tls = without(methods(include_str!("../config/tls.rs")), &["certificate", "public_key"]);
+    assert_eq!(keys(&schema, "TlsFile"), tls);
+    assert_eq!(
+        keys(&schema, "CompressionFile"),
+        without(methods(include_str!("../config/compression.rs")), &["deflate"])
+    );
+    let mut proxy = methods(include_str!("../config/proxy.rs"));
+    proxy.insert("url".into());
+    assert_eq!(keys(&schema, "ProxyFile"), proxy);
+    let supervisor = without(methods(include_str!("../supervisor/settings.rs")), &[]);
+    assert_eq!(keys(&schema, "SupervisorFile"), supervisor);
+    let deribit: BTreeSet<_> = methods(include_str!("../venue/deribit.rs"));
+    assert_eq!(keys(&schema, "DeribitFile"), deribit);
+    #[cfg(feature = "zstd")]
+    {
+        let recorder = include_str!("../record/recorder.rs").split("/// How a [`Recorder`] does.").next().unwrap();
+        let mut recorder = without(methods(recorder), &["start"]);
+        recorder.insert("path".into());
+        assert_eq!(keys(&schema, "RecorderFile"), recorder);
+    }
+}
+
+#[test]
+fn what_it_came_to_has_every_option_and_no_secret() {
+    let desk = parse(EVERYTHING, Format::Toml, &variables).unwrap();
+    let settings = desk.clients[0].1.resolve().unwrap();
+    let tag = Tag { id: crate::state::ClientId(1), name: "one".into(), venue: "one.example".into() };
+    let effective = crate::config::effective::effective(&tag, &settings);
+    assert!(!effective.to_string().contains("s3cret"), "{effective}");
+    assert_eq!(effective["header"]["Authorization"], "[redacted]");
+    assert_eq!(effective["max_age"], "1h 30m");
+    assert_eq!(effective["heartbeat"]["interval"], "5s");
+    assert_eq!(effective["close_timeout"], "5s", "a default");
+    assert_eq!(effective["send_capacity"], 1024);
+}

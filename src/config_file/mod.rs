@@ -1,0 +1,483 @@
+//! Supervisor and clients from a file: TOML, JSON or YAML.
+//!
+//! ```toml
+//! [supervisor]
+//! intensity = { max_restarts = 10, window = "60s" }
+//!
+//! [limits.dials]                    # shared by all clients that name it
+//! window = { limit = 300, period = "5m" }
+//!
+//! [defaults]                        # of every client, where it does not say otherwise
+//! dial_limit = "dials"
+//! heartbeat = { kind = "ping_pong", interval = "10s" }
+//!
+//! [clients.book]
+//! url = "wss://venue.example/ws"
+//! header = { Authorization = "Bearer ${VENUE_TOKEN}" }
+//! stale_after = "5s"
+//! ```
+//!
+//! Every key of a client is the option of [`ClientConfig`] of that name, but for those that are code of yours (delivery,
+//! callbacks, a resolver, a venue of your own), which you add to the configurations that [`Desk`] has. Times are written with
+//! their unit. `${NAME}` is the environment's, `${NAME:-other}` with a value where it is not set, `$$` a dollar sign. A key that
+//! is not known is a fault, and all faults of a file are told at once, each with its place.
+
+mod tree;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use self::tree::Format;
+use self::tree::{Entry, Flaw, Kind, Mark, Node};
+use crate::client::Client;
+use crate::config::ClientConfig;
+use crate::config::file::ClientFile;
+use crate::config::file_parts::{LimitFile, Time};
+use crate::error::ConfigError;
+use crate::lifecycle::StartError;
+use crate::policy::rate_limit::RateLimit;
+use crate::supervisor::{IntensityScope, RestartCounting, Supervisor, SupervisorBuilder};
+
+/// Something that is wrong in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FileFault {
+    /// The line, from 1 on.
+    pub line: usize,
+    /// The column, from 1 on, in characters.
+    pub column: usize,
+    /// The key, as `clients.book.jitter`; empty where it is the whole file.
+    pub key: String,
+    /// What it must be, or what is wrong.
+    pub rule: String,
+}
+
+/// All that is wrong in a file, in the order of its lines.
+///
+/// ```
+/// use ws_supervisor::config_file::{Desk, Format};
+///
+/// let wrong = "[clients.book]\nurl = \"wss://venue.example\"\njitter = 2.0\nconect_timeout = \"5s\"\n";
+/// let error = Desk::parse(wrong, Format::Toml).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "3:1: clients.book.jitter: must be between 0 and 1\n\
+///      4:1: clients.book.conect_timeout: unknown key; did you mean `connect_timeout`?"
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FileError {
+    /// The file; empty for a text.
+    pub file: PathBuf,
+    /// What is wrong.
+    pub faults: Vec<FileFault>,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, fault) in self.faults.iter().enumerate() {
+            let FileFault { line, column, key, rule } = fault;
+            let end = if at > 0 { "\n" } else { "" };
+            let file = self.file.display().to_string();
+            let place = if file.is_empty() { String::new() } else { format!("{file}:") };
+            let key = if key.is_empty() { String::new() } else { format!("{key}: ") };
+            write!(f, "{end}{place}{line}:{column}: {key}{rule}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for FileError {}
+
+/// The file as a whole.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+struct DeskFile {
+    supervisor: SupervisorFile,
+    /// Records all clients. Needs the feature `record`.
+    #[cfg(feature = "record")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorder: Option<RecorderFile>,
+    /// Rate limits that clients share by their names.
+    limits: BTreeMap<String, LimitFile>,
+    /// What every client has that does not say otherwise.
+    defaults: ClientFile,
+    /// The clients by their names.
+    clients: BTreeMap<String, ClientFile>,
+}
+
+/// The supervisor. Each key is the setting of `SupervisorBuilder` of that name.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+struct SupervisorFile {
+    intensity: Option<Intensity>,
+    intensity_scope: Option<IntensityScope>,
+    restart_counting: Option<RestartCounting>,
+    max_clients: Option<usize>,
+    shutdown_grace: Option<Time>,
+    #[cfg(feature = "metrics")]
+    metrics_interval: Option<Time>,
+}
+
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+struct Intensity {
+    max_restarts: usize,
+    window: Time,
+}
+
+/// A recorder, as `record::Recorder::builder`.
+#[cfg(feature = "record")]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+struct RecorderFile {
+    /// The file. Must be there.
+    path: Option<PathBuf>,
+    rotate_bytes: Option<u64>,
+    rotate_every: Option<Time>,
+    #[cfg(feature = "zstd")]
+    zstd: Option<i32>,
+    buffer: Option<usize>,
+    with_secrets: bool,
+}
+
+/// What a file says: to be started as it is, or to be added to first.
+///
+/// ```
+/// use ws_supervisor::config_file::{Desk, Format};
+/// # let server = ws_supervisor::testing::Server::echo()?;
+/// # let url = server.url();
+///
+/// let text = format!("clients:\n  echo:\n    url: {url}\n    connect_timeout: 5s\n");
+/// let desk = Desk::parse(&text, Format::Yaml)?;
+/// assert_eq!(desk.clients[0].0, "echo");
+/// let (supervisor, clients) = desk.start()?;
+/// clients[0].wait_until_open(std::time::Duration::from_secs(10))?;
+/// # drop(supervisor);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Desk {
+    /// The supervisor's settings.
+    pub supervisor: SupervisorBuilder,
+    /// What records all clients, if the file says so.
+    #[cfg(feature = "record")]
+    pub recorder: Option<crate::record::RecorderBuilder>,
+    /// The clients, in the order of their names, each with its key.
+    pub clients: Vec<(String, ClientConfig)>,
+}
+
+impl Desk {
+    /// Reads a file: TOML, JSON or YAML by its ending (`.toml`, `.json`, `.yaml`, `.yml`).
+    ///
+    /// # Errors
+    /// Everything that is wrong in it, at once.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, FileError> {
+        let path = path.as_ref();
+        let whole = |rule: String| FileError {
+            file: path.to_owned(),
+            faults: vec![FileFault { line: 1, column: 1, key: String::new(), rule }],
+        };
+        let format = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("toml") => Format::Toml,
+            Some("json") => Format::Json,
+            Some("yaml" | "yml") => Format::Yaml,
+            _ => return Err(whole("its name must end in .toml, .json, .yaml or .yml".into())),
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| whole(error.to_string()))?;
+        Self::parse(&text, format).map_err(|error| FileError { file: path.to_owned(), ..error })
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// As for [`load`](Desk::load).
+    pub fn parse(text: &str, format: Format) -> Result<Self, FileError> {
+        parse(text, format, &|name| std::env::var(name).ok()).map_err(|mut flaws| {
+            flaws.sort_by_key(|flaw| flaw.mark);
+            let fault = |Flaw { mark: Mark { line, column }, key, rule }| FileFault { line, column, key, rule };
+            FileError { file: PathBuf::new(), faults: flaws.into_iter().map(fault).collect() }
+        })
+    }
+
+    /// Starts the recorder, the supervisor and all clients, and returns at once, as
+    /// [`spawn_client`](Supervisor::spawn_client) does.
+    ///
+    /// # Errors
+    /// When one of them can't be started; those before it are ended again.
+    pub fn start(self) -> Result<(Supervisor, Vec<Client>), StartError> {
+        #[cfg(feature = "record")]
+        let recorder = self.recorder.map(|recorder| recorder.start()).transpose();
+        #[cfg(feature = "record")]
+        let recorder = recorder.map_err(|error| StartError::Os(error.to_string().into()))?;
+        let supervisor = self.supervisor.start()?;
+        let mut clients = Vec::new();
+        for (_, config) in self.clients {
+            #[cfg(feature = "record")]
+            let config = recorder.iter().fold(config, |config, recorder| config.record(recorder));
+            clients.push(supervisor.spawn_client(config)?);
+        }
+        Ok((supervisor, clients))
+    }
+
+    /// The JSON schema (draft 2020-12) of such a file: for editors, and for checks before it is deployed.
+    ///
+    /// ```
+    /// let schema = ws_supervisor::config_file::Desk::schema();
+    /// assert!(schema["properties"]["clients"].is_object());
+    /// ```
+    pub fn schema() -> Value {
+        let mut schema = schemars::schema_for!(DeskFile).to_value();
+        close(&mut schema);
+        schema
+    }
+}
+
+/// No object takes keys that it does not name.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.contains_key("properties") && !fields.contains_key("additionalProperties") {
+                fields.insert("additionalProperties".into(), Value::Bool(false));
+            }
+            fields.values_mut().for_each(close);
+        }
+        Value::Array(list) => list.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+fn parse(text: &str, format: Format, variable: &dyn Fn(&str) -> Option<String>) -> Result<Desk, Vec<Flaw>> {
+    let mut tree = tree::read(text, format)?;
+    let mut flaws = Vec::new();
+    tree.fill_in(variable, "", &mut flaws);
+    inherit(&mut tree);
+    let file = read(&tree, &mut flaws);
+    let at = |path: &[&str]| tree.place(&path.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>());
+    let mut limits = BTreeMap::<String, RateLimit>::new();
+    for (name, limit) in &file.limits {
+        match limit.build() {
+            Ok(limit) => drop(limits.insert(name.clone(), limit)),
+            Err(fault) => {
+                let (mark, rule) = (at(&["limits", name]), fault.rule().to_owned());
+                flaws.push(Flaw { mark, key: format!("limits.{name}"), rule });
+            }
+        }
+    }
+    let mut clients = Vec::new();
+    for (name, client) in file.clients {
+        // Where a value is missing since it was wrong, what follows from that is no fault of its own.
+        let prefix = format!("clients.{name}.");
+        let known: Vec<_> = flaws.iter().filter_map(|flaw| flaw.key.strip_prefix(&prefix)).map(str::to_owned).collect();
+        match client.build(&name, &limits) {
+            Ok(config) => clients.push((name, config)),
+            Err(faults) => {
+                let is_new =
+                    |fault: &ConfigError| !known.iter().any(|key| key.split('.').next() == Some(fault.option()));
+                for fault in faults.into_iter().filter(is_new) {
+                    let mark = at(&["clients", &name, fault.option()]);
+                    let key = format!("clients.{name}.{}", fault.option());
+                    // Of `defaults` it is told once, not of each client.
+                    if flaws.iter().any(|flaw| flaw.mark == mark && flaw.rule == fault.rule()) {
+                        continue;
+                    }
+                    flaws.push(Flaw { mark, key, rule: fault.rule().to_owned() });
+                }
+            }
+        }
+    }
+    let supervisor = supervisor(&file.supervisor);
+    if let Err(fault) = supervisor.check() {
+        let mark = at(&["supervisor", fault.option()]);
+        flaws.push(Flaw { mark, key: format!("supervisor.{}", fault.option()), rule: fault.rule().to_owned() });
+    }
+    #[cfg(feature = "record")]
+    let recorder = file.recorder.and_then(|file| {
+        if file.path.is_none() {
+            let rule = "a recorder must have a `path`".to_owned();
+            flaws.push(Flaw { mark: at(&["recorder"]), key: "recorder".into(), rule });
+        }
+        recorder(file)
+    });
+    if clients.is_empty() && flaws.is_empty() {
+        flaws.push(Flaw { mark: tree.mark, key: "clients".into(), rule: "must have at least one client".into() });
+    }
+    if !flaws.is_empty() {
+        return Err(flaws);
+    }
+    Ok(Desk {
+        supervisor,
+        #[cfg(feature = "record")]
+        recorder,
+        clients,
+    })
+}
+
+/// Every client has what `defaults` says, where it does not say otherwise itself.
+fn inherit(tree: &mut Node) {
+    let Some(defaults) = tree.get("defaults").map(|entry| entry.node.clone()) else { return };
+    let Kind::Table(entries) = &mut tree.kind else { return };
+    let Some(Entry { node: Node { kind: Kind::Table(clients), .. }, .. }) =
+        entries.iter_mut().find(|entry| entry.key == "clients")
+    else {
+        return;
+    };
+    clients.iter_mut().for_each(|client| client.node.over(&defaults));
+}
+
+/// Reads what can be read. What can't is told and left out, until the rest is whole.
+fn read(tree: &Node, flaws: &mut Vec<Flaw>) -> DeskFile {
+    let mut value = tree.value();
+    loop {
+        let mut unknown: Vec<Vec<String>> = Vec::new();
+        let mut note = |path: serde_ignored::Path<'_>| unknown.push(ignored(&path));
+        let read: Result<DeskFile, _> =
+            serde_path_to_error::deserialize(serde_ignored::Deserializer::new(&value, &mut note));
+        match read {
+            Ok(file) => {
+                let schema = Desk::schema();
+                // What clients have from `defaults` is told there.
+                unknown.sort_by_key(|path| path.first().is_some_and(|first| first != "defaults"));
+                for path in unknown {
+                    let (mark, key) = (tree.place(&path), path.join("."));
+                    if !flaws.iter().any(|flaw| flaw.mark == mark) {
+                        flaws.push(Flaw { mark, key, rule: unknown_key(&schema, &path) });
+                    }
+                }
+                return file;
+            }
+            Err(error) => {
+                let mut path: Vec<String> = error.path().iter().map(ToString::to_string).collect();
+                let (mark, key) = (tree.place(&path), path.join("."));
+                if !flaws.iter().any(|flaw| flaw.mark == mark) {
+                    flaws.push(Flaw { mark, key, rule: error.inner().to_string() });
+                }
+                // An item of a list takes the list with it, so that the places of the others stay right.
+                while path.last().is_some_and(|last| last.parse::<usize>().is_ok()) {
+                    path.pop();
+                }
+                if path.is_empty() || !take_out(&mut value, &path) {
+                    return DeskFile::default();
+                }
+            }
+        }
+    }
+}
+
+fn take_out(value: &mut Value, path: &[String]) -> bool {
+    let Some((first, rest)) = path.split_first() else { return false };
+    match value {
+        Value::Object(fields) if rest.is_empty() => fields.remove(first).is_some(),
+        Value::Object(fields) => match fields.get_mut(first) {
+            // An enum's variant is not a key everywhere: then what holds it goes.
+            Some(inner) => take_out(inner, rest) || fields.remove(first).is_some(),
+            None => false,
+        },
+        Value::Array(_) => false,
+        _ => false,
+    }
+}
+
+fn ignored(path: &serde_ignored::Path<'_>) -> Vec<String> {
+    use serde_ignored::Path::*;
+    let (mut of, last) = match path {
+        Root => return Vec::new(),
+        Seq { parent, index } => (ignored(parent), Some(index.to_string())),
+        Map { parent, key } => (ignored(parent), Some(key.clone())),
+        Some { parent } | NewtypeStruct { parent } | NewtypeVariant { parent } => (ignored(parent), None),
+    };
+    of.extend(last);
+    of
+}
+
+/// What to say of a key that nobody knows: the one most like it of those that may stand there.
+fn unknown_key(schema: &Value, path: &[String]) -> String {
+    let Some((last, before)) = path.split_last() else { return "unknown key".into() };
+    let keys = keys_at(schema, before);
+    let near = keys.iter().map(|key| (distance(key, last), key)).min();
+    match near {
+        Some((far, key)) if far <= 1 + last.len() / 4 => format!("unknown key; did you mean `{key}`?"),
+        _ if !keys.is_empty() => format!("unknown key; there are {}", keys.join(", ")),
+        _ => "unknown key".into(),
+    }
+}
+
+/// The keys that an object at this path may have.
+fn keys_at(root: &Value, path: &[String]) -> Vec<String> {
+    fn resolve<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
+        if let Some(name) = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/")) {
+            return resolve(root, &root["$defs"][name]);
+        }
+        let either = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
+        let mut all: Vec<_> = either.flat_map(|schema| resolve(root, schema)).collect();
+        all.push(schema);
+        all
+    }
+    let mut at = resolve(root, root);
+    for key in path {
+        let next = at.iter().flat_map(|schema| {
+            [&schema["properties"][key], &schema["additionalProperties"], &schema["items"]]
+                .into_iter()
+                .filter(|next| next.is_object())
+        });
+        at = next.flat_map(|schema| resolve(root, schema)).collect();
+    }
+    let keys =
+        at.iter().filter_map(|schema| schema["properties"].as_object()).flat_map(|fields| fields.keys().cloned());
+    keys.collect()
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn supervisor(file: &SupervisorFile) -> SupervisorBuilder {
+    let mut builder = Supervisor::builder();
+    if let Some(Intensity { max_restarts, window }) = &file.intensity {
+        builder = builder.intensity(*max_restarts, window.0);
+    }
+    builder = file.intensity_scope.into_iter().fold(builder, SupervisorBuilder::intensity_scope);
+    builder = file.restart_counting.into_iter().fold(builder, SupervisorBuilder::restart_counting);
+    builder = file.max_clients.into_iter().fold(builder, SupervisorBuilder::max_clients);
+    #[cfg(feature = "metrics")]
+    {
+        builder = file.metrics_interval.into_iter().fold(builder, |builder, time| builder.metrics_interval(time.0));
+    }
+    file.shutdown_grace.into_iter().fold(builder, |builder, time| builder.shutdown_grace(time.0))
+}
+
+#[cfg(feature = "record")]
+fn recorder(file: RecorderFile) -> Option<crate::record::RecorderBuilder> {
+    use crate::record::RecorderBuilder;
+    let mut builder = crate::record::Recorder::builder(file.path?);
+    builder = file.rotate_bytes.into_iter().fold(builder, RecorderBuilder::rotate_bytes);
+    builder = file.rotate_every.into_iter().fold(builder, |builder, time| builder.rotate_every(time.0));
+    #[cfg(feature = "zstd")]
+    {
+        builder = file.zstd.into_iter().fold(builder, RecorderBuilder::zstd);
+    }
+    builder = file.buffer.into_iter().fold(builder, RecorderBuilder::buffer);
+    Some(if file.with_secrets { builder.with_secrets() } else { builder })
+}
+
+#[cfg(test)]
+#[path = "config_file_tests.rs"]
+mod tests;
