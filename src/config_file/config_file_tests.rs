@@ -87,7 +87,7 @@ fn twenty_wrong_files_have_twenty_right_errors() {
         (
             "{\n\t\"clients\": {\"a\": {\"url\": \"ws://h\", \"jitter\": \"much\"}}\n}".into(),
             Json,
-            vec!["2:38 clients.a.jitter | invalid type: string \"much\", expected f64".into()],
+            vec!["2:37 clients.a.jitter | invalid type: string \"much\", expected f64".into()],
         ),
         ("{\"clients\": {},}".into(), Json, vec!["1:16  | trailing comma".into()]),
         (
