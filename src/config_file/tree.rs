@@ -77,7 +77,7 @@ pub(super) fn read(text: &str, format: Format) -> Result<Node, Vec<Flaw>> {
         Format::Yaml => from_yaml(text).map_err(|flaw| vec![flaw]),
         Format::Json => {
             // What is no JSON, though it be YAML, is refused in JSON's words.
-            let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text);
+            let is_json = serde_json::from_str::<Value>(text);
             is_json.map_err(|error| {
                 let words = error.to_string();
                 let rule = words.split(" at line ").next().unwrap_or_default();
