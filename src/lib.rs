@@ -43,6 +43,8 @@
 //! | `worker/` | `mod` `exit` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
 //! | `client/` | `mod` `pending` `requests` | the handle |
 //! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
+//! | `status_server/` | `snapshot` `mod` | seen from another process |
+//! | `live/` | `view` `mod` | seen in the terminal |
 //! | `config_file/` | `tree` `mod` | all of it from a file |
 //!
 //! | where is it decided | file |
@@ -289,6 +291,9 @@ mod handed_back;
 mod handshake;
 mod inbound;
 mod lifecycle;
+#[cfg(all(unix, feature = "live"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "live")))]
+pub mod live;
 mod message;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
@@ -311,6 +316,9 @@ mod response;
 mod session;
 mod state;
 mod status;
+#[cfg(all(unix, feature = "status"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "status")))]
+pub mod status_server;
 mod supervisor;
 mod target;
 mod telemetry;

@@ -1,5 +1,6 @@
 //! What a supervisor has to say: to whoever watches it, and at its end.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,29 @@ pub enum SupervisorEvent {
 }
 
 impl SupervisorEvent {
+    /// The client that it happened to; `None` where it is the supervisor itself.
+    ///
+    /// ```
+    /// use ws_supervisor::Supervisor;
+    /// # let supervisor = Supervisor::start()?;
+    /// for event in supervisor.events().try_iter() {
+    ///     eprintln!("{}: {event}", event.name().unwrap_or("the supervisor"));
+    /// }
+    /// # Ok::<(), ws_supervisor::StartError>(())
+    /// ```
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Restarted { name, .. }
+            | Self::Parked { name, .. }
+            | Self::Stalled { name, .. }
+            | Self::ReaderBehind { name, .. }
+            | Self::Closed { name, .. }
+            | Self::LeftBehind { name, .. }
+            | Self::CameBack { name, .. } => Some(name),
+            Self::Recovered { .. } => None,
+        }
+    }
+
     /// What it hands back of yours; `None` where that can be nothing.
     ///
     /// ```
@@ -121,6 +145,29 @@ impl SupervisorEvent {
             | Self::LeftBehind { handed_back, .. }
             | Self::CameBack { handed_back, .. } => Some(handed_back),
             _ => None,
+        }
+    }
+}
+
+impl fmt::Display for SupervisorEvent {
+    /// What happened, without the name; and how much it hands back.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restarted { reason, restarts, .. } => write!(f, "restarted ({reason}), {restarts} times now")?,
+            Self::Parked { reason, .. } => write!(f, "parked: {reason}")?,
+            Self::Stalled { lasts, doing, .. } => write!(f, "stalled: {doing} has not returned for {lasts:.1?}")?,
+            Self::ReaderBehind { lasts, .. } => write!(f, "its events are not read, nor its socket, for {lasts:.1?}")?,
+            Self::Closed { reason, .. } => write!(f, "closed: {reason}")?,
+            Self::LeftBehind { .. } => f.write_str("its thread did not end in time and is left behind")?,
+            Self::CameBack { .. } => f.write_str("its thread, which was left behind, has ended")?,
+            Self::Recovered { panic } => write!(f, "the supervisor's thread panicked and was replaced: {panic}")?,
+        }
+        match self.handed_back() {
+            Some(back) if !back.is_empty() => {
+                let (unsent, uncertain, responses) = (back.unsent.len(), back.uncertain.len(), back.responses.len());
+                write!(f, "; hands back {unsent} unsent, {uncertain} uncertain, {responses} responses")
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -18,6 +18,9 @@ use parking_lot::Mutex;
 pub use self::child::{ClientCount, ClientInfo, ClientPhase};
 pub use self::event::{ShutdownReport, SupervisorEvent, SupervisorExit};
 pub use self::settings::{IntensityScope, RestartCounting, SupervisorBuilder};
+#[cfg(feature = "status")]
+pub(crate) use self::table::Table;
+#[cfg(not(feature = "status"))]
 use self::table::Table;
 use crate::client::{Client, Supervises};
 use crate::client_state::ClientState;
@@ -303,6 +306,11 @@ impl Supervisor {
         let exit = self.table.wait_for_end();
         self.reap();
         exit
+    }
+
+    #[cfg(feature = "status")]
+    pub(crate) fn table(&self) -> &Arc<Table> {
+        &self.table
     }
 
     fn reap(&self) {

@@ -1,11 +1,11 @@
 //! The table of clients, and what callers may do with it. The thread that acts on exits is in `exits`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -21,6 +21,8 @@ use crate::lifecycle::{ExitReason, StartError, StopError};
 use crate::outbound::gate::Pass;
 use crate::policy::restart_intensity::RestartIntensity;
 use crate::state::{ClientId, ReadyState};
+#[cfg(feature = "status")]
+use crate::telemetry::{health::HeartbeatHealth, stats::Stats};
 use crate::worker::exit::Exit;
 use crate::worker::thread;
 
@@ -33,6 +35,19 @@ const WATCH: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 /// Beyond the grace: whoever shuts down ends it, should the supervisor's thread be in trouble.
 const OVERDUE: Duration = Duration::from_millis(200);
 
+/// So many of the latest events are kept in words.
+const RECENT: usize = 64;
+
+/// Something that happened, in words.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "status"), expect(dead_code))]
+pub(crate) struct Noted {
+    pub(crate) number: u64,
+    pub(crate) at: SystemTime,
+    pub(crate) client: String,
+    pub(crate) what: String,
+}
+
 pub(crate) struct Table {
     pub(super) settings: SupervisorBuilder,
     /// Nanoseconds between two looks for stalled workers.
@@ -44,6 +59,7 @@ pub(crate) struct Table {
     notices: (Sender<Notice>, Receiver<Notice>),
     events: (Sender<SupervisorEvent>, Receiver<SupervisorEvent>),
     telling: Mutex<()>,
+    recent: Mutex<VecDeque<Noted>>,
     /// There is no supervisor any more who would hear a notice.
     pub(super) ended: AtomicBool,
 }
@@ -141,6 +157,7 @@ impl Table {
             notices: crossbeam_channel::unbounded(),
             events: crossbeam_channel::bounded(EVENTS),
             telling: Mutex::default(),
+            recent: Mutex::default(),
             ended: AtomicBool::new(false),
         }
     }
@@ -216,7 +233,7 @@ impl Table {
         Ok((thread::start(state, restarted, notice)?, run))
     }
 
-    pub(super) fn restart(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
+    pub(crate) fn restart(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
         match self.resume(client) {
             Err(StopError::NotParked) => {}
             other => return other,
@@ -227,7 +244,7 @@ impl Table {
         Ok(())
     }
 
-    pub(super) fn resume(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
+    pub(crate) fn resume(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
         let mut rows = self.rows.lock();
         let child = rows.children.get_mut(&client).ok_or(StopError::NotFound)?;
         if child.parked {
@@ -271,6 +288,23 @@ impl Table {
         }
     }
 
+    /// All that is to be seen of each client.
+    #[cfg(feature = "status")]
+    pub(crate) fn figures(&self) -> Vec<(ClientInfo, Stats, HeartbeatHealth)> {
+        let rows = self.rows.lock();
+        let figures = rows.children.values().map(|child| {
+            let state = &child.state;
+            (child.info(), state.stats(), state.core.health.read(&state.settings.heartbeat))
+        });
+        figures.collect()
+    }
+
+    /// The latest events.
+    #[cfg(feature = "status")]
+    pub(crate) fn recent(&self) -> Vec<Noted> {
+        self.recent.lock().iter().cloned().collect()
+    }
+
     pub(super) fn list(&self) -> Vec<ClientInfo> {
         self.rows.lock().children.values().map(Child::info).collect()
     }
@@ -287,7 +321,7 @@ impl Table {
         count
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<Arc<ClientState>> {
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<ClientState>> {
         let rows = self.rows.lock();
         rows.children.values().map(|child| &child.state).find(|state| &*state.core.tag.name == name).cloned()
     }
@@ -299,6 +333,7 @@ impl Table {
     pub(super) fn tell(&self, event: SupervisorEvent) {
         // One at a time: what is put back keeps its order.
         let _turn = self.telling.lock();
+        self.note(&event);
         let Err(TrySendError::Full(event)) = self.events.0.try_send(event) else { return };
         let mut all: Vec<_> = self.events.1.try_iter().chain([event]).collect();
         if all.len() > EVENTS {
@@ -308,6 +343,19 @@ impl Table {
         }
         // There is room for them: nobody else puts anything in.
         all.into_iter().for_each(|event| drop(self.events.0.try_send(event)));
+    }
+
+    /// Keeps in words what happened, for whoever looks later.
+    fn note(&self, event: &SupervisorEvent) {
+        if cfg!(feature = "status") {
+            let mut recent = self.recent.lock();
+            let number = recent.back().map_or(1, |last| last.number + 1);
+            let client = event.name().unwrap_or_default().into();
+            recent.push_back(Noted { number, at: SystemTime::now(), client, what: event.to_string() });
+            while recent.len() > RECENT {
+                recent.pop_front();
+            }
+        }
     }
 
     pub(super) fn shut_down(&self, exit: SupervisorExit, grace: Duration) -> ShutdownReport {

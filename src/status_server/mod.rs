@@ -1,0 +1,234 @@
+//! A running supervisor, seen from another process: over a Unix socket, a line of JSON at a time. `wsup top` attaches to it.
+//!
+//! Whoever connects is sent a [`Status`] at once and every half second after. Where commands are allowed, each line that
+//! comes is one: `{"do": "restart", "client": "feed"}`, with `restart`, `resume` or `stop`; the answer is a line
+//! `{"done": "restart feed"}` or `{"refused": "…"}` among the others.
+
+mod snapshot;
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+pub use self::snapshot::{ClientStatus, Status, StatusEvent};
+use crate::client::Supervises;
+use crate::supervisor::{Supervisor, Table};
+
+/// What whoever attaches to a [`StatusServer`] may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StatusAccess {
+    /// Look.
+    #[default]
+    ReadOnly,
+    /// Look, and restart, resume and stop clients.
+    Commands,
+}
+
+/// What may be asked for by a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum StatusCommand {
+    /// [`Supervisor::restart_client`].
+    Restart {
+        /// Its name.
+        client: String,
+    },
+    /// [`Supervisor::resume_client`].
+    Resume {
+        /// Its name.
+        client: String,
+    },
+    /// [`Supervisor::stop_client`].
+    Stop {
+        /// Its name.
+        client: String,
+    },
+}
+
+/// How often a status is sent.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Connections at once; more are shut at the door.
+const MOST: usize = 16;
+
+/// A line longer than this is no command.
+const LONGEST: usize = 4096;
+
+/// How long a peer that reads nothing is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tells what a supervisor does to whoever connects. Ends, and takes its socket away, when it is dropped.
+#[derive(Debug)]
+pub struct StatusServer {
+    path: PathBuf,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Supervisor {
+    /// Serves its status at this path, which only this user may connect to (mode 0600). Threads of its own, none while nobody
+    /// is connected but one; the clients' are not touched.
+    ///
+    /// # Errors
+    /// When the socket can't be made: another process serves there, the folder is not there or not writable, the path is too
+    /// long for a socket (107 bytes on Linux). One that a process left behind which is gone is replaced.
+    ///
+    /// ```
+    /// use ws_supervisor::Supervisor;
+    /// use ws_supervisor::status_server::StatusAccess;
+    ///
+    /// let supervisor = Supervisor::start()?;
+    /// # let path = std::env::temp_dir().join(format!("status-doc-{}.sock", std::process::id()));
+    /// let serving = supervisor.serve_status(&path, StatusAccess::ReadOnly)?;
+    /// assert!(path.exists());
+    /// drop(serving);
+    /// assert!(!path.exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn serve_status(&self, path: impl AsRef<Path>, access: StatusAccess) -> io::Result<StatusServer> {
+        let path = path.as_ref().to_owned();
+        let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let listener = listen(&path).map_err(at)?;
+        let ends = Arc::new(AtomicBool::new(false));
+        let (table, flag) = (Arc::downgrade(self.table()), ends.clone());
+        let thread = std::thread::Builder::new()
+            .name("status".into())
+            .spawn(move || accept(&listener, &table, access, &flag))?;
+        Ok(StatusServer { path, ends, thread: Some(thread) })
+    }
+}
+
+impl Drop for StatusServer {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Release);
+        // It waits for a connection: here is one.
+        let rung = UnixStream::connect(&self.path).is_ok();
+        let _ = fs::remove_file(&self.path);
+        if let Some(thread) = self.thread.take().filter(|_| rung) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The socket is made under another name and given its mode before it is there for anyone.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(ErrorKind::AddrInUse.into());
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket"));
+        }
+        _ => {}
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = path.with_file_name(format!(".{name}.{:08x}", fastrand::u32(..)));
+    let listener = UnixListener::bind(&hidden)?;
+    let placed =
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).and_then(|()| fs::rename(&hidden, path));
+    placed.inspect_err(|_| drop(fs::remove_file(&hidden)))?;
+    Ok(listener)
+}
+
+fn accept(listener: &UnixListener, table: &Weak<Table>, access: StatusAccess, ends: &Arc<AtomicBool>) {
+    let open = Arc::new(AtomicUsize::new(0));
+    while let Ok((stream, _)) = listener.accept() {
+        if ends.load(Ordering::Acquire) {
+            break;
+        }
+        if open.fetch_add(1, Ordering::Relaxed) >= MOST {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (table, ends, counted) = (table.clone(), ends.clone(), open.clone());
+        let serve = move || {
+            // A peer that is gone is no fault.
+            let _ = serve(stream, &table, access, &ends);
+            counted.fetch_sub(1, Ordering::Relaxed);
+        };
+        if std::thread::Builder::new().name("status-peer".into()).spawn(serve).is_err() {
+            open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn serve(stream: UnixStream, table: &Weak<Table>, access: StatusAccess, ends: &AtomicBool) -> io::Result<()> {
+    stream.set_read_timeout(Some(EVERY))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut out = stream.try_clone()?;
+    let mut lines = BufReader::new(stream);
+    let mut line = Vec::new();
+    while !ends.load(Ordering::Acquire) {
+        let Some(table) = table.upgrade() else { return Ok(()) };
+        let status = serde_json::to_string(&table.status())?;
+        writeln!(out, "{status}")?;
+        match lines.read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {
+                let answer = match answer(&table, access, &line) {
+                    Ok(done) => json!({ "done": done }),
+                    Err(refused) => json!({ "refused": refused }),
+                };
+                line.clear();
+                writeln!(out, "{answer}")?;
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if line.len() > LONGEST {
+                    return Ok(());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn answer(table: &Arc<Table>, access: StatusAccess, line: &[u8]) -> Result<String, String> {
+    let command: StatusCommand = serde_json::from_slice(line).map_err(|error| format!("no command: {error}"))?;
+    if access == StatusAccess::ReadOnly {
+        return Err("this status is served read-only".into());
+    }
+    obey(table, &command)
+}
+
+fn obey(table: &Arc<Table>, command: &StatusCommand) -> Result<String, String> {
+    let (StatusCommand::Restart { client } | StatusCommand::Resume { client } | StatusCommand::Stop { client }) =
+        command;
+    let id = table.find(client).ok_or_else(|| format!("there is no client `{client}`"))?.core.tag.id;
+    let (what, result) = match command {
+        StatusCommand::Restart { .. } => ("restart", table.restart(id)),
+        StatusCommand::Resume { .. } => ("resume", table.resume(id)),
+        StatusCommand::Stop { .. } => ("stop", table.stop(id)),
+    };
+    result.map(|()| format!("{what} {client}")).map_err(|error| error.to_string())
+}
+
+impl Supervisor {
+    /// Does what a line to [`serve_status`](Supervisor::serve_status) would, and says what was done.
+    ///
+    /// # Errors
+    /// Why it was not done, in words.
+    ///
+    /// ```
+    /// use ws_supervisor::Supervisor;
+    /// use ws_supervisor::status_server::StatusCommand;
+    /// let supervisor = Supervisor::start()?;
+    /// let refused = supervisor.obey(&StatusCommand::Stop { client: "nobody".into() });
+    /// assert_eq!(refused, Err("there is no client `nobody`".into()));
+    /// # Ok::<(), ws_supervisor::StartError>(())
+    /// ```
+    pub fn obey(&self, command: &StatusCommand) -> Result<String, String> {
+        obey(self.table(), command)
+    }
+}
