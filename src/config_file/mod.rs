@@ -37,11 +37,13 @@ pub use self::tree::Format;
 use self::tree::{Entry, Flaw, Kind, Mark, Node};
 use crate::client::Client;
 use crate::config::ClientConfig;
+use crate::config::effective::effective;
 use crate::config::file::ClientFile;
 use crate::config::file_parts::{LimitFile, Time};
 use crate::error::ConfigError;
 use crate::lifecycle::StartError;
 use crate::policy::rate_limit::RateLimit;
+use crate::state::{ClientId, Tag};
 use crate::supervisor::{IntensityScope, RestartCounting, Supervisor, SupervisorBuilder};
 
 /// Something that is wrong in a file.
@@ -225,6 +227,18 @@ impl Desk {
             clients.push(supervisor.spawn_client(config)?);
         }
         Ok((supervisor, clients))
+    }
+
+    /// What each client's options come to, by its key: as [`Client::effective_settings`].
+    pub fn effective_settings(&self) -> Value {
+        let all = self.clients.iter().filter_map(|(key, config)| {
+            let settings = config.resolve().ok()?;
+            let name = settings.name.clone().unwrap_or_else(|| key.clone()).into();
+            let venue = settings.hooks.venue.as_ref().map(|venue| venue.name().to_owned()).unwrap_or_default();
+            let tag = Tag { id: ClientId(0), name, venue: venue.into() };
+            Some((key.clone(), effective(&tag, &settings)))
+        });
+        Value::Object(all.collect())
     }
 
     /// The JSON schema (draft 2020-12) of such a file: for editors, and for checks before it is deployed.

@@ -107,15 +107,17 @@ impl View {
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
         let clients = self.status.clients.len() as u16;
         let events = (frame.area().height / 3).clamp(4, 12);
-        let [head, table, below, foot] = Layout::vertical([
+        let [head, table, detail, below, foot] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Min(clients.min(frame.area().height / 2) + 1),
+            Constraint::Length(1),
             Constraint::Length(events),
             Constraint::Length(1),
         ])
         .areas(frame.area());
         self.draw_head(frame, head);
         self.draw_clients(frame, table);
+        self.draw_detail(frame, detail);
         self.draw_events(frame, below);
         let keys = " ↑↓ choose   r restart   u resume   s stop   q leave";
         let text = self.notice.as_deref().map_or(keys.to_owned(), |notice| format!(" {notice}"));
@@ -140,7 +142,7 @@ impl View {
     fn draw_clients(&self, frame: &mut Frame<'_>, area: Rect) {
         let columns = columns(area.width, &self.status);
         let widths = columns.iter().map(|column| match column.width {
-            0 => Constraint::Min(10),
+            0 => Constraint::Fill(1),
             width => Constraint::Length(width),
         });
         let head = columns.iter().map(|column| Cell::from(align(column.name, column)));
@@ -162,6 +164,20 @@ impl View {
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
         let mut state = TableState::default().with_selected(Some(self.selected));
         frame.render_stateful_widget(table, area, &mut state);
+    }
+
+    /// All that there is to say of the one chosen, which its row may have no room for.
+    fn draw_detail(&self, frame: &mut Frame<'_>, area: Rect) {
+        let Some(client) = self.status.clients.get(self.selected) else { return };
+        let open = client.open_for.map(|time| format!("open for {}", seconds(time)));
+        let error = Some(error(client, None)).filter(|error| !error.is_empty());
+        let age = client.message_age.map(|age| format!("latest message {} ago", seconds(age)));
+        let lost = [("uncertain", client.uncertain), ("unsent", client.unsent), ("dropped", client.dropped)];
+        let lost = lost.into_iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}"));
+        let url = Some(client.url.clone()).filter(|url| !url.is_empty());
+        let all: Vec<_> = [error, url, open, age].into_iter().flatten().chain(lost).collect();
+        let text = format!(" {}: {}", client.name, all.join(", "));
+        frame.render_widget(Paragraph::new(text).style(Style::new().add_modifier(Modifier::ITALIC)), area);
     }
 
     fn draw_events(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -218,17 +234,17 @@ fn columns(width: u16, status: &Status) -> Vec<Column> {
     let all: [(u16, Column); 13] = [
         (0, column("CLIENT", longest(|client| &client.name), false, |client, _| client.name.clone())),
         (110, column("VENUE", longest(|client| &client.venue), false, |client, _| client.venue.clone())),
-        (0, column("STATE", 10, false, |client, _| client.state.clone())),
+        (0, column("STATE", 12, false, state)),
         (0, column("EPOCH", 5, true, |client, _| client.epoch.to_string())),
         (0, column("IN/s", 6, true, |_, history| history.map_or(String::new(), |history| number(history.rates.0)))),
         (0, column("OUT/s", 6, true, |_, history| history.map_or(String::new(), |history| number(history.rates.1)))),
-        (100, column("QUEUE", 5, true, |client, _| number(client.queued as f64))),
-        (100, column("UNREAD", 6, true, |client, _| number(client.unread as f64))),
+        (100, column("QUEUE", 5, true, |client, _| count(client.queued))),
+        (100, column("UNREAD", 6, true, |client, _| count(client.unread))),
         (90, column("BEAT", 8, true, heartbeat)),
         (0, column("p50", 7, true, |client, _| micros(client.rtt_p50_us))),
         (0, column("p99", 7, true, |client, _| micros(client.rtt_p99_us))),
-        (90, column("RESTARTS", 8 + STEPS as u16 / 2, false, restarts)),
-        (0, column("LAST ERROR, NEXT ATTEMPT", 0, false, outlook)),
+        (0, column("RESTARTS", if width < 110 { 8 } else { 3 + STEPS as u16 }, false, restarts)),
+        (0, column("LAST ERROR", 0, false, error)),
     ];
     all.into_iter().filter(|(from, _)| width >= *from).map(|(_, column)| column).collect()
 }
@@ -254,16 +270,24 @@ fn heartbeat(client: &ClientStatus, _: Option<&History>) -> String {
 
 fn restarts(client: &ClientStatus, history: Option<&History>) -> String {
     const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let steps = history.into_iter().flat_map(|history| &history.restarts);
+    // The latest first: what there is no room for is the oldest.
+    let steps = history.into_iter().flat_map(|history| history.restarts.iter().rev());
     let bars: String = steps.map(|step| BARS[(*step as usize).min(8)]).collect();
     format!("{:<3}{bars}", client.restarts)
 }
 
-fn outlook(client: &ClientStatus, _: Option<&History>) -> String {
-    let next = client.next_attempt.map(|wait| format!("next in {}", seconds(wait)));
-    let shows_error = client.state != "open";
-    let error = client.error.clone().filter(|_| shows_error);
-    [next, error].into_iter().flatten().collect::<Vec<_>>().join("; ")
+fn state(client: &ClientStatus, _: Option<&History>) -> String {
+    // What it waits for is the next attempt.
+    let next = client.next_attempt.map_or(String::new(), |wait| format!(" {}", seconds(wait)));
+    format!("{}{next}", client.state)
+}
+
+fn error(client: &ClientStatus, _: Option<&History>) -> String {
+    client.error.clone().filter(|_| client.state != "open").unwrap_or_default()
+}
+
+fn count(value: usize) -> String {
+    if value < 10_000 { value.to_string() } else { number(value as f64) }
 }
 
 fn number(value: f64) -> String {

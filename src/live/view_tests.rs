@@ -7,6 +7,8 @@ fn status(at: f64, received: u64, restarts: u64) -> Status {
     let feed = ClientStatus {
         name: "deribit-prod".into(),
         venue: "deribit".into(),
+        url: "wss://www.deribit.com/…".into(),
+        open_for: Some(12.0),
         state: "open".into(),
         epoch: 3,
         received,
@@ -58,7 +60,7 @@ fn a_small_terminal_has_the_columns_that_matter_and_the_events_below() {
     let lines = drawn(&view(), 80, 24);
     let has = |text: &str| assert!(lines.iter().any(|line| line.contains(text)), "no {text:?} in {lines:#?}");
     assert!(lines[0].contains("3 clients, 1 open, 1 parked") && lines[0].contains("13:46:40 UTC"), "{lines:#?}");
-    for text in ["CLIENT", "deribit-prod open", "1000", "812µs", "15.3ms", "next in 3.2s", "what happened"] {
+    for text in ["CLIENT", "deribit-prod open", "1000", "812µs", "15.3ms", "backoff 3.2s", "what happened"] {
         has(text);
     }
     has("binance parked: restarted too often");
@@ -70,9 +72,17 @@ fn a_small_terminal_has_the_columns_that_matter_and_the_events_below() {
 #[test]
 fn a_large_one_has_them_all() {
     let lines = drawn(&view(), 200, 60);
-    for text in
-        ["VENUE", "QUEUE", "UNREAD", "BEAT", "RESTARTS", "2 lost", "4  ▃", "last: panicked: the strategy has a bug"]
-    {
+    for text in [
+        "VENUE",
+        "QUEUE",
+        "UNREAD",
+        "BEAT",
+        "RESTARTS",
+        "2 lost",
+        "4  ▃",
+        "deribit-prod: wss://www.deribit.com/…, open for 12s",
+        "last: panicked: the strategy has a bug",
+    ] {
         assert!(lines.iter().any(|line| line.contains(text)), "no {text:?} in {lines:#?}");
     }
 }

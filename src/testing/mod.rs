@@ -157,7 +157,11 @@ impl Server {
     }
 
     fn launch(scripts: Arc<Scripts>, certificates: Option<Certificates>) -> io::Result<Self> {
-        let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
+        Self::launch_at((Ipv4Addr::LOCALHOST, 0).into(), scripts, certificates)
+    }
+
+    fn launch_at(address: SocketAddr, scripts: Arc<Scripts>, certificates: Option<Certificates>) -> io::Result<Self> {
+        let listener = listen(address)?;
         let inner = Arc::new(Inner {
             address: listener.local_addr()?,
             certificates,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,15 @@ impl Server {
     /// ```
     pub fn replay(entries: impl IntoIterator<Item = Entry>, pace: Pace) -> io::Result<Self> {
         Self::start(script(entries, pace))
+    }
+
+    /// As [`replay`](Server::replay), at an address of your choice.
+    ///
+    /// # Errors
+    /// When that can't be listened at.
+    pub fn replay_at(address: SocketAddr, entries: impl IntoIterator<Item = Entry>, pace: Pace) -> io::Result<Self> {
+        let script = script(entries, pace);
+        Self::launch_at(address, Arc::new(move |_| script.clone()), None)
     }
 }
 

@@ -1,0 +1,175 @@
+//! `wsup connect`, and what it has in common with `wsup record`.
+
+use std::io::BufRead;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded, never, select};
+use ws_supervisor::record::Recorder;
+use ws_supervisor::testing::DeribitServer;
+use ws_supervisor::venue::{binance::Binance, deribit::Deribit};
+use ws_supervisor::{Client, ClientConfig, Compression, Event, Heartbeat, Proxy, StaleAction, Supervisor, Tls};
+
+use crate::arguments::{ConnectOptions, Target, VenueName};
+use crate::{Outcome, demo, say};
+
+/// The configuration that the options come to, and the exchange, if it is in this process.
+pub fn config(target: &Target) -> Result<(ClientConfig, Option<DeribitServer>), Box<dyn std::error::Error>> {
+    let exchange = (target.url == "demo").then(demo::exchange).transpose()?;
+    let url = exchange.as_ref().map_or(target.url.clone(), DeribitServer::url);
+    let mut config = ClientConfig::new(&url)?.name(if exchange.is_some() { "demo" } else { "connection" });
+    for header in &target.header {
+        let (name, value) =
+            header.split_once(':').ok_or_else(|| format!("--header {header:?}: must be \"Name: value\""))?;
+        config = config.header(name.trim(), from_environment(value.trim())?);
+    }
+    config = target.subprotocol.iter().fold(config, |config, name| config.subprotocol(name));
+    if let Some(ca) = &target.ca {
+        config = config.tls(Tls::new().root_file(ca));
+    }
+    config = match target.proxy.as_deref() {
+        Some("environment") => config.proxy(Proxy::from_environment()),
+        Some(url) => config.proxy(Proxy::new(url)?),
+        None => config,
+    };
+    let venue = target.venue.or(exchange.as_ref().map(|_| VenueName::Deribit));
+    config = match venue {
+        // Deribit's heartbeat is its own.
+        Some(VenueName::Deribit) if exchange.is_some() => {
+            config.venue(Deribit::new().client_credentials("id", "secret"))
+        }
+        Some(VenueName::Deribit) => config.venue(Deribit::new()),
+        Some(VenueName::BinanceSpot) => config.venue(Binance::spot()),
+        Some(VenueName::BinanceFutures) => config.venue(Binance::futures()),
+        None if target.heartbeat.is_zero() => config.heartbeat(Heartbeat::disabled()),
+        None => config.heartbeat(Heartbeat::ping_pong(target.heartbeat)),
+    };
+    if !target.subscribe.is_empty() {
+        if venue.is_none() {
+            return Err("--subscribe needs --venue, which knows how; else send the venue's own message".into());
+        }
+        config = config.subscribe(&target.subscribe);
+    }
+    if let Some(silence) = target.stale {
+        config = config.stale_after(silence).stale_action(StaleAction::Reconnect);
+    }
+    if target.compress {
+        config = config.compression(Compression::deflate());
+    }
+    if let Err(faults) = config.validate() {
+        let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        return Err(lines.join("\n").into());
+    }
+    Ok((config, exchange))
+}
+
+/// `${NAME}` is the environment's: a secret on the command line is everyone's.
+fn from_environment(value: &str) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, after) = after.split_once('}').ok_or("a header has a `${` without its `}`")?;
+        out += before;
+        out += &std::env::var(name).map_err(|_| format!("the environment has no `{name}`"))?;
+        rest = after;
+    }
+    Ok(out + rest)
+}
+
+/// How it ended, when the client itself has.
+pub fn ending(event: &Event) -> Option<ExitCode> {
+    match event {
+        Event::Closed { .. } => Some(ExitCode::SUCCESS),
+        Event::Parked { .. } => Some(ExitCode::FAILURE),
+        _ => None,
+    }
+}
+
+/// Lines of stdin, until it ends. Each waits to be taken before the next is read.
+fn lines() -> Receiver<String> {
+    let (sender, lines) = bounded(0);
+    std::thread::spawn(move || {
+        std::io::stdin().lock().lines().map_while(Result::ok).all(|line| sender.send(line).is_ok());
+    });
+    lines
+}
+
+/// How long a line of stdin waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn send(client: &Client, line: String) {
+    // Whoever types does not mind to wait for the connection, and a pipe must not lose its first line.
+    let _ = client.wait_until_open(PATIENCE);
+    if let Err(refused) = client.send(line) {
+        eprintln!("{} not sent: {refused}", say::now());
+    }
+}
+
+pub fn connect(options: &ConnectOptions) -> Outcome {
+    let (mut config, exchange) = config(&options.target)?;
+    let recorder = options.record.as_ref().map(Recorder::start).transpose()?;
+    if let Some(recorder) = &recorder {
+        config = config.record(recorder);
+    }
+    let signal = say::ended_by_signal()?;
+    let supervisor = Supervisor::start()?;
+    let client = supervisor.spawn_client(config)?;
+    let name = client.name().to_owned();
+    let (events, ends) = (client.events(), say::after(options.lasts));
+    let (mut typed, mut over) = (lines(), say::after(None));
+    // A thread of its own sends: one that waits for a connection must not hold up what comes.
+    let (to_send, sends) = bounded::<String>(0);
+    std::thread::spawn({
+        let client = client.clone();
+        move || sends.iter().for_each(|line| send(&client, line))
+    });
+    // One that never connected was of no use.
+    let mut outcome = ExitCode::FAILURE;
+    loop {
+        select! {
+            recv(events) -> event => {
+                let Ok(event) = event else { break };
+                if let Event::Open { .. } = event {
+                    outcome = ExitCode::SUCCESS;
+                }
+                let goes_on = match (&event, options.json) {
+                    (event, true) => say::line(&say::json(&name, event).to_string()),
+                    (Event::Message(message), false) => say::line(&say::message_line(message)),
+                    (event, false) => {
+                        say::words(event).iter().for_each(|words| eprintln!("{} {words}", say::now()));
+                        true
+                    }
+                };
+                if let Some(code) = ending(&event) {
+                    outcome = code;
+                    break;
+                }
+                if !goes_on {
+                    break;
+                }
+            }
+            recv(typed) -> line => match line {
+                Ok(line) => {
+                    if to_send.send(line).is_err() {
+                        break;
+                    }
+                }
+                Err(_) => {
+                    typed = never();
+                    over = say::after(options.wait);
+                }
+            },
+            recv(signal) -> _ => break,
+            recv(ends) -> _ => break,
+            recv(over) -> _ => break,
+        }
+    }
+    let report = supervisor.shutdown(Duration::from_secs(5));
+    if let Some(recorder) = recorder {
+        recorder.flush(Duration::from_secs(10));
+        let status = recorder.status();
+        eprintln!("{} {} entries recorded to {}", say::now(), status.written, status.file.display());
+    }
+    drop(exchange);
+    Ok(if report.left_behind.is_empty() { outcome } else { ExitCode::FAILURE })
+}

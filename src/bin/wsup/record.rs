@@ -1,0 +1,69 @@
+//! `wsup record`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crossbeam_channel::select;
+use ws_supervisor::Event;
+use ws_supervisor::Supervisor;
+use ws_supervisor::record::Recorder;
+
+use crate::arguments::RecordOptions;
+use crate::{Outcome, connect, say};
+
+pub fn record(options: &RecordOptions) -> Outcome {
+    let (config, exchange) = connect::config(&options.target)?;
+    let mut recorder = Recorder::builder(&options.output);
+    if options.output.extension().is_some_and(|ending| ending == "zst") {
+        recorder = recorder.zstd(3);
+    }
+    if let Some(bytes) = options.rotate {
+        recorder = recorder.rotate_bytes(bytes);
+    }
+    if options.with_secrets {
+        recorder = recorder.with_secrets();
+    }
+    let recorder = recorder.start()?;
+    let signal = say::ended_by_signal()?;
+    let supervisor = Supervisor::start()?;
+    let client = supervisor.spawn_client(config.record(&recorder))?;
+    let (events, ends) = (client.events(), say::after(options.lasts));
+    let mut outcome = ExitCode::FAILURE;
+    loop {
+        select! {
+            recv(events) -> event => {
+                let Ok(event) = event else { break };
+                if let Event::Open { .. } = event {
+                    outcome = ExitCode::SUCCESS;
+                    for text in &options.send {
+                        if let Err(refused) = client.send(text.as_str()) {
+                            eprintln!("{} not sent: {refused}", say::now());
+                        }
+                    }
+                }
+                say::words(&event).iter().for_each(|words| eprintln!("{} {words}", say::now()));
+                if let Some(code) = connect::ending(&event) {
+                    outcome = code;
+                    break;
+                }
+            }
+            recv(signal) -> _ => break,
+            recv(ends) -> _ => break,
+        }
+    }
+    supervisor.shutdown(Duration::from_secs(5));
+    let written = recorder.flush(Duration::from_secs(30));
+    let status = recorder.status();
+    let (file, entries, dropped) = (status.file.display(), status.written, status.dropped);
+    eprintln!("{} {entries} entries in {file}, {} bytes before compression", say::now(), status.bytes);
+    if dropped > 0 || !written {
+        eprintln!(
+            "{} {dropped} entries are lost: {}",
+            say::now(),
+            status.fault.unwrap_or("the disk was too slow".into())
+        );
+        outcome = ExitCode::FAILURE;
+    }
+    drop(exchange);
+    Ok(outcome)
+}

@@ -1,0 +1,178 @@
+//! The program `wsup`, as a shell sees it: what it prints, where, and its exit status.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use common::{LONG, eventually};
+use ws_supervisor::testing::{Script, Server};
+use ws_supervisor::{Client, ClientConfig, Message};
+
+fn wsup(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wsup"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(arguments: &[&str]) -> (String, String, Option<i32>) {
+    let Output { status, stdout, stderr } = wsup(arguments).output().unwrap();
+    (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap(), status.code())
+}
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("wsup-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        fs::write(self.0.join(name), text).unwrap();
+        self.at(name)
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Asks it to end as a supervisor of processes would.
+fn terminate(child: &mut Child) -> Option<i32> {
+    let id = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn a_file_is_checked_and_every_fault_has_its_line() {
+    let folder = Folder::new("check");
+    let good =
+        folder.file("good.toml", "[clients.a]\nurl = \"wss://h/ws?key=secret\"\nheader = { X-Key = \"secret\" }\n");
+    let (out, err, code) = run(&["check", &good]);
+    assert_eq!((out, err.as_str(), code), (format!("{good}: nothing is wrong; 1 client: a\n"), "", Some(0)));
+    let (out, _, _) = run(&["check", &good, "--effective"]);
+    assert!(out.contains("connect_timeout") && !out.contains("secret"), "{out}");
+    let bad = folder.file("bad.yaml", "clients:\n  a:\n    url: ws://h\n    jitter: 3\n    heartbeet: {}\n");
+    let (out, err, code) = run(&["check", &bad]);
+    let lines: Vec<_> = err.lines().collect();
+    assert_eq!((out.as_str(), code, lines.len()), ("", Some(1), 2), "{err}");
+    assert_eq!(lines[0], format!("{bad}:4:5: clients.a.jitter: must be between 0 and 1"));
+    assert!(lines[1].ends_with("clients.a.heartbeet: unknown key; did you mean `heartbeat`?"), "{err}");
+    let (out, _, code) = run(&["check", "--schema"]);
+    assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok() && code == Some(0));
+}
+
+#[test]
+fn lines_are_sent_messages_come_out_and_the_rest_goes_to_stderr() {
+    let server = Server::echo().unwrap();
+    let mut child = wsup(&["connect", &server.url(), "--wait", "60s"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"one\ntwo\n").unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "one");
+    assert_eq!(lines.next().unwrap().unwrap(), "two");
+    server.cut();
+    server.wait_until(LONG, |records| records.iter().filter(|record| record.opened).count() == 2);
+    stdin.write_all(b"three\n").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "three", "it reconnects by itself");
+    drop(stdin);
+    assert_eq!(terminate(&mut child), Some(0));
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    for words in ["open, connection 1", "connection 1 ended", "open, connection 2"] {
+        assert!(err.contains(words), "{err}");
+    }
+}
+
+#[test]
+fn what_can_not_be_reached_or_meant_has_an_exit_status_of_its_own() {
+    let (out, err, code) = run(&["connect", "ws://127.0.0.1:9", "--for", "500ms"]);
+    assert_eq!((out.as_str(), code), ("", Some(1)));
+    assert!(err.contains("Connection refused"), "{err}");
+    let refused = Server::start(Script::refuse(401)).unwrap();
+    let (_, err, code) = run(&["connect", &refused.url(), "--for", "60s"]);
+    assert!(err.contains("given up on: ") && err.contains("401") && code == Some(1), "{err}");
+    for (wrong, words) in [
+        (vec!["connect", "https://h"], "must have the scheme"),
+        (vec!["connect", "ws://h", "--subscribe", "a"], "--venue"),
+        (vec!["connect", "ws://h", "-H", "no colon"], "Name: value"),
+        (vec!["connect", "ws://h", "-H", "A: ${NOT_SET_AT_ALL}"], "the environment has no `NOT_SET_AT_ALL`"),
+        (vec!["replay", "/no/such/file"], "/no/such/file"),
+        (vec!["top", "/no/such/socket"], "/no/such/socket"),
+    ] {
+        let (_, err, code) = run(&wrong);
+        assert!(err.contains(words) && code == Some(1), "{wrong:?}: {err}");
+    }
+}
+
+#[test]
+fn what_is_recorded_is_served_again() {
+    let folder = Folder::new("record");
+    let greeting: Vec<_> = (0..200).map(|n| Message::text(format!("tick {n}"))).collect();
+    let server = Server::start(Script::silent().greet(move |_| greeting.clone())).unwrap();
+    let file = folder.at("ticks.jsonl.zst");
+    let mut child = wsup(&["record", &server.url(), "-o", &file]).spawn().unwrap();
+    assert!(server.wait_until(LONG, |records| records.iter().any(|record| record.served == 200)));
+    assert_eq!(terminate(&mut child), Some(0));
+    assert!(Path::new(&file).exists());
+
+    let mut child = wsup(&["replay", &file, "--pace", "0"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let url = lines.next().unwrap().unwrap();
+    let client = Client::connect(ClientConfig::new(url).unwrap()).unwrap();
+    eventually("all of it", || client.stats().received == 200);
+    assert_eq!(terminate(&mut child), Some(0));
+}
+
+#[test]
+fn a_desk_runs_from_its_file_and_says_how_it_ended() {
+    let folder = Folder::new("run");
+    let server = Server::echo().unwrap();
+    let text = format!("[clients.one]\nurl = \"{0}\"\n[clients.two]\nurl = \"{0}\"\n", server.url());
+    let file = folder.file("desk.toml", &text);
+    let socket = folder.at("s.sock");
+    let mut child = wsup(&["run", &file, "--json", "--status", &socket]).spawn().unwrap();
+    assert!(server.wait_until(LONG, |records| records.iter().filter(|record| record.opened).count() == 2));
+    eventually("the status is served", || Path::new(&socket).exists());
+    let (picture, err, code) = run(&["top", &socket, "--picture", "100x20"]);
+    assert!(picture.starts_with("<svg") && picture.contains("one") && code == Some(0), "{err}");
+    assert_eq!(terminate(&mut child), Some(0));
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (client, kind) in [("one", "open"), ("two", "open"), ("one", "closed"), ("two", "closed")] {
+        assert!(lines.iter().any(|line| line["client"] == client && line["type"] == kind), "{client} {kind}: {out}");
+    }
+
+    let refused = Server::start(Script::refuse(403)).unwrap();
+    let file = folder.file("parked.toml", &format!("[clients.a]\nurl = \"{}\"\n", refused.url()));
+    let mut child = wsup(&["run", &file]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("a ! parked")));
+    assert_eq!(terminate(&mut child), Some(2));
+}
+
+#[test]
+fn help_completions_and_the_manual_are_there() {
+    let (help, _, code) = run(&["--help"]);
+    for command in ["check", "run", "connect", "record", "replay", "top", "completions", "man"] {
+        assert!(help.contains(command), "{help}");
+        assert_eq!(run(&[command, "--help"]).2, Some(0));
+    }
+    assert_eq!(code, Some(0));
+    assert!(run(&["completions", "bash"]).0.contains("_wsup"));
+    assert!(run(&["man"]).0.contains(".TH wsup 1"));
+}
