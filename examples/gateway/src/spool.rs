@@ -1,0 +1,74 @@
+//! A queue on disk, for while Redis is away: bounded, in order, gone with the process.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+
+use crate::sink::Item;
+
+pub struct Spool {
+    path: PathBuf,
+    file: File,
+    limit: u64,
+    read: u64,
+    written: u64,
+}
+
+impl Spool {
+    pub fn new(stream: &str, limit: u64) -> io::Result<Self> {
+        let name = format!("ws-gateway-{}-{}.spool", std::process::id(), stream.replace(':', "-"));
+        let path = std::env::temp_dir().join(name);
+        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+        Ok(Self { path, file, limit, read: 0, written: 0 })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.read == self.written
+    }
+
+    /// What there is no room for is lost; its number is missing, and so it is told.
+    pub fn push(&mut self, items: &[Item]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for item in items {
+            let before = bytes.len();
+            item.write(&mut bytes);
+            if self.written + bytes.len() as u64 > self.limit {
+                bytes.truncate(before);
+                break;
+            }
+        }
+        self.file.seek(SeekFrom::Start(self.written))?;
+        self.file.write_all(&bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The next of them, and where they end; `done` lets go of them.
+    pub fn peek(&mut self, at_most: usize) -> io::Result<(Vec<Item>, u64)> {
+        self.file.seek(SeekFrom::Start(self.read))?;
+        let mut bytes = vec![0; (self.written - self.read).min(1 << 20) as usize];
+        self.file.read_exact(&mut bytes)?;
+        let (mut items, mut rest) = (Vec::new(), &bytes[..]);
+        while items.len() < at_most {
+            let Some((item, after)) = Item::read(rest) else { break };
+            items.push(item);
+            rest = after;
+        }
+        Ok((items, self.read + (bytes.len() - rest.len()) as u64))
+    }
+
+    pub fn done(&mut self, until: u64) -> io::Result<()> {
+        self.read = until;
+        if self.is_empty() {
+            (self.read, self.written) = (0, 0);
+            self.file.set_len(0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
