@@ -62,6 +62,9 @@
 //! | whom an answer answers | `policy/requests`; who waits for it: `asked` |
 //! | which channels are asked for | `policy/subscriptions`; who waits for one: `wanted` |
 //! | which of several options wins | `config/settings` |
+//! | what a key of a configuration file means | `config/file`, `config/file_parts` |
+//! | what is published, under which name | `metrics` |
+//! | what a line of a recording says | `record/entry` |
 //!
 //! # The shortest program
 //!
@@ -266,6 +269,11 @@
 //! - `deribit`: the venue Deribit (the module `venue::deribit`), and with `testing` an embedded one.
 //! - `testing`: the scripted server that this crate is tested with, for your own tests (the module `testing`).
 //! - `kernel-timestamps`: when the kernel had each message, on Linux (`ClientConfig::kernel_timestamps`).
+//! - `metrics`: what is counted, to whichever exporter of the `metrics` facade (the module `metrics`).
+//! - `record`, and `zstd` for compressed ones: recordings of what comes and goes (the module `record`).
+//! - `serde`: supervisor and clients from a file (the module `config_file`).
+//! - `status`, `live`: a running supervisor seen from another process, and in the terminal (`status_server`, `live`).
+//! - `cli`: the program `wsup`.
 //! - `real-time`: the real-time scheduler for a client's thread (`ClientConfig::real_time_priority`).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -34,7 +34,7 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
 /// The name that the table has for a file; `None` for those that stand above everything or are tests.
 fn name(src: &Path, path: &Path) -> Option<String> {
     let name = path.strip_prefix(src).unwrap().with_extension("").to_string_lossy().replace('\\', "/");
-    let exempt = name == "lib" || name.starts_with("testing/") || name.ends_with("_tests");
+    let exempt = name == "lib" || name.starts_with("testing/") || name.starts_with("bin/") || name.ends_with("_tests");
     (!exempt).then_some(name)
 }
 
