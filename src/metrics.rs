@@ -6,6 +6,9 @@
 //! than without; what happens seldom (an end, an attempt, a restart) is published as it happens. A client without a supervisor
 //! publishes by [`Client::publish_metrics`](crate::Client::publish_metrics).
 //!
+//! Nothing of this happens under a lock of the supervisor's, so a recorder that is slow holds up publishing, and no client; but
+//! what is told as it happens to a connection is told on the client's thread: let a recorder not block.
+//!
 //! Every name has the labels `client` and `venue` ([`Venue::name`](crate::venue::Venue::name), or the host), but for those that
 //! begin with `ws_supervisor`.
 //!
@@ -23,6 +26,7 @@
 //! # Ok::<(), ws_supervisor::StartError>(())
 //! ```
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use ::metrics::{Label, Unit, counter, gauge, histogram};
@@ -124,14 +128,25 @@ pub fn describe() {
     }
 }
 
+/// Calls a recorder, whose code is not ours: should it panic, nothing of ours ends for that.
+fn safely(publish: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(publish)) {
+        // What was thrown may throw again when it is dropped.
+        std::mem::forget(panic);
+        log::error!("the metrics recorder panicked; what it was told is lost");
+    }
+}
+
 fn labels(tag: &Tag) -> Vec<Label> {
     vec![Label::new("client", tag.name.clone()), Label::new("venue", tag.venue.clone())]
 }
 
 fn count(name: &'static str, tag: &Tag, further: Option<(&'static str, &'static str)>) {
-    let mut labels = labels(tag);
-    labels.extend(further.map(|(key, value)| Label::from_static_parts(key, value)));
-    counter!(name, labels).increment(1);
+    safely(|| {
+        let mut labels = labels(tag);
+        labels.extend(further.map(|(key, value)| Label::from_static_parts(key, value)));
+        counter!(name, labels).increment(1);
+    });
 }
 
 /// A connection is open, and what led there took so long.
@@ -141,7 +156,7 @@ pub(crate) fn opened(core: &Core, session: Duration) {
     for (stage, time) in steps.chain([("session", session)]) {
         let mut labels = labels(&core.tag);
         labels.push(Label::from_static_parts("stage", stage));
-        histogram!("ws_dial_seconds", labels).record(time);
+        safely(|| histogram!("ws_dial_seconds", labels).record(time));
     }
     count("ws_connections_total", &core.tag, None);
 }
@@ -175,12 +190,12 @@ pub(crate) fn left_behind(tag: &Tag) {
 }
 
 pub(crate) fn recovered() {
-    counter!("ws_supervisor_recovered_total").increment(1);
+    safely(|| counter!("ws_supervisor_recovered_total").increment(1));
 }
 
 pub(crate) fn clients(states: &[(&'static str, usize)]) {
     for (state, clients) in states {
-        gauge!("ws_supervisor_clients", "state" => *state).set(*clients as f64);
+        safely(|| gauge!("ws_supervisor_clients", "state" => *state).set(*clients as f64));
     }
 }
 
@@ -213,6 +228,10 @@ pub(crate) struct Published {
 impl Published {
     /// Publishes what came since the last time.
     pub(crate) fn publish(&mut self, core: &Core, now: &Stats, health: &HeartbeatHealth) {
+        safely(|| self.publish_all(core, now, health));
+    }
+
+    fn publish_all(&mut self, core: &Core, now: &Stats, health: &HeartbeatHealth) {
         let before = std::mem::replace(&mut self.stats, *now);
         let labels = labels(&core.tag);
         if !std::mem::replace(&mut self.has_begun, true) {
@@ -241,6 +260,7 @@ impl Published {
                 ("not_sent", requests.not_sent),
                 ("timed_out", requests.timed_out),
                 ("disconnected", requests.disconnected),
+                ("abandoned", requests.abandoned),
                 ("late", requests.late),
             ]
         };

@@ -27,6 +27,17 @@ struct Cell {
     value: Mutex<f64>,
 }
 
+/// What the recorder does when it is told of these, beside counting.
+static TRICKS: Mutex<Vec<Trick>> = Mutex::new(Vec::new());
+
+/// A name, and what is done at it.
+type Trick = (&'static str, fn());
+
+fn trick(name: &str) {
+    let found = TRICKS.lock().iter().find(|(of, _)| name.starts_with(of)).map(|(_, trick)| *trick);
+    found.iter().for_each(|trick| trick());
+}
+
 impl CounterFn for Cell {
     fn increment(&self, by: u64) {
         self.count.fetch_add(by, Ordering::Relaxed);
@@ -78,6 +89,7 @@ impl Recorder for Shared {
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        trick(key.name());
         Counter::from_arc(self.0.cell(key))
     }
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
@@ -88,10 +100,112 @@ impl Recorder for Shared {
     }
 }
 
+/// The one recorder of the process: its tests take turns.
+static TURNS: Mutex<Option<Arc<Book>>> = Mutex::new(None);
+
+fn book() -> (parking_lot::MutexGuard<'static, Option<Arc<Book>>>, Arc<Book>) {
+    let mut turn = TURNS.lock();
+    let book = turn.get_or_insert_with(|| {
+        let book = Arc::new(Book::default());
+        metrics::set_global_recorder(Shared(book.clone())).expect("the only one");
+        book
+    });
+    let book = book.clone();
+    TRICKS.lock().clear();
+    (turn, book)
+}
+
+static ASKED: std::sync::OnceLock<Supervisor> = std::sync::OnceLock::new();
+
+#[test]
+fn a_recorder_that_asks_the_supervisor_back_or_is_slow_holds_up_nobody() {
+    let (_turn, _) = book();
+    let supervisor = ASKED.get_or_init(|| Supervisor::start().unwrap());
+    let server = Server::echo().unwrap();
+    let client = supervisor.spawn_client(ClientConfig::new(server.url()).unwrap().name("asked")).unwrap();
+    client.wait_until_open(Duration::from_secs(30)).unwrap();
+    TRICKS.lock().push(("ws_messages_received_total", || {
+        let _ = ASKED.get().map(|supervisor| (supervisor.count_clients(), supervisor.list_clients()));
+    }));
+    TRICKS.lock().push(("ws_restarts_total", || std::thread::sleep(Duration::from_millis(300))));
+    for round in 2..5 {
+        supervisor.restart_client(client.id()).unwrap();
+        eventually("a new connection", || client.epoch() == round);
+        assert_eq!(supervisor.count_clients().total, 1);
+    }
+    supervisor.stop_client(client.id()).unwrap();
+    assert_eq!(supervisor.count_clients().total, 0);
+}
+
+#[test]
+fn a_recorder_that_panics_costs_no_message_its_account() {
+    let (_turn, _) = book();
+    let supervisor = Supervisor::start().unwrap();
+    let server = Server::start(Script::silent()).unwrap();
+    let config = ClientConfig::new(server.url()).unwrap().name("panics").heartbeat(Heartbeat::disabled());
+    let client = supervisor.spawn_client(config).unwrap();
+    client.wait_until_open(Duration::from_secs(30)).unwrap();
+    std::panic::set_hook(Box::new(|_| {}));
+    for name in ["ws_disconnects_total", "ws_connections_total", "ws_messages_sent_total", "ws_connect_failures_total"]
+    {
+        TRICKS.lock().push((name, || panic!("the exporter has a bug")));
+    }
+    server.deafen(true);
+    let order = "order".repeat(10_000);
+    while client.stats().queued < 20 {
+        let _ = client.send(order.as_str());
+    }
+    server.reset();
+    eventually("another connection", || client.epoch() == 2);
+    let back = client.events().iter().find_map(|event| match event {
+        ws_supervisor::Event::Disconnected { unsent, uncertain, .. } => Some((unsent.len(), uncertain.len())),
+        ws_supervisor::Event::Restarted { .. } => panic!("the worker ended for that"),
+        _ => None,
+    });
+    let (unsent, uncertain) = back.unwrap();
+    let stats = client.stats();
+    assert!(unsent >= 20 && stats.restarts == 0);
+    assert_eq!(stats.accepted, stats.written + unsent as u64 + uncertain as u64);
+    TRICKS.lock().clear();
+    let _ = std::panic::take_hook();
+}
+
+#[test]
+fn bytes_are_counted_to_the_last_of_a_connection_and_requests_that_nobody_waits_for_as_such() {
+    let (_turn, _) = book();
+    let server = Server::echo().unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let config = ClientConfig::new(server.url()).unwrap().heartbeat(Heartbeat::disabled()).event_capacity(10_000);
+    let client = supervisor.spawn_client(config).unwrap();
+    client.wait_until_open(Duration::from_secs(30)).unwrap();
+    for _ in 0..1000 {
+        client.send("x".repeat(1000)).unwrap();
+    }
+    client.close().unwrap();
+    let stats = client.stats();
+    assert_eq!(stats.received, 1000);
+    assert!(stats.bytes_received > 1000 * 1004 && stats.bytes_received < 1000 * 1004 + 1000, "{stats:?}");
+    assert!(stats.bytes_sent > 1000 * 1008 && stats.bytes_sent < 1000 * 1008 + 1000, "{stats:?}");
+
+    let answers = Script::reply(|_, message| {
+        let request: serde_json::Value = serde_json::from_str(message.as_text().unwrap()).unwrap();
+        vec![format!(r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#, request["id"]).into()]
+    });
+    let server = Server::start(answers.delay_replies(Duration::from_millis(2))).unwrap();
+    let client = supervisor.spawn_client(ClientConfig::new(server.url()).unwrap()).unwrap();
+    client.wait_until_open(Duration::from_secs(30)).unwrap();
+    for _ in 0..50 {
+        drop(client.start_request(ws_supervisor::Request::new("m", ())).unwrap());
+    }
+    let _: u64 = client.request("m", ()).unwrap();
+    let requests = client.stats().requests;
+    assert_eq!((requests.answered + requests.abandoned, requests.late, requests.timed_out), (51, 0, 0), "{requests:?}");
+    assert!(requests.abandoned > 0);
+}
+
 #[test]
 fn what_is_published_adds_up_to_what_the_clients_counted() {
-    let book = Arc::new(Book::default());
-    metrics::set_global_recorder(Shared(book.clone())).expect("the only one");
+    let (_turn, book) = book();
     let server = Server::scripted(|connection| match connection {
         1 => Script::refuse(503),
         _ => Script::echo(),

@@ -231,6 +231,81 @@ fn rotated_files_are_read_as_one_and_a_torn_tail_up_to_the_tear() {
     }
 }
 
+#[test]
+fn a_recorder_that_can_not_write_lets_go_and_two_do_not_share_a_file() {
+    let folder = Folder::new("hung");
+    let path = folder.at("one.jsonl");
+    let first = Recorder::start(&path).unwrap();
+    let second = Recorder::start(&path).unwrap_err();
+    assert!(second.to_string().contains("another recorder"), "{second}");
+    drop(first);
+    drop(Recorder::start(&path).unwrap());
+    // A pipe that nobody reads takes some and then hangs, as a dead network disk does.
+    let pipe = folder.at("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let _reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    let recorder = Recorder::start(&pipe).unwrap();
+    let server = Server::echo().unwrap();
+    let client = Client::connect(quiet(&server, "hung").record(&recorder)).unwrap();
+    for round in 1..=20 {
+        client.send("x".repeat(50_000)).unwrap();
+        eventually("trading goes on", || client.stats().received == round);
+    }
+    assert!(!recorder.flush(ms(50)));
+    let begun = std::time::Instant::now();
+    drop((client, recorder));
+    assert!(begun.elapsed() < LONG, "nobody waits for a disk for ever");
+}
+
+#[test]
+fn time_goes_on_in_a_recording_that_another_recorder_went_on_with_and_requests_end() {
+    let line = |second: u32, mono: u64, rest: &str| {
+        format!(r#"{{"ts":"2026-01-01T00:{:02}:{:02}.000000Z",{rest},"mono":{mono}}}"#, second / 60, second % 60)
+    };
+    let tick = r#""dir":"in","type":"text","data":"tick""#;
+    let text =
+        [line(0, 0, tick), line(600, 600_000_000_000, tick), line(700, 0, tick), line(750, 50_000_000_000, tick)];
+    struct Clock(Vec<u64>, Option<std::time::Instant>);
+    impl Handler for Clock {
+        fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
+            let began = *self.1.get_or_insert(context.now());
+            self.0.push((context.now() - began).as_secs());
+            for _ in 0..20_000 {
+                if context.request(ws_supervisor::Request::new("m", ())).is_err() {
+                    self.0.push(u64::MAX);
+                }
+            }
+        }
+    }
+    let recording = Recording::read(std::io::Cursor::new(text.join("\n"))).map(Result::unwrap);
+    let mut clock = Clock(vec![], None);
+    // Requests wait for no more than there may be pending at once; those that are answered make room.
+    let answered =
+        r#""dir":"event","type":"response","data":{"id":"ID","number":true,"method":"m","outcome":{"result":"1"}}"#;
+    let answers = (1..=80_000u32).map(|id| {
+        let text = line(600, 600_000_000_000, &answered.replace("ID", &id.to_string()));
+        Recording::read(std::io::Cursor::new(text)).next().unwrap().unwrap()
+    });
+    let entries: Vec<_> = recording.collect();
+    let all = entries[..2].iter().cloned().chain(answers).chain(entries[2..].iter().cloned());
+    testing::replay(all, ClientConfig::new("wss://venue.example").unwrap().send_capacity(1 << 20), &mut clock).unwrap();
+    assert_eq!(clock.0, [0, 600, 700, 750]);
+    for pace in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(Server::replay(entries.clone(), Pace::Times(pace)).is_err(), "{pace}");
+    }
+}
+
+#[test]
+fn what_is_no_recording_is_said_to_be_none() {
+    for wrong in ["a,b,c\n1,2,3\n", "[1]\n", "{}\n"] {
+        let mut recording = Recording::read(wrong.as_bytes());
+        assert!(recording.next().unwrap().is_err() && !recording.is_torn(), "{wrong}");
+    }
+    let bom = "\u{feff}{\"ts\":\"2026-01-01T00:00:00Z\",\"dir\":\"in\",\"type\":\"text\",\"data\":\"x\"}\r\n";
+    assert_eq!(Recording::read(std::io::Cursor::new(bom.to_owned())).map(Result::unwrap).count(), 1);
+}
+
 /// Sends on every third tick, and from a timer that it sets at each.
 #[derive(Default)]
 struct Strategy {

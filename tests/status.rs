@@ -121,7 +121,9 @@ fn commands_are_obeyed_where_they_are_allowed_and_nonsense_is_refused() {
 
     // A line without an end is not read for ever, and harms nobody else.
     let mut rude = Peer::new(&place);
-    let _ = rude.stream.write_all(&[b'x'; 64 << 10]);
+    rude.stream.set_write_timeout(Some(LONG)).unwrap();
+    let sent = (0..1000).take_while(|_| rude.stream.write_all(&[b'x'; 64 << 10]).is_ok()).count();
+    assert!(sent < 1000, "nobody keeps such a line");
     eventually("it is let go", || rude.line().is_none());
     assert!(peer.status().clients.is_empty());
 }
@@ -137,6 +139,13 @@ fn a_socket_that_was_left_behind_is_replaced_and_a_file_is_not() {
     let error = supervisor.serve_status(&place.0, StatusAccess::ReadOnly).unwrap_err();
     assert!(error.to_string().contains("no socket"), "{error}");
     assert_eq!(fs::read_to_string(&place.0).unwrap(), "something of the user's");
+    // Whoever has the place by then keeps it.
+    let other = Place::new("taken");
+    let serving = supervisor.serve_status(&other.0, StatusAccess::ReadOnly).unwrap();
+    fs::remove_file(&other.0).unwrap();
+    let _theirs = UnixListener::bind(&other.0).unwrap();
+    drop(serving);
+    assert!(other.0.exists());
     let missing = supervisor.serve_status("/no/such/folder/s.sock", StatusAccess::ReadOnly).unwrap_err();
     assert!(missing.to_string().starts_with("/no/such/folder/s.sock: "), "{missing}");
 }

@@ -98,6 +98,27 @@ fn lines_are_sent_messages_come_out_and_the_rest_goes_to_stderr() {
 }
 
 #[test]
+fn a_signal_is_heard_whatever_stdin_and_stdout_are_doing() {
+    // Lines that wait for a connection which does not come.
+    let mut child = wsup(&["connect", "ws://127.0.0.1:9"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"a\nb\nc\nd\n").unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(errors.any(|line| line.unwrap().contains("attempt 2 failed")));
+    assert!(terminate(&mut child).is_some());
+    // A stdout that nobody reads.
+    let flood = Script::silent().greet(|_| vec![Message::text("x".repeat(1000)); 20_000]);
+    let server = Server::start(flood).unwrap();
+    let folder = Folder::new("full");
+    let file = folder.file("desk.toml", &format!("[clients.a]\nurl = \"{}\"\n", server.url()));
+    for arguments in [vec!["run", &file, "--messages"], vec!["connect", &server.url()]] {
+        let mut child = wsup(&arguments).spawn().unwrap();
+        assert!(server.wait_until(LONG, |records| records.iter().any(|record| record.opened && !record.ended)));
+        std::thread::park_timeout(common::ms(300));
+        assert!(terminate(&mut child).is_some(), "{arguments:?}");
+    }
+}
+
+#[test]
 fn what_can_not_be_reached_or_meant_has_an_exit_status_of_its_own() {
     let (out, err, code) = run(&["connect", "ws://127.0.0.1:9", "--for", "500ms"]);
     assert_eq!((out.as_str(), code), ("", Some(1)));

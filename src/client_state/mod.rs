@@ -2,6 +2,7 @@
 
 pub(crate) mod settlement;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 
 use crate::asked::Asked;
 use crate::command::Commands;
@@ -55,7 +56,8 @@ pub(crate) struct ClientState {
     /// Locked by the worker for the whole of its run, before the line; by others only when there is no worker.
     pub(crate) kept: Mutex<Kept>,
     pub(crate) events: Receiver<Event>,
-    published: Mutex<Published>,
+    /// Locked while a recorder's code runs, so that what it counts is in order.
+    published: ReentrantMutex<RefCell<Published>>,
     /// `None` when a handler takes the events inline.
     tail: Option<SharedTail>,
     socket: Mutex<Option<Arc<TcpStream>>>,
@@ -172,7 +174,7 @@ impl ClientState {
             kept: Mutex::new(Kept { queue, life }),
             left: Mutex::default(),
             events,
-            published: Mutex::default(),
+            published: ReentrantMutex::default(),
             socket: Mutex::new(None),
             settings,
         })
@@ -193,7 +195,11 @@ impl ClientState {
     pub(crate) fn publish_metrics(&self) {
         if cfg!(feature = "metrics") {
             let health = self.core.health.read(&self.settings.heartbeat);
-            self.published.lock().publish(&self.core, &self.stats(), &health);
+            let published = self.published.lock();
+            // A recorder that asks for what it is being told already gets nothing more.
+            if let Ok(mut published) = published.try_borrow_mut() {
+                published.publish(&self.core, &self.stats(), &health);
+            }
         }
     }
 

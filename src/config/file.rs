@@ -182,7 +182,7 @@ impl ClientFile {
             Limit::Named(name) => limits
                 .get(name)
                 .cloned()
-                .ok_or_else(|| ConfigError::new(option, format!("`limits` has no `{name}`, or that is wrong"))),
+                .ok_or_else(|| ConfigError::new(option, "`limits` has none of this name, or that is wrong")),
         };
         if let Some(limit) = &self.dial_limit {
             config = built(config.clone(), find(limit, "dial_limit").map(|limit| config.dial_limit(limit)));

@@ -466,7 +466,7 @@ pub(crate) enum DecodeFile {
     DeflateRaw,
 }
 
-/// A venue whose dialect the library speaks.
+/// A venue whose dialect the library speaks: its name, or a table with its name and its options.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum VenueFile {

@@ -57,7 +57,7 @@ fn twenty_wrong_files_have_twenty_right_errors() {
         (
             format!("{url}dial_limit = \"dials\"\n"),
             Toml,
-            vec!["3:1 clients.a.dial_limit | `limits` has no `dials`, or that is wrong".into()],
+            vec!["3:1 clients.a.dial_limit | `limits` has none of this name, or that is wrong".into()],
         ),
         (
             format!("{url}[limits.dials]\nwindow = {{ limit = 0, period = \"1s\" }}\n"),
@@ -87,7 +87,7 @@ fn twenty_wrong_files_have_twenty_right_errors() {
         (
             "{\n\t\"clients\": {\"a\": {\"url\": \"ws://h\", \"jitter\": \"much\"}}\n}".into(),
             Json,
-            vec!["2:37 clients.a.jitter | invalid type: string \"much\", expected f64".into()],
+            vec!["2:37 clients.a.jitter | must be a number, and is a text".into()],
         ),
         ("{\"clients\": {},}".into(), Json, vec!["1:16  | trailing comma".into()]),
         (
@@ -99,6 +99,33 @@ fn twenty_wrong_files_have_twenty_right_errors() {
             "clients:\n  a: &x\n    url: ws://h\n  b: *x\n".into(),
             Yaml,
             vec!["4:6  | anchors and aliases are not taken".into()],
+        ),
+        (
+            format!("{url}event_capacity = 99999999999999999999\njitter = nan\n"),
+            Toml,
+            vec!["3:18  | the number is too large".into(), "4:10  | must be a finite number".into()],
+        ),
+        (
+            format!("{url}[supervisor]\nintensity = [3, \"5s\"]\n"),
+            Toml,
+            vec!["4:13 supervisor.intensity | must be no list".into()],
+        ),
+        (
+            format!("{url}proxy = \"http://user:hidden@p\"\nrestart = \"${{TOKEN}}\"\npark_on = [401, \"x\"]\n"),
+            Toml,
+            vec![
+                "3:1 clients.a.proxy | must be a table, and is a text".into(),
+                "4:1 clients.a.restart | must be one of `transient`, `permanent`, `temporary`".into(),
+                "5:17 clients.a.park_on.1 | must be a whole number, and is a text".into(),
+            ],
+        ),
+        (
+            "[supervisor]\nmax_clients = 1\n[clients.a]\nurl = \"ws://h\"\n[clients.b]\nurl = \"ws://h\"\nname = \"a\"\n".into(),
+            Toml,
+            vec![
+                "2:1 supervisor.max_clients | there are 2 clients".into(),
+                "7:1 clients.b.name | the client `a` has this name already".into(),
+            ],
         ),
         (
             "[defaults]\njitter = 7.0\n[clients.a]\nurl = \"ws://h\"\n[clients.b]\nurl = \"ws://h\"\n".into(),

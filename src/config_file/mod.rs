@@ -215,18 +215,26 @@ impl Desk {
     /// # Errors
     /// When one of them can't be started; those before it are ended again.
     pub fn start(self) -> Result<(Supervisor, Vec<Client>), StartError> {
+        let supervisor = self.supervisor.clone().start()?;
+        let clients = self.spawn(&supervisor)?;
+        Ok((supervisor, clients))
+    }
+
+    /// Starts the recorder, and all clients under this supervisor.
+    ///
+    /// # Errors
+    /// When one of them can't be started; those before it run.
+    pub fn spawn(self, supervisor: &Supervisor) -> Result<Vec<Client>, StartError> {
         #[cfg(feature = "record")]
         let recorder = self.recorder.map(|recorder| recorder.start()).transpose();
         #[cfg(feature = "record")]
         let recorder = recorder.map_err(|error| StartError::Os(error.to_string().into()))?;
-        let supervisor = self.supervisor.start()?;
-        let mut clients = Vec::new();
-        for (_, config) in self.clients {
+        let spawn = |(_, config): (String, ClientConfig)| {
             #[cfg(feature = "record")]
             let config = recorder.iter().fold(config, |config, recorder| config.record(recorder));
-            clients.push(supervisor.spawn_client(config)?);
-        }
-        Ok((supervisor, clients))
+            supervisor.spawn_client(config)
+        };
+        self.clients.into_iter().map(spawn).collect()
     }
 
     /// What each client's options come to, by its key: as [`Client::effective_settings`].
@@ -269,11 +277,14 @@ fn close(schema: &mut Value) {
 }
 
 fn parse(text: &str, format: Format, variable: &dyn Fn(&str) -> Option<String>) -> Result<Desk, Vec<Flaw>> {
-    let mut tree = tree::read(text, format)?;
+    let mut tree = tree::read(text.strip_prefix('\u{feff}').unwrap_or(text), format)?;
+    let as_written = tree.clone();
     let mut flaws = Vec::new();
     tree.fill_in(variable, "", &mut flaws);
     inherit(&mut tree);
-    let file = read(&tree, &mut flaws);
+    let schema = Desk::schema();
+    refuse_lists(&schema, &resolve(&schema, &schema), &tree, &mut Vec::new(), &mut flaws);
+    let file = read(&tree, &as_written, &schema, &mut flaws);
     let at = |path: &[&str]| tree.place(&path.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>());
     let mut limits = BTreeMap::<String, RateLimit>::new();
     for (name, limit) in &file.limits {
@@ -320,6 +331,19 @@ fn parse(text: &str, format: Format, variable: &dyn Fn(&str) -> Option<String>) 
         }
         recorder(file)
     });
+    if supervisor.max_clients.is_some_and(|most| most > 0 && clients.len() > most) {
+        let rule = format!("there are {} clients", clients.len());
+        flaws.push(Flaw { mark: at(&["supervisor", "max_clients"]), key: "supervisor.max_clients".into(), rule });
+    }
+    let mut names = BTreeMap::<String, String>::new();
+    for (key, config) in &clients {
+        let name = config.name.clone().unwrap_or_default();
+        if let Some(other) = names.insert(name, key.clone()) {
+            let mark = at(&["clients", key, "name"]);
+            let rule = format!("the client `{other}` has this name already");
+            flaws.push(Flaw { mark, key: format!("clients.{key}.name"), rule });
+        }
+    }
     if clients.is_empty() && flaws.is_empty() {
         flaws.push(Flaw { mark: tree.mark, key: "clients".into(), rule: "must have at least one client".into() });
     }
@@ -347,7 +371,7 @@ fn inherit(tree: &mut Node) {
 }
 
 /// Reads what can be read. What can't is told and left out, until the rest is whole.
-fn read(tree: &Node, flaws: &mut Vec<Flaw>) -> DeskFile {
+fn read(tree: &Node, as_written: &Node, schema: &Value, flaws: &mut Vec<Flaw>) -> DeskFile {
     let mut value = tree.value();
     loop {
         let mut unknown: Vec<Vec<String>> = Vec::new();
@@ -356,22 +380,24 @@ fn read(tree: &Node, flaws: &mut Vec<Flaw>) -> DeskFile {
             serde_path_to_error::deserialize(serde_ignored::Deserializer::new(&value, &mut note));
         match read {
             Ok(file) => {
-                let schema = Desk::schema();
                 // What clients have from `defaults` is told there.
                 unknown.sort_by_key(|path| path.first().is_some_and(|first| first != "defaults"));
                 for path in unknown {
                     let (mark, key) = (tree.place(&path), path.join("."));
                     if !flaws.iter().any(|flaw| flaw.mark == mark) {
-                        flaws.push(Flaw { mark, key, rule: unknown_key(&schema, &path) });
+                        flaws.push(Flaw { mark, key, rule: unknown_key(schema, &path) });
                     }
                 }
                 return file;
             }
             Err(error) => {
-                let mut path: Vec<String> = error.path().iter().map(ToString::to_string).collect();
+                let segments =
+                    error.path().iter().map(|segment| segment.to_string().trim_matches(['[', ']']).to_owned());
+                let mut path: Vec<String> = segments.collect();
                 let (mark, key) = (tree.place(&path), path.join("."));
                 if !flaws.iter().any(|flaw| flaw.mark == mark) {
-                    flaws.push(Flaw { mark, key, rule: error.inner().to_string() });
+                    let rule = without_values(&error.inner().to_string(), as_written.text(&path) == tree.text(&path));
+                    flaws.push(Flaw { mark, key, rule });
                 }
                 // An item of a list takes the list with it, so that the places of the others stay right.
                 while path.last().is_some_and(|last| last.parse::<usize>().is_ok()) {
@@ -383,6 +409,84 @@ fn read(tree: &Node, flaws: &mut Vec<Flaw>) -> DeskFile {
             }
         }
     }
+}
+
+/// What serde says, without the value: that may be a secret. One that stands in the file as it is may be named where it is one of
+/// a few words.
+fn without_values(words: &str, is_as_written: bool) -> String {
+    if let Some(rest) = words.strip_prefix("invalid type: ").or(words.strip_prefix("invalid value: ")) {
+        let (found, expected) = rest.rsplit_once(", expected ").unwrap_or((rest, "something else"));
+        let found = found.split(' ').next().unwrap_or_default();
+        let found = match found {
+            "string" => "a text",
+            "integer" | "floating" => "a number",
+            "boolean" => "true or false",
+            "sequence" => "a list",
+            "map" => "a table",
+            "unit" | "null" => "nothing",
+            other => other,
+        };
+        let expected = match expected {
+            expected if expected.starts_with("struct ") || expected == "a map" => "a table",
+            expected if expected.starts_with('u') || expected.starts_with('i') => "a whole number",
+            "f64" => "a number",
+            "a string" => "a text",
+            "a sequence" => "a list",
+            "a boolean" => "true or false",
+            other => other,
+        };
+        return format!("must be {expected}, and is {found}");
+    }
+    match words.strip_prefix("unknown variant ").and_then(|rest| rest.split_once(", expected ")) {
+        Some((_, expected)) if !is_as_written => format!("must be {expected}"),
+        _ => words.to_owned(),
+    }
+}
+
+/// serde takes a list for a table, by the order of the fields; nobody means that.
+fn refuse_lists(root: &Value, schemas: &[&Value], node: &Node, path: &mut Vec<String>, flaws: &mut Vec<Flaw>) {
+    match &node.kind {
+        Kind::List(_) if !schemas.is_empty() && !schemas.iter().any(|schema| takes_list(schema)) => {
+            flaws.push(Flaw { mark: node.mark, key: path.join("."), rule: "must be no list".into() });
+        }
+        Kind::Table(entries) => {
+            for entry in entries {
+                path.push(entry.key.clone());
+                refuse_lists(root, &below(root, schemas, &entry.key), &entry.node, path, flaws);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}
+
+fn takes_list(schema: &Value) -> bool {
+    match &schema["type"] {
+        Value::String(kind) => kind == "array",
+        Value::Array(kinds) => kinds.iter().any(|kind| kind == "array"),
+        // What says nothing of types refers to what does.
+        _ => false,
+    }
+}
+
+fn resolve<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
+    if let Some(name) = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/")) {
+        return resolve(root, &root["$defs"][name]);
+    }
+    let either = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
+    let mut all: Vec<_> = either.flat_map(|schema| resolve(root, schema)).collect();
+    all.push(schema);
+    all
+}
+
+/// The schemas of what stands under this key.
+fn below<'s>(root: &'s Value, schemas: &[&'s Value], key: &str) -> Vec<&'s Value> {
+    let next = schemas.iter().flat_map(|schema| {
+        [&schema["properties"][key], &schema["additionalProperties"], &schema["items"]]
+            .into_iter()
+            .filter(|next| next.is_object())
+    });
+    next.flat_map(|schema| resolve(root, schema)).collect()
 }
 
 fn take_out(value: &mut Value, path: &[String]) -> bool {
@@ -425,23 +529,9 @@ fn unknown_key(schema: &Value, path: &[String]) -> String {
 
 /// The keys that an object at this path may have.
 fn keys_at(root: &Value, path: &[String]) -> Vec<String> {
-    fn resolve<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
-        if let Some(name) = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/")) {
-            return resolve(root, &root["$defs"][name]);
-        }
-        let either = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
-        let mut all: Vec<_> = either.flat_map(|schema| resolve(root, schema)).collect();
-        all.push(schema);
-        all
-    }
     let mut at = resolve(root, root);
     for key in path {
-        let next = at.iter().flat_map(|schema| {
-            [&schema["properties"][key], &schema["additionalProperties"], &schema["items"]]
-                .into_iter()
-                .filter(|next| next.is_object())
-        });
-        at = next.flat_map(|schema| resolve(root, schema)).collect();
+        at = below(root, &at, key);
     }
     let keys =
         at.iter().filter_map(|schema| schema["properties"].as_object()).flat_map(|fields| fields.keys().cloned());

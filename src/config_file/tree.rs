@@ -1,6 +1,7 @@
 //! A file as a tree of values that know their place: the same from TOML, JSON and YAML. What is in the environment is put in
 //! here.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
@@ -90,6 +91,7 @@ pub(super) fn read(text: &str, format: Format) -> Result<Node, Vec<Flaw>> {
 }
 
 fn from_toml(text: &str) -> Result<Node, Vec<Flaw>> {
+    let flaws = RefCell::new(Vec::new());
     let begins: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
     let mark = |at: usize| {
         let line = begins.partition_point(|begin| *begin <= at);
@@ -104,35 +106,41 @@ fn from_toml(text: &str) -> Result<Node, Vec<Flaw>> {
         };
         return Err(errors.iter().map(flaw).collect());
     }
-    fn table_of(table: &DeTable<'_>, mark: &dyn Fn(usize) -> Mark) -> Kind {
+    fn table_of(table: &DeTable<'_>, mark: &dyn Fn(usize) -> Mark, flaws: &RefCell<Vec<Flaw>>) -> Kind {
         let entries = table.iter().map(|(key, value)| Entry {
             key: key.get_ref().to_string(),
             mark: mark(key.span().start),
-            node: node_of(value, mark),
+            node: node_of(value, mark, flaws),
         });
         let mut entries: Vec<_> = entries.collect();
         entries.sort_by_key(|entry| entry.mark);
         Kind::Table(entries)
     }
-    fn node_of(value: &Spanned<DeValue<'_>>, mark: &dyn Fn(usize) -> Mark) -> Node {
+    fn node_of(value: &Spanned<DeValue<'_>>, mark: &dyn Fn(usize) -> Mark, flaws: &RefCell<Vec<Flaw>>) -> Node {
+        let refuse = |rule: &str| {
+            flaws.borrow_mut().push(Flaw::new(mark(value.span().start), rule));
+            Value::Null
+        };
         let kind = match value.get_ref() {
             DeValue::String(text) => Kind::Scalar(Value::String(text.to_string())),
             DeValue::Integer(number) => {
                 let number = i64::from_str_radix(number.as_str(), number.radix());
-                Kind::Scalar(number.map_or(Value::Null, Value::from))
+                Kind::Scalar(number.map_or_else(|_| refuse("the number is too large"), Value::from))
             }
             DeValue::Float(number) => {
                 let number = number.as_str().parse().ok().and_then(Number::from_f64);
-                Kind::Scalar(number.map_or(Value::Null, Value::Number))
+                Kind::Scalar(number.map_or_else(|| refuse("must be a finite number"), Value::Number))
             }
             DeValue::Boolean(value) => Kind::Scalar(Value::Bool(*value)),
             DeValue::Datetime(time) => Kind::Scalar(Value::String(time.to_string())),
-            DeValue::Array(list) => Kind::List(list.iter().map(|value| node_of(value, mark)).collect()),
-            DeValue::Table(table) => table_of(table, mark),
+            DeValue::Array(list) => Kind::List(list.iter().map(|value| node_of(value, mark, flaws)).collect()),
+            DeValue::Table(table) => table_of(table, mark, flaws),
         };
         Node { mark: mark(value.span().start), kind }
     }
-    Ok(Node { mark: Mark { line: 1, column: 1 }, kind: table_of(table.get_ref(), &mark) })
+    let kind = table_of(table.get_ref(), &mark, &flaws);
+    let flaws = flaws.into_inner();
+    if flaws.is_empty() { Ok(Node { mark: Mark { line: 1, column: 1 }, kind }) } else { Err(flaws) }
 }
 
 /// A collection that is being read.
@@ -220,6 +228,21 @@ impl Node {
         }
     }
 
+    /// The text that the path leads to, if it is one.
+    pub(super) fn text(&self, path: &[String]) -> Option<&str> {
+        let mut at = self;
+        for key in path {
+            at = match &at.kind {
+                Kind::List(list) => list.get(key.trim_matches(['[', ']']).parse::<usize>().ok()?)?,
+                _ => &at.get(key)?.node,
+            };
+        }
+        match &at.kind {
+            Kind::Scalar(Value::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<&Entry> {
         match &self.kind {
             Kind::Table(table) => table.iter().find(|entry| entry.key == key),
@@ -236,7 +259,7 @@ impl Node {
         let (first, rest) = path.split_first()?;
         match &self.kind {
             Kind::List(list) => {
-                let node = list.get(first.parse::<usize>().ok()?)?;
+                let node = list.get(first.trim_matches(['[', ']']).parse::<usize>().ok()?)?;
                 Some(node.place(rest))
             }
             _ => self.get(first).map(|entry| entry.node.find(rest).unwrap_or(entry.mark)),

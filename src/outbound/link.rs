@@ -58,6 +58,7 @@ impl Link {
             self.outbox.count_written(&transport, books);
             self.outbox.settle_sent(transport.proven(), books);
             transport.say_goodbye();
+            self.outbox.count_bytes(&transport, books);
         }
     }
 

@@ -231,11 +231,15 @@ impl Outbox {
         item.map(|item| self.waiting.push_front(item)).is_some()
     }
 
+    pub(crate) fn count_bytes(&mut self, transport: &Transport, books: &Books) {
+        let on_the_wire = transport.bytes_written();
+        books.tally.bytes.add(on_the_wire - std::mem::replace(&mut self.bytes_seen, on_the_wire));
+    }
+
     /// Counts what the kernel has by now.
     pub(crate) fn count_written(&mut self, transport: &Transport, books: &Books) {
         let written = transport.written();
-        let on_the_wire = transport.bytes_written();
-        books.tally.bytes.add(on_the_wire - std::mem::replace(&mut self.bytes_seen, on_the_wire));
+        self.count_bytes(transport, books);
         while self.in_flight.front().is_some_and(|(end, _)| *end <= written) {
             let Some((end, item)) = self.in_flight.pop_front() else { return };
             books.leave(&item);

@@ -106,6 +106,8 @@ struct GivenUp {
     method: Box<str>,
     message: Message,
     own: Option<Purpose>,
+    /// Nobody waited any more, though there was time.
+    abandoned: bool,
     forget_at: Instant,
 }
 
@@ -138,6 +140,8 @@ pub struct RequestOutcomes {
     pub timed_out: u64,
     /// Written, and the connection ended: the server may have acted on them.
     pub disconnected: u64,
+    /// Nobody waits for them any more: their [`PendingResponse`](crate::PendingResponse) was dropped before they ended.
+    pub abandoned: u64,
     /// Of those whose time had run out: answered after all.
     pub late: u64,
 }
@@ -216,7 +220,8 @@ impl<C> Requests<C> {
     pub(crate) fn abandon(&mut self, id: &RequestId, receipt: &Arc<Receipt>, now: Instant) {
         if self.pending.get(id).is_some_and(|pending| Arc::ptr_eq(&pending.receipt, receipt)) {
             if let Some(pending) = self.pending.remove(id) {
-                self.remember(id.clone(), &pending, now);
+                self.outcomes.abandoned += u64::from(!pending.is_own());
+                self.remember(id.clone(), &pending, now, true);
             }
         }
     }
@@ -229,8 +234,8 @@ impl<C> Requests<C> {
             }
             return Claim::Pending(pending);
         }
-        let Some(GivenUp { method, own, .. }) = self.given_up.remove(id) else { return Claim::Nobody };
-        self.outcomes.late += u64::from(own.is_none());
+        let Some(GivenUp { method, own, abandoned, .. }) = self.given_up.remove(id) else { return Claim::Nobody };
+        self.outcomes.late += u64::from(own.is_none() && !abandoned);
         Claim::Late { method, own }
     }
 
@@ -303,24 +308,24 @@ impl<C> Requests<C> {
         let pending = self.pending.remove(&id)?;
         let written = !pending.receipt.take_back();
         if written {
-            self.remember(id.clone(), &pending, now);
+            self.remember(id.clone(), &pending, now, false);
         }
         Some(self.fail(pending, id, Unanswered::TimedOut, written))
     }
 
-    fn remember(&mut self, id: RequestId, pending: &Pending<C>, now: Instant) {
+    fn remember(&mut self, id: RequestId, pending: &Pending<C>, now: Instant, abandoned: bool) {
         let (method, message) = (pending.method.clone(), pending.message.clone());
         let own = match pending.whom {
             Whom::Worker(purpose) => Some(purpose),
             _ => None,
         };
-        self.keep(id, GivenUp { method, message, own, forget_at: now + REMEMBERED });
+        self.keep(id, GivenUp { method, message, own, abandoned, forget_at: now + REMEMBERED });
     }
 
     /// The answer that came was a part: what else comes under this id is for the same.
     pub(crate) fn expect_more(&mut self, id: RequestId, purpose: Purpose, now: Instant) {
         let (method, message) = ("".into(), Message::text(""));
-        self.keep(id, GivenUp { method, message, own: Some(purpose), forget_at: now + PARTS_FOLLOW });
+        self.keep(id, GivenUp { method, message, own: Some(purpose), abandoned: false, forget_at: now + PARTS_FOLLOW });
     }
 
     fn keep(&mut self, id: RequestId, given_up: GivenUp) {

@@ -185,7 +185,13 @@ pub(super) fn write(head: Head, payload: &[u8], client: &str, at: SystemTime, re
             to.push_str(r#""type":"text","data":"#);
             string(&text, to);
         }
-        Sort::Binary => base64("binary", to),
+        Sort::Binary => match std::str::from_utf8(payload).ok().filter(|_| redacts).map(redact::redacted) {
+            // JSON that a venue calls binary holds secrets as well as text does.
+            Some(Cow::Owned(text)) => {
+                let _ = write!(to, r#""type":"binary","data":"{}","binary":true"#, BASE64.encode(text.as_bytes()));
+            }
+            _ => base64("binary", to),
+        },
         Sort::Ping => base64("ping", to),
         Sort::Pong => base64("pong", to),
         Sort::Close => {

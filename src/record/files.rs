@@ -111,6 +111,11 @@ impl Rules {
     /// The file, how much is in it, and whether its last line is cut short.
     fn open(&self, path: &Path) -> io::Result<(Sink, u64, bool)> {
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        // Two at once would write into each other's lines.
+        if file.metadata()?.is_file() {
+            let lock = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+            lock.map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another recorder writes to it"))?;
+        }
         let written = file.metadata()?.len();
         #[cfg(feature = "zstd")]
         if let Some(level) = self.zstd {

@@ -122,13 +122,17 @@ impl Iterator for Recording {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.torn = true,
                 Err(error) => {
                     self.line += 1;
-                    return Some(Err(self.fault(error.to_string())));
+                    let fault = self.fault(error.to_string());
+                    // Nothing more can be had of this file.
+                    self.lines = Box::new(io::empty());
+                    return Some(Err(fault));
                 }
                 Ok(0) => {}
                 Ok(_) => {
                     self.line += 1;
                     let line = String::from_utf8_lossy(&self.text);
                     let line = line.trim_end();
+                    let line = line.strip_prefix('\u{feff}').unwrap_or(line);
                     if line.is_empty() {
                         continue;
                     }
@@ -137,7 +141,7 @@ impl Iterator for Recording {
                         Err(_) if !is_whole => self.torn = true,
                         Err(message) => {
                             // A recorder that went on after a crash has ended the torn line.
-                            if !line.ends_with('}') {
+                            if line.starts_with("{\"ts\"") && !line.ends_with('}') {
                                 self.torn = true;
                                 continue;
                             }

@@ -17,8 +17,14 @@ use super::tap::{self, Head, Tap};
 /// How often what was put down is fetched and written.
 const EVERY: Duration = Duration::from_millis(100);
 
+/// What is dropped is told no more often than this.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// Entries written in one go.
 const AT_ONCE: usize = 4096;
+
+/// How long the last handle waits for what is still to be written.
+const AT_THE_END: Duration = Duration::from_secs(5);
 
 /// Of what is fetched in one go so much may be kept for the next.
 const KEPT: usize = 1 << 20;
@@ -62,7 +68,9 @@ impl RecorderBuilder {
     }
 
     /// Records secrets as they are. By default the values of keys that are known to hold some (`client_secret`, `signature`,
-    /// `access_token`, `passphrase`, `apiKey` and their like) are replaced by `[redacted]`, in both directions.
+    /// `access_token`, `passphrase`, `apiKey` and their like, in whichever case) are replaced by `[redacted]`, in both directions,
+    /// and so is what an `auth` or `login` is given by order. A venue that names them otherwise is not known: look at a first
+    /// recording before you hand one on.
     pub fn with_secrets(mut self) -> Self {
         self.redacts = false;
         self
@@ -83,6 +91,7 @@ impl RecorderBuilder {
             passes: Mutex::new(0),
             passed: Condvar::new(),
             ends: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
         });
         let thread = std::thread::Builder::new().name("recorder".into()).spawn({
@@ -115,7 +124,8 @@ pub struct RecorderStatus {
 ///
 /// A client copies each frame into memory and goes on; a thread of the recorder's own writes every 100 ms. A disk that is slow
 /// or full stops no client: what then is dropped is counted, and told in the log. The last handle, those in clients and
-/// configurations among them, ends the thread when it is dropped, after all is written.
+/// configurations among them, ends the thread when it is dropped, after all is written; a disk that does not answer is waited for
+/// for five seconds.
 ///
 /// ```
 /// use std::time::Duration;
@@ -210,6 +220,19 @@ impl Drop for Owner {
         self.shared.ends.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
+            // Whoever lets go of the last handle may be trading: a disk that hangs is not waited for.
+            let until = crate::deadline::later(Instant::now(), AT_THE_END);
+            let mut passes = self.shared.passes.lock();
+            while !self.shared.ended.load(Ordering::Acquire) {
+                if self.shared.passed.wait_until(&mut passes, until).timed_out() {
+                    drop(passes);
+                    log::error!(
+                        "the recorder's disk does not answer: its thread is left behind with what is not written"
+                    );
+                    return;
+                }
+            }
+            drop(passes);
             let _ = thread.join();
         }
     }
@@ -230,17 +253,20 @@ struct Shared {
     passes: Mutex<u64>,
     passed: Condvar,
     ends: AtomicBool,
+    /// All is written that will be.
+    ended: AtomicBool,
     /// Of clients that are gone, and what the disk did not take.
     dropped: AtomicU64,
 }
 
 impl Shared {
     fn run(&self, mut files: Files) {
-        let mut lines = String::new();
+        let (mut lines, mut told) = (String::new(), (0, None));
         loop {
             // Asked first: what was put down before the end is still fetched.
             let ends = self.ends.load(Ordering::Acquire);
-            self.pass(&mut files, &mut lines);
+            let taps = self.pass(&mut files, &mut lines);
+            self.tell_dropped(&taps, &mut told);
             *self.passes.lock() += 1;
             self.passed.notify_all();
             if ends {
@@ -251,10 +277,13 @@ impl Shared {
         if let Err(error) = files.end() {
             log::error!("recording to {}: its end is not written: {error}", files.path().display());
         }
+        let _passes = self.passes.lock();
+        self.ended.store(true, Ordering::Release);
+        self.passed.notify_all();
     }
 
     /// Fetches what all clients put down, and writes it in the order of time.
-    fn pass(&self, files: &mut Files, lines: &mut String) {
+    fn pass(&self, files: &mut Files, lines: &mut String) -> Vec<Arc<tap::Shared>> {
         let taps = {
             let mut taps = self.taps.lock();
             let all = taps.clone();
@@ -292,32 +321,46 @@ impl Shared {
         lines.shrink_to(KEPT);
         drop(entries);
         fetched.into_iter().for_each(|(tap, pieces)| tap.give_back(pieces));
+        taps
     }
 
     fn settle(&self, result: io::Result<()>, files: &Files, entries: u64, bytes: usize) {
-        let mut status = self.status.lock();
-        status.file = files.path();
-        let file = status.file.display();
-        match result {
-            Ok(()) => {
-                if status.fault.is_some() {
-                    log::warn!(
-                        "recording to {file} goes on; {} entries are lost",
-                        self.dropped.load(Ordering::Relaxed)
-                    );
-                }
-                status.fault = None;
+        let file = files.path();
+        let fault = result.err().map(|error| error.to_string());
+        match &fault {
+            None => {}
+            Some(_) => drop(self.dropped.fetch_add(entries, Ordering::Relaxed)),
+        }
+        let before = {
+            let mut status = self.status.lock();
+            status.file = file.clone();
+            if fault.is_none() {
                 status.written += entries;
                 status.bytes += bytes as u64;
             }
-            Err(error) => {
-                let fault = error.to_string();
-                if status.fault.is_none() {
-                    log::error!("recording to {file} fails, and what it would have held is lost: {fault}");
-                }
-                status.fault = Some(fault);
-                self.dropped.fetch_add(entries, Ordering::Relaxed);
+            std::mem::replace(&mut status.fault, fault.clone())
+        };
+        // A logger is not ours: no lock is held.
+        let file = file.display();
+        match (before, fault) {
+            (None, Some(fault)) => {
+                log::error!("recording to {file} fails, and what it would have held is lost: {fault}")
             }
+            (Some(_), None) => {
+                log::warn!("recording to {file} goes on; {} entries are lost", self.dropped.load(Ordering::Relaxed));
+            }
+            _ => {}
         }
+    }
+
+    /// What had no room in memory is told, not more than once in a while.
+    fn tell_dropped(&self, taps: &[Arc<tap::Shared>], told: &mut (u64, Option<Instant>)) {
+        let of_taps: u64 = taps.iter().map(|tap| tap.dropped.load(Ordering::Relaxed)).sum();
+        let now = Instant::now();
+        if of_taps > told.0 && told.1.is_none_or(|at| now >= at + TOLD_EVERY) {
+            log::error!("the recorder's disk is too slow: {} entries more have no room and are lost", of_taps - told.0);
+            *told = (of_taps, Some(now));
+        }
+        told.0 = told.0.min(of_taps);
     }
 }

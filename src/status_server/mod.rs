@@ -7,8 +7,8 @@
 mod snapshot;
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -59,6 +59,12 @@ pub enum StatusCommand {
 /// How often a status is sent.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// How often it is seen whether it is to end.
+const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// How long after a failure the next is let in.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// Connections at once; more are shut at the door.
 const MOST: usize = 16;
 
@@ -72,6 +78,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct StatusServer {
     path: PathBuf,
+    /// Which file there is ours.
+    identity: (u64, u64),
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -82,7 +90,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the socket can't be made: another process serves there, the folder is not there or not writable, the path is too
-    /// long for a socket (107 bytes on Linux). One that a process left behind which is gone is replaced.
+    /// long for a socket (some 95 bytes are fine). One that a process left behind which is gone is replaced.
     ///
     /// ```
     /// use ws_supervisor::Supervisor;
@@ -105,47 +113,72 @@ impl Supervisor {
         let thread = std::thread::Builder::new()
             .name("status".into())
             .spawn(move || accept(&listener, &table, access, &flag))?;
-        Ok(StatusServer { path, ends, thread: Some(thread) })
+        Ok(StatusServer { identity: identity(&path).map_err(at)?, path: path.clone(), ends, thread: Some(thread) })
     }
 }
 
 impl Drop for StatusServer {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::Release);
-        // It waits for a connection: here is one.
-        let rung = UnixStream::connect(&self.path).is_ok();
-        let _ = fs::remove_file(&self.path);
-        if let Some(thread) = self.thread.take().filter(|_| rung) {
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        // What is there by now may be another's.
+        if identity(&self.path).ok() == Some(self.identity) {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The socket is made under another name and given its mode before it is there for anyone.
+/// The socket is made in a folder that is this user's alone, and is given its mode before it is moved to where it can be found.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
         return Err(ErrorKind::AddrInUse.into());
     }
     match fs::symlink_metadata(path) {
-        Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+        Ok(found) if !FileTypeExt::is_socket(&found.file_type()) => {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket"));
         }
         _ => {}
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let hidden = path.with_file_name(format!(".{name}.{:08x}", fastrand::u32(..)));
-    let listener = UnixListener::bind(&hidden)?;
-    let placed =
-        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).and_then(|()| fs::rename(&hidden, path));
-    placed.inspect_err(|_| drop(fs::remove_file(&hidden)))?;
-    Ok(listener)
+    let folder = path.with_file_name(format!(".{:08x}", fastrand::u32(..)));
+    fs::DirBuilder::new().mode(0o700).create(&folder)?;
+    let hidden = folder.join("s");
+    let made = UnixListener::bind(&hidden).and_then(|listener| {
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        fs::rename(&hidden, path)?;
+        Ok(listener)
+    });
+    let _ = fs::remove_file(&hidden);
+    let _ = fs::remove_dir(&folder);
+    made
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 fn accept(listener: &UnixListener, table: &Weak<Table>, access: StatusAccess, ends: &Arc<AtomicBool>) {
     let open = Arc::new(AtomicUsize::new(0));
-    while let Ok((stream, _)) = listener.accept() {
-        if ends.load(Ordering::Acquire) {
-            break;
+    while !ends.load(Ordering::Acquire) {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let mut polled = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
+                let _ = rustix::event::poll(&mut polled, Some(&LOOK));
+                continue;
+            }
+            Err(error) => {
+                // No descriptors to be had, for one: that passes.
+                log::error!("the status is not served to one that asked: {error}");
+                std::thread::sleep(AGAIN);
+                continue;
+            }
+        };
+        if stream.set_nonblocking(false).is_err() {
+            continue;
         }
         if open.fetch_add(1, Ordering::Relaxed) >= MOST {
             open.fetch_sub(1, Ordering::Relaxed);
@@ -173,8 +206,13 @@ fn serve(stream: UnixStream, table: &Weak<Table>, access: StatusAccess, ends: &A
         let Some(table) = table.upgrade() else { return Ok(()) };
         let status = serde_json::to_string(&table.status())?;
         writeln!(out, "{status}")?;
-        match lines.read_until(b'\n', &mut line) {
+        let room = (LONGEST + 1).saturating_sub(line.len()) as u64;
+        match lines.by_ref().take(room).read_until(b'\n', &mut line) {
+            Ok(_) if line.len() > LONGEST => return Ok(()),
             Ok(0) => return Ok(()),
+            // The end came within a line.
+            Ok(_) if !line.ends_with(b"\n") => return Ok(()),
+            Ok(_) if ends.load(Ordering::Acquire) => return Ok(()),
             Ok(_) => {
                 let answer = match answer(&table, access, &line) {
                     Ok(done) => json!({ "done": done }),
@@ -183,11 +221,7 @@ fn serve(stream: UnixStream, table: &Weak<Table>, access: StatusAccess, ends: &A
                 line.clear();
                 writeln!(out, "{answer}")?;
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                if line.len() > LONGEST {
-                    return Ok(());
-                }
-            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(error) => return Err(error),
         }
     }

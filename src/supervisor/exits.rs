@@ -32,6 +32,7 @@ impl Table {
         let mut next_metrics = cfg!(feature = "metrics").then_some(next_look);
         let mut clocks = Clocks::new(next_look, SystemTime::now());
         loop {
+            self.publish_owed();
             let now = Instant::now();
             if next_metrics.is_some_and(|at| now >= at) {
                 self.publish_metrics();
@@ -73,6 +74,7 @@ impl Table {
             self.start_those_that_wait();
             self.end_if_due();
         }
+        self.publish_owed();
         // From now on threads that were left behind tell of themselves.
         self.ended.store(true, Ordering::Relaxed);
         self.hear_the_late();
@@ -91,6 +93,7 @@ impl Table {
 
     /// What is counted of all clients, and of them together.
     pub(super) fn publish_metrics(&self) {
+        let _turn = self.publishing();
         // Publishing is the recorder's code: not under the table's lock.
         let states: Vec<_> = self.rows.lock().children.values().map(|child| child.state.clone()).collect();
         states.iter().for_each(|state| state.publish_metrics());
@@ -110,12 +113,14 @@ impl Table {
             let (client, name) = (core.tag.id, &core.tag.name);
             if let Some((lasts, doing)) = core.duty.stalled(now) {
                 log::error!(client:% = name; "client `{name}`: {doing} has not returned for {lasts:.1?}");
-                metrics::stalled(&core.tag, doing);
+                let tag = core.tag.clone();
+                self.owe(move || metrics::stalled(&tag, doing));
                 self.tell(SupervisorEvent::Stalled { client, name: name.clone(), lasts, doing });
             }
             if let Some(lasts) = core.pauses.is_long(now, core.duty.threshold()) {
                 log::error!(client:% = name; "client `{name}`: its events are not read, and so its socket has not been for {lasts:.1?}");
-                metrics::reader_behind(&core.tag);
+                let tag = core.tag.clone();
+                self.owe(move || metrics::reader_behind(&tag));
                 self.tell(SupervisorEvent::ReaderBehind { client, name: name.clone(), lasts });
             }
         }
@@ -240,7 +245,8 @@ impl Table {
             Ok((thread, run)) => {
                 (child.thread, child.run, child.exit) = (Some(thread), run, None);
                 log::warn!(client:% = name; "client `{name}`: restarted ({exit}), {restarts} times now");
-                metrics::restarted(&state.core.tag, &exit);
+                let (tag, reason) = (state.core.tag.clone(), exit.clone());
+                self.owe(move || metrics::restarted(&tag, &reason));
                 if exit != ExitReason::RestartRequested {
                     let client = state.core.tag.id;
                     self.tell(SupervisorEvent::Restarted { client, name, reason: exit, restarts });
@@ -260,18 +266,20 @@ impl Table {
         (child.parked, child.exit) = (true, None);
         let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
         let handed_back = child.state.take_handed_back();
-        metrics::parked(&child.state.core.tag, &reason);
+        let (tag, why) = (child.state.core.tag.clone(), reason.clone());
+        self.owe(move || metrics::parked(&tag, &why));
         self.tell(SupervisorEvent::Parked { client, name, reason, handed_back });
         self.changed.notify_all();
     }
 
     /// A client without a thread is closed, and whoever watches is told. The worker said so itself, unless it was on its
     /// way to something else when the stop came. What it held is to be let go of outside the lock.
-    pub(super) fn close_idle(&self, state: &ClientState, reason: ExitReason) {
+    pub(super) fn close_idle(&self, state: &Arc<ClientState>, reason: ExitReason) {
         state.conclude_idle(&End::Closed(reason.clone()));
         let (client, name) = (state.core.tag.id, state.core.tag.name.clone());
         let handed_back = state.take_handed_back();
-        state.publish_metrics();
+        let closed = state.clone();
+        self.owe(move || closed.publish_metrics());
         self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
     }
 
@@ -296,8 +304,11 @@ impl Table {
         child.state.conclude_left_behind(&End::Closed(ExitReason::Closed));
         rows.left_behind.push(name.clone());
         rows.lost.insert((client, child.run), child.state.clone());
-        child.state.publish_metrics();
-        metrics::left_behind(&child.state.core.tag);
+        let state = child.state.clone();
+        self.owe(move || {
+            state.publish_metrics();
+            metrics::left_behind(&state.core.tag);
+        });
         let handed_back = child.state.take_left();
         self.tell(SupervisorEvent::LeftBehind { client, name, handed_back });
     }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, ReentrantMutex, ReentrantMutexGuard};
 
 use super::child::{Child, ClientCount, ClientInfo, ClientPhase};
 use super::event::{ShutdownReport, SupervisorEvent, SupervisorExit};
@@ -48,6 +48,9 @@ pub(crate) struct Noted {
     pub(crate) what: String,
 }
 
+/// What is to be published of a client.
+pub(super) type Owed = Box<dyn FnOnce() + Send>;
+
 pub(crate) struct Table {
     pub(super) settings: SupervisorBuilder,
     /// Nanoseconds between two looks for stalled workers.
@@ -60,6 +63,9 @@ pub(crate) struct Table {
     events: (Sender<SupervisorEvent>, Receiver<SupervisorEvent>),
     telling: Mutex<()>,
     recent: Mutex<VecDeque<Noted>>,
+    /// What is to be published, by code that is not ours, once no lock of ours is held.
+    owed: Mutex<VecDeque<Owed>>,
+    publishing: ReentrantMutex<()>,
     /// There is no supervisor any more who would hear a notice.
     pub(super) ended: AtomicBool,
 }
@@ -123,6 +129,7 @@ impl Supervises for Table {
             self.close_idle(&state, ExitReason::Closed);
             drop(rows);
             state.let_go();
+            self.publish_owed();
             return Ok(());
         }
         if core.is_own_thread() {
@@ -132,9 +139,13 @@ impl Supervises for Table {
             if self.changed.wait_until(&mut rows, until).timed_out() {
                 let Some(child) = rows.children.remove(&client) else { break };
                 self.leave_behind(&mut rows, &child);
+                drop(rows);
+                self.publish_owed();
                 return Err(StopError::LeftBehind((&*core.tag.name).into()));
             }
         }
+        drop(rows);
+        self.publish_owed();
         Ok(())
     }
 }
@@ -158,6 +169,8 @@ impl Table {
             events: crossbeam_channel::bounded(EVENTS),
             telling: Mutex::default(),
             recent: Mutex::default(),
+            owed: Mutex::default(),
+            publishing: ReentrantMutex::new(()),
             ended: AtomicBool::new(false),
         }
     }
@@ -345,6 +358,31 @@ impl Table {
         all.into_iter().for_each(|event| drop(self.events.0.try_send(event)));
     }
 
+    /// To be published when no lock is held.
+    pub(super) fn owe(&self, publish: impl FnOnce() + Send + 'static) {
+        if cfg!(feature = "metrics") {
+            self.owed.lock().push_back(Box::new(publish));
+        }
+    }
+
+    /// One thread publishes at a time.
+    pub(super) fn publishing(&self) -> ReentrantMutexGuard<'_, ()> {
+        self.publishing.lock()
+    }
+
+    /// Publishes what is owed. Called without any lock: a recorder may do what it likes, but not at the same time twice.
+    pub(super) fn publish_owed(&self) {
+        let _turn = self.publishing.lock();
+        loop {
+            // A statement of its own: the lock is let go of before foreign code runs.
+            let owed = self.owed.lock().pop_front();
+            match owed {
+                Some(publish) => publish(),
+                None => break,
+            }
+        }
+    }
+
     /// Keeps in words what happened, for whoever looks later.
     fn note(&self, event: &SupervisorEvent) {
         if cfg!(feature = "status") {
@@ -373,7 +411,10 @@ impl Table {
                 MutexGuard::unlocked(&mut rows, || self.end_if_due());
             }
         }
-        ShutdownReport { left_behind: rows.left_behind.clone() }
+        let left_behind = rows.left_behind.clone();
+        drop(rows);
+        self.publish_owed();
+        ShutdownReport { left_behind }
     }
 
     pub(super) fn wait_for_end(&self) -> SupervisorExit {

@@ -159,6 +159,12 @@ impl Rehearsal {
         }
     }
 
+    /// A request has ended as the recording says.
+    #[cfg(feature = "record")]
+    pub(super) fn settle(&mut self, id: &RequestId) {
+        drop(self.state.core.asked.look(|table| table.claim(id, false)));
+    }
+
     /// When a timer is due next.
     #[cfg(feature = "record")]
     pub(super) fn next_timer(&self) -> Option<Instant> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ impl Server {
     /// client or of one connection by a filter of yours.
     ///
     /// # Errors
-    /// When no port is to be had.
+    /// When no port is to be had, or the pace is no number above 0.
     ///
     /// ```
     /// use ws_supervisor::record::Recording;
@@ -58,14 +58,20 @@ impl Server {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn replay(entries: impl IntoIterator<Item = Entry>, pace: Pace) -> io::Result<Self> {
-        Self::start(script(entries, pace))
+        Self::replay_at((Ipv4Addr::LOCALHOST, 0).into(), entries, pace)
     }
 
     /// As [`replay`](Server::replay), at an address of your choice.
     ///
     /// # Errors
-    /// When that can't be listened at.
+    /// When that can't be listened at, or the pace is no number above 0.
     pub fn replay_at(address: SocketAddr, entries: impl IntoIterator<Item = Entry>, pace: Pace) -> io::Result<Self> {
+        if let Pace::Times(times) = pace {
+            if !(times.is_finite() && times > 0.0) {
+                let rule = format!("a pace of {times} times: must be more than 0");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, rule));
+            }
+        }
         let script = script(entries, pace);
         Self::launch_at(address, Arc::new(move |_| script.clone()), None)
     }
@@ -147,17 +153,27 @@ pub fn replay(
 ) -> Result<Vec<Replayed>, StartError> {
     let mut rehearsal = Rehearsal::new(config)?;
     let begun = Instant::now();
-    let (mut first, mut now, mut open) = (None, Duration::ZERO, None);
+    let (mut first, mut zero, mut now, mut open) = (None, None::<Zero>, Duration::ZERO, None);
     let mut sent = Vec::new();
     for entry in entries {
-        let (at, zero) = match (entry.since, first) {
-            (Some(since), None) => (since, *first.get_or_insert(Begun::Since(since))),
-            (Some(since), Some(zero)) => (since, zero),
-            (None, _) => (Duration::ZERO, *first.get_or_insert(Begun::At(entry.at))),
-        };
-        let since = match zero {
-            Begun::Since(zero) => at.saturating_sub(zero),
-            Begun::At(zero) => entry.at.duration_since(zero).unwrap_or_default(),
+        // By the monotonic clock, unless another recorder's begins, or there is none: then the wall's says how much went by.
+        let by_wall = entry.at.duration_since(*first.get_or_insert(entry.at)).unwrap_or_default();
+        let since = match (entry.since, &mut zero) {
+            (Some(mono), Some(zero)) if mono >= zero.latest => {
+                zero.latest = mono;
+                zero.at + (mono - zero.mono)
+            }
+            (Some(mono), slot) => {
+                let begins = slot.is_none();
+                let at = if begins { Duration::ZERO } else { by_wall.max(now) };
+                // A little behind the other of two writers is no new beginning.
+                let behind = slot.as_ref().is_some_and(|zero| zero.latest - mono < ONE_CLOCK);
+                if !behind {
+                    *slot = Some(Zero { mono, latest: mono, at });
+                }
+                if behind { now } else { at }
+            }
+            (None, _) => by_wall,
         };
         // Of two clocks, or two writers, one may be a little behind: time does not run back.
         let (until, mut at_once) = (since.max(now), 0);
@@ -191,6 +207,9 @@ pub fn replay(
                 handler.on_open(&mut rehearsal.context());
             }
             Some(event) => {
+                if let Event::Response(response) | Event::LateResponse(response) = &event {
+                    rehearsal.settle(&response.id);
+                }
                 if let Event::Disconnected { .. } = event {
                     // What the recording says was handed back is what the handler is told.
                     drop(rehearsal.disconnect());
@@ -205,9 +224,12 @@ pub fn replay(
     Ok(sent)
 }
 
-/// The first entry's time, on the clock that it has.
-#[derive(Clone, Copy)]
-enum Begun {
-    Since(Duration),
-    At(std::time::SystemTime),
+/// Entries of one recorder are no further apart than this where they are out of order.
+const ONE_CLOCK: Duration = Duration::from_secs(1);
+
+/// Where a recorder's clock begins in the time of the replay.
+struct Zero {
+    mono: Duration,
+    latest: Duration,
+    at: Duration,
 }

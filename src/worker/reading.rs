@@ -156,7 +156,10 @@ impl Run<'_> {
     fn closed(&mut self, frame: Option<CloseFrame>) -> Result<Came, Broken> {
         self.core.tap().iter().for_each(|tap| tap.close(frame.as_ref(), false));
         // Its answer leaves, if there is room for it.
-        let _ = self.write_out();
+        let left = self.write_out();
+        if let (Ok(true), false) = (left, self.closing) {
+            self.core.tap().iter().for_each(|tap| tap.close(frame.as_ref(), true));
+        }
         Err(Broken::because(DisconnectReason::ClosedByServer(frame)))
     }
 }

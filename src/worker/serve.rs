@@ -89,6 +89,7 @@ impl Run<'_> {
         self.deliver_held();
         self.core.counters.dropped.add(self.consumer.forget_held() as u64);
         self.consumer.flush();
+        self.count_received();
         // Before the socket is shut, which the kernel would count as one more byte that the peer lacks.
         self.link.let_go(&self.core.mailbox.source.books);
         let _ = tcp.shutdown(Shutdown::Both);
@@ -348,13 +349,20 @@ impl Run<'_> {
             if let Some(nanos) = transport.take_in_socket() {
                 self.core.counters.time_in_socket.record(nanos.get());
             }
+        }
+        self.count_received();
+        read
+    }
+
+    /// What came since this was last done.
+    fn count_received(&mut self) {
+        if let Some(transport) = &self.link.transport {
             let came = transport.bytes_read();
             self.core.counters.bytes_received.add(came - std::mem::replace(&mut self.bytes_seen, came));
         }
         if let Some(at) = self.message_at.take() {
             self.core.health.message_came(at);
         }
-        read
     }
 
     fn read_some(&mut self, connection: &mut Connection) -> Result<Read, Broken> {

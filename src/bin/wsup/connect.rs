@@ -4,11 +4,13 @@ use std::io::BufRead;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded, never, select};
+use crossbeam_channel::{Receiver, after, bounded, never, select};
 use ws_supervisor::record::Recorder;
 use ws_supervisor::testing::DeribitServer;
 use ws_supervisor::venue::{binance::Binance, deribit::Deribit};
-use ws_supervisor::{Client, ClientConfig, Compression, Event, Heartbeat, Proxy, StaleAction, Supervisor, Tls};
+use ws_supervisor::{
+    Client, ClientConfig, Compression, Event, Heartbeat, Proxy, SendError, StaleAction, Supervisor, Tls,
+};
 
 use crate::arguments::{ConnectOptions, Target, VenueName};
 use crate::{Outcome, demo, say};
@@ -19,8 +21,7 @@ pub fn config(target: &Target) -> Result<(ClientConfig, Option<DeribitServer>), 
     let url = exchange.as_ref().map_or(target.url.clone(), DeribitServer::url);
     let mut config = ClientConfig::new(&url)?.name(if exchange.is_some() { "demo" } else { "connection" });
     for header in &target.header {
-        let (name, value) =
-            header.split_once(':').ok_or_else(|| format!("--header {header:?}: must be \"Name: value\""))?;
+        let (name, value) = header.split_once(':').ok_or_else(|| "--header must be \"Name: value\"".to_owned())?;
         config = config.header(name.trim(), from_environment(value.trim())?);
     }
     config = target.subprotocol.iter().fold(config, |config, name| config.subprotocol(name));
@@ -85,24 +86,42 @@ pub fn ending(event: &Event) -> Option<ExitCode> {
     }
 }
 
-/// Lines of stdin, until it ends. Each waits to be taken before the next is read.
-fn lines() -> Receiver<String> {
-    let (sender, lines) = bounded(0);
-    std::thread::spawn(move || {
-        std::io::stdin().lock().lines().map_while(Result::ok).all(|line| sender.send(line).is_ok());
-    });
-    lines
-}
-
 /// How long a line of stdin waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn send(client: &Client, line: String) {
-    // Whoever types does not mind to wait for the connection, and a pipe must not lose its first line.
-    let _ = client.wait_until_open(PATIENCE);
-    if let Err(refused) = client.send(line) {
-        eprintln!("{} not sent: {refused}", say::now());
-    }
+/// Sends the lines of stdin, on a thread of its own: whoever types does not mind to wait for a connection, a pipe must not lose
+/// its first line, and neither holds up what comes. Told of the end when all are sent.
+fn send_lines(client: Client) -> Receiver<()> {
+    let (end, ended) = bounded(1);
+    std::thread::spawn(move || {
+        for (number, line) in std::io::stdin().lock().split(b'\n').map_while(Result::ok).enumerate() {
+            let Ok(line) = String::from_utf8(line) else {
+                eprintln!("{} line {} of stdin is not sent: it is not UTF-8", say::now(), number + 1);
+                continue;
+            };
+            let _ = client.wait_until_open(PATIENCE);
+            // A pipe is faster than any line: it waits for room.
+            let mut text = line.trim_end_matches('\r').to_owned();
+            while let Err(refused) = client.send(text) {
+                match refused {
+                    SendError::Full { message, .. } => {
+                        text = message.as_text().unwrap_or_default().to_owned();
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    SendError::RateLimited { message, retry_after, .. } => {
+                        text = message.as_text().unwrap_or_default().to_owned();
+                        std::thread::sleep(retry_after);
+                    }
+                    refused => {
+                        eprintln!("{} line {} of stdin is not sent: {refused}", say::now(), number + 1);
+                        break;
+                    }
+                }
+            }
+        }
+        let _ = end.send(());
+    });
+    ended
 }
 
 pub fn connect(options: &ConnectOptions) -> Outcome {
@@ -116,49 +135,38 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
     let client = supervisor.spawn_client(config)?;
     let name = client.name().to_owned();
     let (events, ends) = (client.events(), say::after(options.lasts));
-    let (mut typed, mut over) = (lines(), say::after(None));
-    // A thread of its own sends: one that waits for a connection must not hold up what comes.
-    let (to_send, sends) = bounded::<String>(0);
-    std::thread::spawn({
-        let client = client.clone();
-        move || sends.iter().for_each(|line| send(&client, line))
-    });
+    let (mut typed, mut over) = (send_lines(client.clone()), say::after(None));
+    let writer = say::Writer::start();
     // One that never connected was of no use.
     let mut outcome = ExitCode::FAILURE;
     loop {
+        // While whoever reads our stdout is behind, nothing more is taken, and the client stops reading in its turn.
+        let (events, again) = match writer.has_room() {
+            true => (events.clone(), never()),
+            false => (never(), after(Duration::from_millis(5))),
+        };
         select! {
             recv(events) -> event => {
                 let Ok(event) = event else { break };
                 if let Event::Open { .. } = event {
                     outcome = ExitCode::SUCCESS;
                 }
-                let goes_on = match (&event, options.json) {
-                    (event, true) => say::line(&say::json(&name, event).to_string()),
-                    (Event::Message(message), false) => say::line(&say::message_line(message)),
-                    (event, false) => {
-                        say::words(event).iter().for_each(|words| eprintln!("{} {words}", say::now()));
-                        true
-                    }
-                };
+                match (&event, options.json) {
+                    (event, true) => writer.put(say::json(&name, event).to_string()),
+                    (Event::Message(message), false) => writer.put(say::message_line(message)),
+                    (event, false) => say::words(event).iter().for_each(|words| eprintln!("{} {words}", say::now())),
+                }
                 if let Some(code) = ending(&event) {
                     outcome = code;
                     break;
                 }
-                if !goes_on {
-                    break;
-                }
             }
-            recv(typed) -> line => match line {
-                Ok(line) => {
-                    if to_send.send(line).is_err() {
-                        break;
-                    }
-                }
-                Err(_) => {
-                    typed = never();
-                    over = say::after(options.wait);
-                }
-            },
+            recv(typed) -> _ => {
+                typed = never();
+                over = say::after(options.wait);
+            }
+            recv(again) -> _ => {}
+            recv(writer.gone) -> _ => break,
             recv(signal) -> _ => break,
             recv(ends) -> _ => break,
             recv(over) -> _ => break,
@@ -170,6 +178,7 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
         let status = recorder.status();
         eprintln!("{} {} entries recorded to {}", say::now(), status.written, status.file.display());
     }
+    writer.end();
     drop(exchange);
     Ok(if report.left_behind.is_empty() { outcome } else { ExitCode::FAILURE })
 }

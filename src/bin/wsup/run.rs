@@ -10,7 +10,11 @@ use ws_supervisor::status_server::StatusAccess;
 use ws_supervisor::{Event, SupervisorEvent};
 
 use crate::arguments::RunOptions;
+use crate::say::Writer;
 use crate::{Outcome, say};
+
+/// How often it is seen whether there is room to write again.
+const LOOK: Duration = Duration::from_millis(20);
 
 pub fn run(options: &RunOptions) -> Outcome {
     let desk = match Desk::load(&options.file) {
@@ -21,17 +25,29 @@ pub fn run(options: &RunOptions) -> Outcome {
         }
     };
     let signal = say::ended_by_signal()?;
-    let (supervisor, clients) = desk.start()?;
+    // What it is seen by comes first: a second desk that finds it taken must not dial.
+    let supervisor = desk.supervisor.clone().start()?;
     let access = if options.commands { StatusAccess::Commands } else { StatusAccess::ReadOnly };
     let status = options.status.as_ref().map(|path| supervisor.serve_status(path, access)).transpose()?;
+    let clients = desk.spawn(&supervisor)?;
+    let writer = say::Writer::start();
     let (mut events, alerts) = (clients.iter().map(|client| client.events()).collect::<Vec<_>>(), supervisor.events());
     let (ends, mut parked) = (say::after(options.lasts), false);
     loop {
         let mut select = Select::new();
-        let (on_signal, on_end, on_alert) = (select.recv(&signal), select.recv(&ends), select.recv(&alerts));
-        let first = events.iter().map(|events| select.recv(events)).min().unwrap_or(usize::MAX);
-        let chosen = select.select();
+        let (on_signal, on_end, on_gone) = (select.recv(&signal), select.recv(&ends), select.recv(&writer.gone));
+        let on_alert = select.recv(&alerts);
+        // While whoever reads our stdout is behind, nothing more is taken, and the clients stop reading in their turn.
+        let first = match writer.has_room() {
+            true => events.iter().map(|events| select.recv(events)).min().unwrap_or(usize::MAX),
+            false => usize::MAX,
+        };
+        let Ok(chosen) = select.select_timeout(LOOK) else { continue };
         match chosen.index() {
+            index if index == on_gone => {
+                let _ = chosen.recv(&writer.gone);
+                break;
+            }
             index if index == on_signal => {
                 let _ = chosen.recv(&signal);
                 break;
@@ -43,11 +59,11 @@ pub fn run(options: &RunOptions) -> Outcome {
             index if index == on_alert => {
                 if let Ok(event) = chosen.recv(&alerts) {
                     parked |= matches!(event, SupervisorEvent::Parked { .. });
-                    alert(options.json, &event);
+                    alert(options.json, &writer, &event);
                 }
             }
             index => match chosen.recv(&events[index - first]) {
-                Ok(event) => tell(options, clients[index - first].name(), &event),
+                Ok(event) => tell(options, &writer, clients[index - first].name(), &event),
                 // Its end is told; it is not asked any more.
                 Err(RecvError) => events[index - first] = crossbeam_channel::never(),
             },
@@ -56,8 +72,9 @@ pub fn run(options: &RunOptions) -> Outcome {
     drop(status);
     let report = supervisor.shutdown(Duration::from_secs(10));
     for (client, events) in clients.iter().zip(&events) {
-        events.try_iter().for_each(|event| tell(options, client.name(), &event));
+        events.try_iter().for_each(|event| tell(options, &writer, client.name(), &event));
     }
+    writer.end();
     Ok(match (report.left_behind.is_empty(), parked) {
         (false, _) => ExitCode::FAILURE,
         (true, true) => ExitCode::from(2),
@@ -65,25 +82,30 @@ pub fn run(options: &RunOptions) -> Outcome {
     })
 }
 
-fn tell(options: &RunOptions, name: &str, event: &Event) {
+fn tell(options: &RunOptions, writer: &Writer, name: &str, event: &Event) {
     let is_message = matches!(event, Event::Message(_));
     if is_message && !options.messages {
         return;
     }
     if options.json {
-        say::line(&say::json(name, event).to_string());
+        writer.put(say::json(name, event).to_string());
     } else if let Event::Message(message) = event {
-        say::line(&format!("{} {name} < {}", say::now(), say::message_line(message)));
+        writer.put(format!("{} {name} < {}", say::now(), say::message_line(message)));
     } else if let Some(words) = say::words(event) {
-        say::line(&format!("{} {name} {words}", say::now()));
+        writer.put(format!("{} {name} {words}", say::now()));
     }
 }
 
-fn alert(as_json: bool, event: &SupervisorEvent) {
+fn alert(as_json: bool, writer: &Writer, event: &SupervisorEvent) {
     let name = event.name().unwrap_or("supervisor");
+    if !writer.has_room() {
+        // An alert must not wait for whoever is behind.
+        eprintln!("{} {name} ! {event}", say::now());
+        return;
+    }
     if as_json {
-        say::line(&json!({ "ts": say::now(), "client": name, "type": "alert", "data": event.to_string() }).to_string());
+        writer.put(json!({ "ts": say::now(), "client": name, "type": "alert", "data": event.to_string() }).to_string());
     } else {
-        say::line(&format!("{} {name} ! {event}", say::now()));
+        writer.put(format!("{} {name} ! {event}", say::now()));
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
 use ws_supervisor::{DisconnectReason, Event, ExitReason, Message};
 
@@ -55,6 +55,47 @@ pub fn after(time: Option<Duration>) -> Receiver<Instant> {
 pub fn line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}
+
+/// Writes lines to stdout from a thread of its own: whoever reads there may be slow, and a signal must be heard meanwhile.
+pub struct Writer {
+    lines: Sender<String>,
+    /// Told when nobody reads any more.
+    pub gone: Receiver<()>,
+    done: Receiver<()>,
+}
+
+/// Lines that wait for whoever reads.
+const WAITING: usize = 1024;
+
+impl Writer {
+    pub fn start() -> Self {
+        let (lines, waiting) = bounded::<String>(WAITING);
+        let ((lost, gone), (end, done)) = (bounded(1), bounded(1));
+        std::thread::spawn(move || {
+            if !waiting.iter().all(|text| line(&text)) {
+                let _ = lost.send(());
+            }
+            let _ = end.send(());
+        });
+        Self { lines, gone, done }
+    }
+
+    /// Whether a line has room now.
+    pub fn has_room(&self) -> bool {
+        self.lines.len() < WAITING
+    }
+
+    /// Where there is no room it is lost: ask first.
+    pub fn put(&self, text: String) {
+        let _ = self.lines.try_send(text);
+    }
+
+    /// Gives what waits a moment to be read.
+    pub fn end(self) {
+        drop(self.lines);
+        let _ = self.done.recv_timeout(Duration::from_secs(2));
+    }
 }
 
 /// A message as a line: text as it is, bytes in base64.
