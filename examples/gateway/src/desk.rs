@@ -31,7 +31,9 @@ impl Venue {
             let due = (begun.elapsed().as_secs_f64() * rate as f64) as usize;
             let some = due.saturating_sub(sent.load(Ordering::Relaxed)).min(1_000);
             let first = sent.fetch_add(some, Ordering::Relaxed);
-            (first..first + some).map(|n| Message::text(format!(r#"{{"tick":{n},"price":"64123.5","amount":"0.01"}}"#))).collect()
+            (first..first + some)
+                .map(|n| Message::text(format!(r#"{{"tick":{n},"price":"64123.5","amount":"0.01"}}"#)))
+                .collect()
         });
         Ok(Self { server: Server::start(script)?, stopped })
     }

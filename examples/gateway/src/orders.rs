@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub struct Order {
 }
 
 fn say(answers: &Sink, id: &str, outcome: &Value) {
-    answers.put("venue", 0, json!({ "order": id, "outcome": outcome }).to_string().as_bytes());
+    answers.put("venue", 0, json!({ "order": id, "outcome": outcome }).to_string().as_bytes(), id);
 }
 
 /// On the client's thread.
@@ -50,10 +50,24 @@ pub fn answer(answers: &Sink, response: &Response) {
 /// Reads orders on a thread of its own.
 pub struct Reading {
     ends: Arc<AtomicBool>,
+    /// Orders read so far.
+    count: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
 impl Reading {
+    /// Waits until no order has come for so long.
+    pub fn wait_for_silence(&self, time: Duration, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        loop {
+            let before = self.count.load(Ordering::Relaxed);
+            std::thread::sleep(time);
+            if self.count.load(Ordering::Relaxed) == before || Instant::now() > until {
+                return;
+            }
+        }
+    }
+
     pub fn end(self) {
         self.ends.store(true, Ordering::Relaxed);
         let _ = self.thread.join();
@@ -62,19 +76,22 @@ impl Reading {
 
 pub fn read(url: &str, client: Client, answers: Sink) -> Result<Reading, Box<dyn Error>> {
     let ends = Arc::new(AtomicBool::new(false));
-    let (flag, url) = (ends.clone(), url.to_owned());
+    let count = Arc::new(AtomicU64::new(0));
+    let (flag, url, counted) = (ends.clone(), url.to_owned(), count.clone());
     let thread = std::thread::Builder::new().name("orders".into()).spawn(move || {
         let mut placed = BTreeMap::new();
         // Those that an earlier gateway had read and not settled.
         let mut from_before = true;
         while !flag.load(Ordering::Relaxed) {
-            if let Err(error) = read_until_broken(&url, &client, &answers, &mut placed, &mut from_before, &flag) {
+            let read = read_until_broken(&url, &client, &answers, &mut placed, &mut from_before, &flag);
+            counted.store(placed.len() as u64, Ordering::Relaxed);
+            if let Err(error) = read {
                 eprintln!("gateway: orders: {error}");
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
     })?;
-    Ok(Reading { ends, thread })
+    Ok(Reading { ends, count, thread })
 }
 
 fn read_until_broken(
@@ -91,39 +108,43 @@ fn read_until_broken(
     // What was read and not acknowledged: by an earlier gateway, or before this connection broke.
     let pending: StreamReadReply = connection.xread_options(&[ORDERS], &["0"], &options(1))?;
     for entry in pending.keys.iter().flat_map(|key| &key.ids) {
-        if *from_before && !placed.contains_key(&entry.id) {
+        if *from_before && placed.insert(entry.id.clone(), ()).is_none() {
             say(answers, &entry.id, &json!({ "unknown": "the gateway that had it is gone: ask the venue" }));
-            placed.insert(entry.id.clone(), ());
         }
-        settle(&mut connection, client, answers, placed, &entry.id, &entry.map)?;
+        place_once(client, answers, placed, &entry.id, &entry.map);
     }
     *from_before = false;
-    while !ends.load(Ordering::Relaxed) {
+    // Now and then it is counted how many there were.
+    let until = Instant::now() + Duration::from_secs(1);
+    while !ends.load(Ordering::Relaxed) && Instant::now() < until {
         let news: StreamReadReply = connection.xread_options(&[ORDERS], &[">"], &options(200))?;
         for entry in news.keys.iter().flat_map(|key| &key.ids) {
-            settle(&mut connection, client, answers, placed, &entry.id, &entry.map)?;
+            place_once(client, answers, placed, &entry.id, &entry.map);
         }
     }
     Ok(())
 }
 
-/// Places an order unless that was done, and only then acknowledges it.
-fn settle(
-    connection: &mut Connection,
+/// Places an order unless that was done. It is acknowledged with its answer, by whoever writes that.
+fn place_once(
     client: &Client,
     answers: &Sink,
     placed: &mut BTreeMap<String, ()>,
     id: &str,
     fields: &std::collections::HashMap<String, redis::Value>,
-) -> RedisResult<()> {
-    if placed.insert(id.to_owned(), ()).is_none() {
-        let text: String = fields.get("params").map_or(Ok(String::new()), |value| redis::from_redis_value(value.clone()))?;
-        let params = serde_json::from_str(&text).unwrap_or_default();
-        if client.tell(Order { id: id.to_owned(), params }).is_err() {
-            say(answers, id, &json!({ "not_sent": "the client has ended" }));
-        }
+) {
+    if placed.insert(id.to_owned(), ()).is_some() {
+        return;
     }
-    connection.xack::<_, _, _, ()>(ORDERS, GATEWAY, &[id])
+    let text = fields.get("params").and_then(|value| redis::from_redis_value::<String>(value.clone()).ok());
+    let params = text.and_then(|text| serde_json::from_str::<Value>(&text).ok()).filter(Value::is_object);
+    let refusal = match params {
+        None => Some("`params` must be a JSON object"),
+        Some(params) => client.tell(Order { id: id.to_owned(), params }).err().map(|_| "the client has ended"),
+    };
+    if let Some(refusal) = refusal {
+        say(answers, id, &json!({ "not_sent": refusal }));
+    }
 }
 
 /// Another machine: places orders, and waits for an answer to each.

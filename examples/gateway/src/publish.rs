@@ -22,7 +22,7 @@ struct Feed {
 impl Handler for Feed {
     fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
         self.heard += 1;
-        self.sink.put(context.name(), message.epoch().unwrap_or_default(), message.as_bytes());
+        self.sink.put(context.name(), message.epoch().unwrap_or_default(), message.as_bytes(), "");
     }
 
     fn on_event(&mut self, _: &mut Context<'_>, event: Event) {
@@ -62,7 +62,7 @@ pub fn publish(options: &Options) -> Result<(), Box<dyn Error>> {
     if let Some(venue) = &embedded {
         venue.stop();
     }
-    std::thread::sleep(Duration::from_secs(2));
+    reading.wait_for_silence(Duration::from_secs(4), Duration::from_secs(60));
     reading.end();
     let stats = client.stats();
     supervisor.shutdown(Duration::from_secs(5));
@@ -73,6 +73,9 @@ pub fn publish(options: &Options) -> Result<(), Box<dyn Error>> {
     let last = writer.join().map_err(|_| "the writer panicked")?;
     answering.join().map_err(|_| "the writer of answers panicked")?;
     let heard = number - began;
-    println!("{}", json!({ "heard": heard, "first": began + 1, "last": last, "longest_turn_ms": turn.as_secs_f64() * 1e3 }));
+    println!(
+        "{}",
+        json!({ "heard": heard, "first": began + 1, "last": last, "longest_turn_ms": turn.as_secs_f64() * 1e3 })
+    );
     Ok(())
 }

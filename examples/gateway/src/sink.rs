@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use redis::{Connection, Pipeline, RedisResult};
+use redis::{Commands, Connection, Pipeline, RedisResult};
 
 use crate::spool::Spool;
-use crate::stream::{connect, last_number};
+use crate::stream::{GATEWAY, ORDERS, connect, last_number};
 
 /// A message on its way.
 #[derive(Debug)]
@@ -24,25 +24,31 @@ pub struct Item {
     pub received: u64,
     pub client: Box<str>,
     pub data: Vec<u8>,
+    /// The entry of `ws:orders` that this answers, and settles; empty for all else.
+    pub settles: Box<str>,
 }
 
 impl Item {
     pub fn write(&self, to: &mut Vec<u8>) {
-        for number in [self.number, self.epoch, self.received, self.client.len() as u64, self.data.len() as u64] {
+        let lengths = [self.client.len(), self.data.len(), self.settles.len()].map(|len| len as u64);
+        for number in [self.number, self.epoch, self.received].into_iter().chain(lengths) {
             to.extend_from_slice(&number.to_le_bytes());
         }
         to.extend_from_slice(self.client.as_bytes());
         to.extend_from_slice(&self.data);
+        to.extend_from_slice(self.settles.as_bytes());
     }
 
     pub fn read(from: &[u8]) -> Option<(Self, &[u8])> {
-        let (head, rest) = from.split_at_checked(40)?;
+        let (head, rest) = from.split_at_checked(48)?;
         let number = |at: usize| Some(u64::from_le_bytes(head.get(8 * at..8 * at + 8)?.try_into().ok()?));
         let (client, rest) = rest.split_at_checked(number(3)? as usize)?;
         let (data, rest) = rest.split_at_checked(number(4)? as usize)?;
+        let (settles, rest) = rest.split_at_checked(number(5)? as usize)?;
+        let settles = String::from_utf8_lossy(settles).into();
         let client = String::from_utf8_lossy(client).into();
         let (number, epoch, received) = (number(0)?, number(1)?, number(2)?);
-        Some((Self { number, epoch, received, client, data: data.to_vec() }, rest))
+        Some((Self { number, epoch, received, client, data: data.to_vec(), settles }, rest))
     }
 }
 
@@ -54,6 +60,62 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Entries that the stream keeps, about.
 const KEPT: usize = 10_000_000;
 
+/// How long Redis is left alone after a failure.
+const AFTER: Duration = Duration::from_millis(500);
+
+/// One gateway writes to a stream: two would number alike, and what the second writes would be taken for what is there.
+struct Lease {
+    key: String,
+    owner: String,
+    renewed: Instant,
+}
+
+/// Seconds for which a gateway that is gone keeps the others out.
+const LEASE: u64 = 5;
+
+impl Lease {
+    fn take(connection: &mut Connection, stream: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let (key, owner) = (format!("{stream}:writer"), format!("{}-{:?}", std::process::id(), SystemTime::now()));
+        let until = Instant::now() + Duration::from_secs(2 * LEASE);
+        loop {
+            let set = redis::cmd("SET")
+                .arg(&key)
+                .arg(&owner)
+                .arg("NX")
+                .arg("EX")
+                .arg(LEASE)
+                .query::<Option<String>>(connection)?;
+            if set.is_some() {
+                return Ok(Self { key, owner, renewed: Instant::now() });
+            }
+            if Instant::now() > until {
+                return Err(format!("another gateway writes to {stream} (`GET {key}` names it)").into());
+            }
+            std::thread::sleep(AFTER);
+        }
+    }
+
+    /// An error when another has it by now.
+    fn renew(&mut self, connection: &mut Connection) -> RedisResult<()> {
+        if self.renewed.elapsed() < Duration::from_secs(1) {
+            return Ok(());
+        }
+        let owner: Option<String> = connection.get(&self.key)?;
+        if owner.is_some_and(|owner| owner != self.owner) {
+            return Err((redis::ErrorKind::Client, "another gateway writes to this stream").into());
+        }
+        connection.set_ex::<_, _, ()>(&self.key, &self.owner, LEASE)?;
+        self.renewed = Instant::now();
+        Ok(())
+    }
+
+    fn give_back(&self, connection: Option<&mut Connection>) {
+        if let Some(connection) = connection {
+            let _ = connection.del::<_, ()>(&self.key);
+        }
+    }
+}
+
 /// The client's end. Clones number together.
 #[derive(Clone)]
 pub struct Sink {
@@ -62,22 +124,50 @@ pub struct Sink {
 }
 
 impl Sink {
-    pub fn start(url: &str, stream: &'static str, spool_bytes: u64) -> Result<(Self, JoinHandle<u64>), Box<dyn std::error::Error>> {
+    pub fn start(
+        url: &str,
+        stream: &'static str,
+        spool_bytes: u64,
+    ) -> Result<(Self, JoinHandle<u64>), Box<dyn std::error::Error>> {
         // It goes on where an earlier run ended.
         let mut connection = connect(url)?;
+        let lease = Lease::take(&mut connection, stream)?;
         let last = last_number(&mut connection, stream)?;
+        // What an earlier gateway had in its queue and its spool went with it: its readers are told where it ended.
+        let started =
+            redis::cmd("XADD").arg(stream).arg(format!("{}-0", last + 1)).arg("kind").arg("started").to_owned();
+        started.query::<()>(&mut connection)?;
+        let last = last + 1;
         let (queue, items) = bounded(QUEUE);
         let spool = Spool::new(stream, spool_bytes)?;
-        let writer = Writer { url: url.to_owned(), stream, connection: Some(connection), last, spool, items };
+        let numbers = Arc::new(AtomicU64::new(last));
+        let writer = Writer {
+            url: url.to_owned(),
+            stream,
+            connection: Some(connection),
+            last,
+            spool,
+            items,
+            numbers: numbers.clone(),
+            lease,
+            retry_at: Instant::now(),
+        };
         let thread = std::thread::Builder::new().name("redis".into()).spawn(move || writer.run())?;
-        Ok((Self { queue, numbers: Arc::new(AtomicU64::new(last)) }, thread))
+        Ok((Self { queue, numbers }, thread))
     }
 
     /// Never waits.
-    pub fn put(&self, client: &str, epoch: u64, data: &[u8]) {
+    pub fn put(&self, client: &str, epoch: u64, data: &[u8], settles: &str) {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let item = Item { number, epoch, received: now.as_nanos() as u64, client: client.into(), data: data.to_vec() };
+        let item = Item {
+            number,
+            epoch,
+            received: now.as_nanos() as u64,
+            client: client.into(),
+            data: data.to_vec(),
+            settles: settles.into(),
+        };
         // A full queue loses it, and the gap tells.
         let _ = self.queue.try_send(item);
     }
@@ -96,6 +186,10 @@ struct Writer {
     last: u64,
     spool: Spool,
     items: Receiver<Item>,
+    numbers: Arc<AtomicU64>,
+    lease: Lease,
+    /// While Redis does not answer it is not asked again before.
+    retry_at: Instant,
 }
 
 impl Writer {
@@ -109,7 +203,9 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => ended = true,
             }
-            batch.extend(self.items.try_iter().take(BATCH - 1));
+            // While Redis is away all goes to the spool, so that the queue stays empty.
+            let most = if self.connection.is_some() { BATCH - 1 } else { usize::MAX };
+            batch.extend(self.items.try_iter().take(most));
             if self.spool.is_empty() && self.write(&batch) {
                 batch.clear();
             }
@@ -120,13 +216,22 @@ impl Writer {
                 }
             }
             self.drain_spool();
-            if ended && self.spool.is_empty() {
+            if ended && self.spool.is_empty() && self.tell_tail() {
+                self.lease.give_back(self.connection.as_mut());
                 return self.last;
             }
-            if self.connection.is_none() {
-                std::thread::sleep(AGAIN / 4);
-            }
         }
+    }
+
+    /// Of what was lost last nothing follows that would show it.
+    fn tell_tail(&mut self) -> bool {
+        let numbers = self.numbers.load(Ordering::Relaxed);
+        if self.last >= numbers {
+            return true;
+        }
+        let (data, empty) = (Vec::new(), Box::<str>::default());
+        let item = Item { number: numbers + 1, epoch: 0, received: 0, client: "".into(), data, settles: empty };
+        self.write(&[item])
     }
 
     fn drain_spool(&mut self) {
@@ -157,9 +262,13 @@ impl Writer {
         if items.is_empty() {
             return true;
         }
+        if self.connection.is_none() && Instant::now() < self.retry_at {
+            return false;
+        }
         match self.try_write(items) {
             Ok(()) => true,
             Err(error) => {
+                self.retry_at = Instant::now() + AFTER;
                 if self.connection.take().is_some() {
                     eprintln!("gateway: Redis: {error}; spooled from number {} on", items[0].number);
                 }
@@ -173,6 +282,7 @@ impl Writer {
             let mut connection = connect(&self.url)?;
             // What the stream has decides, not what we believe: of a batch that broke off some is there, and of what
             // Redis took some may be gone.
+            self.lease.renew(&mut connection)?;
             let has = last_number(&mut connection, self.stream)?;
             eprintln!("gateway: Redis is there again and has up to number {has}; {} was the last confirmed", self.last);
             (self.connection, self.last) = (Some(connection), has);
@@ -184,15 +294,36 @@ impl Writer {
             if item.number > last + 1 {
                 let (from, to) = (last + 1, item.number - 1);
                 let id = format!("{to}-1");
-                pipeline.cmd("XADD").arg(self.stream).arg(id).arg("kind").arg("lost").arg("from").arg(from).arg("to").arg(to).ignore();
+                pipeline
+                    .cmd("XADD")
+                    .arg(self.stream)
+                    .arg(id)
+                    .arg("kind")
+                    .arg("lost")
+                    .arg("from")
+                    .arg(from)
+                    .arg("to")
+                    .arg(to)
+                    .ignore();
             }
-            let command = pipeline.cmd("XADD").arg(self.stream).arg("MAXLEN").arg("~").arg(KEPT).arg(format!("{}-0", item.number));
+            let command = pipeline
+                .cmd("XADD")
+                .arg(self.stream)
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(KEPT)
+                .arg(format!("{}-0", item.number));
             command.arg("kind").arg("message").arg("client").arg(&*item.client).arg("epoch").arg(item.epoch);
             command.arg("received").arg(item.received).arg("data").arg(&item.data[..]).ignore();
+            // An order is settled when its answer is there, not before.
+            if !item.settles.is_empty() {
+                pipeline.cmd("XACK").arg(ORDERS).arg(GATEWAY).arg(&*item.settles).ignore();
+            }
             last = item.number;
         }
         // Of a batch that broke off all may be there already.
         if last > self.last {
+            self.lease.renew(connection)?;
             pipeline.query::<()>(connection)?;
         }
         self.last = last.max(self.last);

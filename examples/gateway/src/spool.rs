@@ -2,12 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
 
 use crate::sink::Item;
 
 pub struct Spool {
-    path: PathBuf,
     file: File,
     limit: u64,
     read: u64,
@@ -19,7 +17,9 @@ impl Spool {
         let name = format!("ws-gateway-{}-{}.spool", std::process::id(), stream.replace(':', "-"));
         let path = std::env::temp_dir().join(name);
         let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
-        Ok(Self { path, file, limit, read: 0, written: 0 })
+        // It is this process' alone, and goes with it however that ends.
+        std::fs::remove_file(&path)?;
+        Ok(Self { file, limit, read: 0, written: 0 })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -45,16 +45,24 @@ impl Spool {
 
     /// The next of them, and where they end; `done` lets go of them.
     pub fn peek(&mut self, at_most: usize) -> io::Result<(Vec<Item>, u64)> {
-        self.file.seek(SeekFrom::Start(self.read))?;
-        let mut bytes = vec![0; (self.written - self.read).min(1 << 20) as usize];
-        self.file.read_exact(&mut bytes)?;
-        let (mut items, mut rest) = (Vec::new(), &bytes[..]);
-        while items.len() < at_most {
-            let Some((item, after)) = Item::read(rest) else { break };
-            items.push(item);
-            rest = after;
+        let all = self.written - self.read;
+        let mut some = all.min(1 << 20);
+        loop {
+            self.file.seek(SeekFrom::Start(self.read))?;
+            let mut bytes = vec![0; some as usize];
+            self.file.read_exact(&mut bytes)?;
+            let (mut items, mut rest) = (Vec::new(), &bytes[..]);
+            while items.len() < at_most {
+                let Some((item, after)) = Item::read(rest) else { break };
+                items.push(item);
+                rest = after;
+            }
+            // One that is larger than what was read needs more of it.
+            if !items.is_empty() || some == all {
+                return Ok((items, self.read + (bytes.len() - rest.len()) as u64));
+            }
+            some = (2 * some).min(all);
         }
-        Ok((items, self.read + (bytes.len() - rest.len()) as u64))
     }
 
     pub fn done(&mut self, until: u64) -> io::Result<()> {
@@ -64,11 +72,5 @@ impl Spool {
             self.file.set_len(0)?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }

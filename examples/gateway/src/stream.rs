@@ -16,7 +16,8 @@ pub const ANSWERS: &str = "ws:answers";
 pub const READERS: &str = "readers";
 pub const GATEWAY: &str = "gateway";
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A Redis that hangs is given up on before the queue is full.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub fn connect(url: &str) -> RedisResult<Connection> {
     let connection = Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
