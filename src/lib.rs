@@ -37,7 +37,7 @@
 //! | | `core` | what every thread of a client may touch |
 //! | | `metrics` `no_metrics` | what is counted, given to the `metrics` facade |
 //! | `inbound/` | `backlog` `outlet` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
-//! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` `file_parts` `file` `effective` | options, and what they come to |
+//! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` `file_parts` `file_connecting` `file` `effective` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
 //! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `certificate` `tls` `native_tls` `rustls` `secure` `http` `proxy` `handshake` `open` | from a URL to an open connection |
 //! | `worker/` | `mod` `exit` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
@@ -45,7 +45,7 @@
 //! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
 //! | `status_server/` | `snapshot` `mod` | seen from another process |
 //! | `live/` | `view` `mod` | seen in the terminal |
-//! | `config_file/` | `tree` `mod` | all of it from a file |
+//! | `config_file/` | `tree` `words` `mod` | all of it from a file |
 //!
 //! | where is it decided | file |
 //! |---|---|

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 
 use super::file::ClientFile;
-use super::file_parts::{
-    Backoff, HeartbeatFile, HeartbeatFileKind, IdentityFiles, Idle, ProxyFile, SocketFile, Time, TlsFile,
-};
+use super::file_connecting::{IdentityFiles, ProxyFile, SocketFile, TlsFile};
+use super::file_parts::{Backoff, HeartbeatFile, HeartbeatFileKind, Idle, Time};
 use super::settings::Settings;
 use super::tls::Identity;
 use crate::policy::heartbeat::{Heartbeat, HeartbeatKind};

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::file_parts::{Backoff, HeartbeatFile, Idle, Limit, ProxyFile, SocketFile, Time, TlsFile, VenueFile};
+use super::file_connecting::{ProxyFile, SocketFile, TlsFile};
+use super::file_parts::{Backoff, HeartbeatFile, Idle, Limit, Time, VenueFile};
 #[cfg(feature = "compression")]
 use super::file_parts::{CompressionFile, DecodeFile};
 use crate::config::ClientConfig;

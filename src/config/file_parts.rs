@@ -1,18 +1,12 @@
-//! The parts of a client in a file: times, limits, heartbeats, sockets, TLS, proxies, venues, each as its builder.
+//! The parts of a client in a file: times, limits, heartbeats, compression, venues, each as its builder.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::config::proxy::Proxy;
-use crate::config::socket::SocketOptions;
-use crate::config::tls::{Tls, TlsBackend};
 use crate::error::ConfigError;
-use crate::handshake::TlsVersion;
 use crate::message::{Message, MessageRef};
 use crate::policy::heartbeat::Heartbeat;
 use crate::policy::idle::IdleStrategy;
@@ -42,7 +36,7 @@ impl JsonSchema for Time {
         "Time".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "A time with its unit, such as \"30s\" or \"250ms\"." })
+        json_schema!({ "type": "string", "pattern": "^\\s*[0-9]+\\s*[a-zA-Z]", "description": "A time with its unit, such as \"30s\" or \"250ms\"." })
     }
 }
 
@@ -222,205 +216,6 @@ impl From<Idle> for IdleStrategy {
     }
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub(crate) struct Keepalive {
-    idle: Time,
-    interval: Time,
-    retries: u32,
-}
-
-/// The TCP socket, as `SocketOptions`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-pub(crate) struct SocketFile {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    local_address: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    interface: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keepalive: Option<Keepalive>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_timeout: Option<Time>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    receive_buffer: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    send_buffer: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dscp: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    busy_poll: Option<Time>,
-}
-
-impl SocketFile {
-    pub(crate) fn build(self) -> SocketOptions {
-        SocketOptions {
-            local_address: self.local_address,
-            interface: self.interface,
-            keepalive: self.keepalive.map(|all| (all.idle.0, all.interval.0, all.retries)),
-            user_timeout: self.user_timeout.map(|time| time.0),
-            receive_buffer: self.receive_buffer,
-            send_buffer: self.send_buffer,
-            dscp: self.dscp,
-            busy_poll: self.busy_poll.map(|time| time.0),
-        }
-    }
-
-    pub(crate) fn of(options: &SocketOptions) -> Self {
-        let keepalive = options.keepalive.map(|(idle, interval, retries)| Keepalive {
-            idle: Time(idle),
-            interval: Time(interval),
-            retries,
-        });
-        Self {
-            local_address: options.local_address,
-            interface: options.interface.clone(),
-            keepalive,
-            user_timeout: options.user_timeout.map(Time),
-            receive_buffer: options.receive_buffer,
-            send_buffer: options.send_buffer,
-            dscp: options.dscp,
-            busy_poll: options.busy_poll.map(Time),
-        }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub(crate) struct IdentityFiles {
-    /// The certificate and those between it and the root, in PEM.
-    pub(crate) chain: PathBuf,
-    /// Its key, in PEM.
-    pub(crate) key: PathBuf,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub(crate) struct Pem {
-    chain: String,
-    key: String,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-pub(crate) struct Pkcs12 {
-    /// The archive, read when the file is.
-    file: PathBuf,
-    password: String,
-}
-
-#[cfg(feature = "pinning")]
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum PinFile {
-    /// The SHA-256 of the certificate, in hexadecimal.
-    Certificate(String),
-    /// The SHA-256 of its public key, in hexadecimal.
-    PublicKey(String),
-}
-
-/// TLS, as `Tls`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-pub(crate) struct TlsFile {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) backend: Option<TlsBackend>,
-    /// Certificates in PEM.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) root_certificate: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) root_file: Vec<PathBuf>,
-    pub(crate) without_system_roots: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) identity_pem: Option<Pem>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) identity_files: Option<IdentityFiles>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) identity_pkcs12: Option<Pkcs12>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) min_version: Option<TlsVersion>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_version: Option<TlsVersion>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) server_name: Option<String>,
-    pub(crate) without_sni: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) alpn: Vec<String>,
-    #[cfg(feature = "pinning")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) pin: Vec<PinFile>,
-    pub(crate) danger_accept_invalid_certificates: bool,
-    pub(crate) danger_accept_invalid_hostnames: bool,
-}
-
-/// Whether it is on, and what it does.
-type Switch = (bool, fn(Tls) -> Tls);
-
-impl TlsFile {
-    pub(crate) fn build(self) -> Result<Tls, ConfigError> {
-        let mut tls = self.backend.map_or(Tls::new(), |backend| Tls::new().backend(backend));
-        tls = self.root_certificate.into_iter().fold(tls, Tls::root_certificate);
-        tls = self.root_file.into_iter().fold(tls, Tls::root_file);
-        if let Some(Pem { chain, key }) = self.identity_pem {
-            tls = tls.identity_pem(chain, key);
-        }
-        if let Some(IdentityFiles { chain, key }) = self.identity_files {
-            tls = tls.identity_files(chain, key);
-        }
-        if let Some(Pkcs12 { file, password }) = self.identity_pkcs12 {
-            let refuse = |error: std::io::Error| ConfigError::new("tls", format!("{}: {error}", file.display()));
-            tls = tls.identity_pkcs12(std::fs::read(&file).map_err(refuse)?, password);
-        }
-        tls = self.min_version.into_iter().fold(tls, Tls::min_version);
-        tls = self.max_version.into_iter().fold(tls, Tls::max_version);
-        tls = self.server_name.into_iter().fold(tls, Tls::server_name);
-        #[cfg(feature = "pinning")]
-        for pin in self.pin {
-            use crate::config::tls::Pin;
-            let (make, hex): (fn([u8; 32]) -> Pin, _) = match &pin {
-                PinFile::Certificate(hex) => (Pin::certificate, hex),
-                PinFile::PublicKey(hex) => (Pin::public_key, hex),
-            };
-            let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok();
-            let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-            let rule = "a pin must be 64 hexadecimal digits";
-            tls = tls.pin(make(bytes.ok_or_else(|| ConfigError::new("tls", rule))?));
-        }
-        let switches: [Switch; 4] = [
-            (self.without_system_roots, Tls::without_system_roots),
-            (self.without_sni, Tls::without_sni),
-            (self.danger_accept_invalid_certificates, Tls::danger_accept_invalid_certificates),
-            (self.danger_accept_invalid_hostnames, Tls::danger_accept_invalid_hostnames),
-        ];
-        tls = switches.into_iter().filter(|(on, _)| *on).fold(tls, |tls, (_, switch)| switch(tls));
-        Ok(if self.alpn.is_empty() { tls } else { tls.alpn(self.alpn) })
-    }
-}
-
-/// The proxy, as `Proxy`: a URL, or the environment's.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-pub(crate) struct ProxyFile {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) url: Option<String>,
-    pub(crate) from_environment: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) bypass: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tls: Option<TlsFile>,
-}
-
-impl ProxyFile {
-    pub(crate) fn build(self) -> Result<Proxy, ConfigError> {
-        let proxy = match (self.url, self.from_environment) {
-            (Some(url), false) => Proxy::new(url)?,
-            (None, true) => Proxy::from_environment(),
-            _ => return Err(ConfigError::new("proxy", "must have either a `url`, or `from_environment = true`")),
-        };
-        let proxy = self.bypass.iter().fold(proxy, Proxy::bypass);
-        Ok(match self.tls {
-            Some(tls) => proxy.tls(tls.build()?),
-            None => proxy,
-        })
-    }
-}
-
 /// permessage-deflate, as `Compression::deflate()` with these changes.
 #[cfg(feature = "compression")]
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -466,8 +261,8 @@ pub(crate) enum DecodeFile {
     DeflateRaw,
 }
 
-/// A venue whose dialect the library speaks: its name, or a table with its name and its options.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+/// A venue whose dialect the library speaks: its name, or a table of its name and its options.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum VenueFile {
     BinanceSpot,
@@ -475,6 +270,41 @@ pub(crate) enum VenueFile {
     #[cfg(feature = "deribit")]
     Deribit(DeribitFile),
 }
+
+impl<'de> Deserialize<'de> for VenueFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = VenueFile;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a venue's name, or a table of its name and its options")
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<VenueFile, E> {
+                match name {
+                    "binance_spot" => Ok(VenueFile::BinanceSpot),
+                    "binance_futures" => Ok(VenueFile::BinanceFutures),
+                    #[cfg(feature = "deribit")]
+                    "deribit" => Ok(VenueFile::Deribit(DeribitFile::default())),
+                    _ => Err(E::custom(VENUES)),
+                }
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VenueFile, A::Error> {
+                match map.next_key::<String>()?.as_deref() {
+                    #[cfg(feature = "deribit")]
+                    Some("deribit") => Ok(VenueFile::Deribit(map.next_value()?)),
+                    _ => Err(A::Error::custom(VENUES)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+const VENUES: &str = if cfg!(feature = "deribit") {
+    "must be one of `binance_spot`, `binance_futures`, `deribit`, or a table with `deribit` and its options"
+} else {
+    "must be one of `binance_spot`, `binance_futures`"
+};
 
 /// Deribit, as `venue::deribit::Deribit`.
 #[cfg(feature = "deribit")]

@@ -9,6 +9,8 @@ pub(crate) mod effective;
 #[cfg(feature = "serde")]
 pub(crate) mod file;
 #[cfg(feature = "serde")]
+mod file_connecting;
+#[cfg(feature = "serde")]
 pub(crate) mod file_parts;
 pub(crate) mod proxy;
 mod session;

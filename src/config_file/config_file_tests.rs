@@ -120,6 +120,16 @@ fn twenty_wrong_files_have_twenty_right_errors() {
             ],
         ),
         (
+            format!("{url}venue = \"ftx\"\n[clients.b]\nurl = \"ws://h\"\nvenue = {{ deribit = {{ sesion = \"s\" }} }}\n"),
+            Toml,
+            vec![
+                "3:1 clients.a.venue | must be one of `binance_spot`, `binance_futures`, `deribit`, or a table with \
+                 `deribit` and its options"
+                    .into(),
+                "6:23 clients.b.venue.deribit.sesion | unknown key; did you mean `session`?".into(),
+            ],
+        ),
+        (
             "[supervisor]\nmax_clients = 1\n[clients.a]\nurl = \"ws://h\"\n[clients.b]\nurl = \"ws://h\"\nname = \"a\"\n".into(),
             Toml,
             vec![
@@ -222,6 +232,8 @@ fn a_file_comes_to_what_the_builder_would_have_made() {
 
 #[test]
 fn toml_json_and_yaml_say_the_same() {
+    let deribit = "[clients.d]\nurl = \"ws://h\"\nvenue = \"deribit\"\n";
+    assert!(parse(deribit, Format::Toml, &variables).is_ok());
     let tree = tree::read(EVERYTHING, Format::Toml).unwrap().value();
     let json = serde_json::to_string_pretty(&tree).unwrap();
     assert_eq!(tree::read(&json, Format::Json).unwrap().value(), tree);

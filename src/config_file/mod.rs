@@ -19,10 +19,11 @@
 //!
 //! Every key of a client is the option of [`ClientConfig`] of that name, but for those that are code of yours (delivery,
 //! callbacks, a resolver, a venue of your own), which you add to the configurations that [`Desk`] has. Times are written with
-//! their unit. `${NAME}` is the environment's, `${NAME:-other}` with a value where it is not set, `$$` a dollar sign. A key that
+//! their unit. In a text `${NAME}` is the environment's, `${NAME:-other}` with a value where it is not set, `$$` a dollar sign. A key that
 //! is not known is a fault, and all faults of a file are told at once, each with its place.
 
 mod tree;
+mod words;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -35,6 +36,7 @@ use serde_json::Value;
 
 pub use self::tree::Format;
 use self::tree::{Entry, Flaw, Kind, Mark, Node};
+use self::words::{refuse_lists, resolve, unknown_key, without_values};
 use crate::client::Client;
 use crate::config::ClientConfig;
 use crate::config::effective::effective;
@@ -102,6 +104,10 @@ impl Error for FileError {}
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 struct DeskFile {
+    /// Where the schema is: for editors.
+    #[serde(rename = "$schema", skip_serializing)]
+    #[allow(dead_code)]
+    schema: Option<String>,
     supervisor: SupervisorFile,
     /// Records all clients. Needs the feature `record`.
     #[cfg(feature = "record")]
@@ -276,6 +282,20 @@ fn close(schema: &mut Value) {
     }
 }
 
+/// Puts in what stands for it in a text, as in a file: `${NAME}`, `${NAME:-this, where it is not set}`; `$$` is a dollar sign.
+///
+/// # Errors
+/// What the environment has not, in words.
+///
+/// ```
+/// use ws_supervisor::config_file::filled_in;
+/// assert_eq!(filled_in("Bearer ${NOT_SET_ANYWHERE:-none}"), Ok("Bearer none".to_owned()));
+/// assert_eq!(filled_in("${NOT_SET_ANYWHERE}"), Err("the environment has no `NOT_SET_ANYWHERE`".to_owned()));
+/// ```
+pub fn filled_in(text: &str) -> Result<String, String> {
+    tree::filled_in(text, &|name| std::env::var(name).ok())
+}
+
 fn parse(text: &str, format: Format, variable: &dyn Fn(&str) -> Option<String>) -> Result<Desk, Vec<Flaw>> {
     let mut tree = tree::read(text.strip_prefix('\u{feff}').unwrap_or(text), format)?;
     let as_written = tree.clone();
@@ -411,84 +431,6 @@ fn read(tree: &Node, as_written: &Node, schema: &Value, flaws: &mut Vec<Flaw>) -
     }
 }
 
-/// What serde says, without the value: that may be a secret. One that stands in the file as it is may be named where it is one of
-/// a few words.
-fn without_values(words: &str, is_as_written: bool) -> String {
-    if let Some(rest) = words.strip_prefix("invalid type: ").or(words.strip_prefix("invalid value: ")) {
-        let (found, expected) = rest.rsplit_once(", expected ").unwrap_or((rest, "something else"));
-        let found = found.split(' ').next().unwrap_or_default();
-        let found = match found {
-            "string" => "a text",
-            "integer" | "floating" => "a number",
-            "boolean" => "true or false",
-            "sequence" => "a list",
-            "map" => "a table",
-            "unit" | "null" => "nothing",
-            other => other,
-        };
-        let expected = match expected {
-            expected if expected.starts_with("struct ") || expected == "a map" => "a table",
-            expected if expected.starts_with('u') || expected.starts_with('i') => "a whole number",
-            "f64" => "a number",
-            "a string" => "a text",
-            "a sequence" => "a list",
-            "a boolean" => "true or false",
-            other => other,
-        };
-        return format!("must be {expected}, and is {found}");
-    }
-    match words.strip_prefix("unknown variant ").and_then(|rest| rest.split_once(", expected ")) {
-        Some((_, expected)) if !is_as_written => format!("must be {expected}"),
-        _ => words.to_owned(),
-    }
-}
-
-/// serde takes a list for a table, by the order of the fields; nobody means that.
-fn refuse_lists(root: &Value, schemas: &[&Value], node: &Node, path: &mut Vec<String>, flaws: &mut Vec<Flaw>) {
-    match &node.kind {
-        Kind::List(_) if !schemas.is_empty() && !schemas.iter().any(|schema| takes_list(schema)) => {
-            flaws.push(Flaw { mark: node.mark, key: path.join("."), rule: "must be no list".into() });
-        }
-        Kind::Table(entries) => {
-            for entry in entries {
-                path.push(entry.key.clone());
-                refuse_lists(root, &below(root, schemas, &entry.key), &entry.node, path, flaws);
-                path.pop();
-            }
-        }
-        _ => {}
-    }
-}
-
-fn takes_list(schema: &Value) -> bool {
-    match &schema["type"] {
-        Value::String(kind) => kind == "array",
-        Value::Array(kinds) => kinds.iter().any(|kind| kind == "array"),
-        // What says nothing of types refers to what does.
-        _ => false,
-    }
-}
-
-fn resolve<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
-    if let Some(name) = schema["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/")) {
-        return resolve(root, &root["$defs"][name]);
-    }
-    let either = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
-    let mut all: Vec<_> = either.flat_map(|schema| resolve(root, schema)).collect();
-    all.push(schema);
-    all
-}
-
-/// The schemas of what stands under this key.
-fn below<'s>(root: &'s Value, schemas: &[&'s Value], key: &str) -> Vec<&'s Value> {
-    let next = schemas.iter().flat_map(|schema| {
-        [&schema["properties"][key], &schema["additionalProperties"], &schema["items"]]
-            .into_iter()
-            .filter(|next| next.is_object())
-    });
-    next.flat_map(|schema| resolve(root, schema)).collect()
-}
-
 fn take_out(value: &mut Value, path: &[String]) -> bool {
     let Some((first, rest)) = path.split_first() else { return false };
     match value {
@@ -513,44 +455,6 @@ fn ignored(path: &serde_ignored::Path<'_>) -> Vec<String> {
     };
     of.extend(last);
     of
-}
-
-/// What to say of a key that nobody knows: the one most like it of those that may stand there.
-fn unknown_key(schema: &Value, path: &[String]) -> String {
-    let Some((last, before)) = path.split_last() else { return "unknown key".into() };
-    let keys = keys_at(schema, before);
-    let near = keys.iter().map(|key| (distance(key, last), key)).min();
-    match near {
-        Some((far, key)) if far <= 1 + last.len() / 4 => format!("unknown key; did you mean `{key}`?"),
-        _ if !keys.is_empty() => format!("unknown key; there are {}", keys.join(", ")),
-        _ => "unknown key".into(),
-    }
-}
-
-/// The keys that an object at this path may have.
-fn keys_at(root: &Value, path: &[String]) -> Vec<String> {
-    let mut at = resolve(root, root);
-    for key in path {
-        at = below(root, &at, key);
-    }
-    let keys =
-        at.iter().filter_map(|schema| schema["properties"].as_object()).flat_map(|fields| fields.keys().cloned());
-    keys.collect()
-}
-
-/// Levenshtein's.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn supervisor(file: &SupervisorFile) -> SupervisorBuilder {

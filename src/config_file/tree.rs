@@ -277,28 +277,40 @@ impl Node {
         }
     }
 
-    /// Puts in what stands for it: `${NAME}`, or `${NAME:-this, where it is not set}`; `$$` is a dollar sign.
-    pub(super) fn fill_in(&mut self, variable: &dyn Fn(&str) -> Option<String>, path: &str, flaws: &mut Vec<Flaw>) {
+    /// False where that is not to be had. Puts in what stands for it: `${NAME}`, or `${NAME:-this, where it is not set}`; `$$` is a dollar sign.
+    pub(super) fn fill_in(
+        &mut self,
+        variable: &dyn Fn(&str) -> Option<String>,
+        path: &str,
+        flaws: &mut Vec<Flaw>,
+    ) -> bool {
         let within = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
         match &mut self.kind {
             Kind::Scalar(Value::String(text)) if text.contains('$') => match filled_in(text, variable) {
                 Ok(filled) => *text = filled,
-                Err(rule) => flaws.push(Flaw { mark: self.mark, key: path.to_owned(), rule }),
+                Err(rule) => {
+                    flaws.push(Flaw { mark: self.mark, key: path.to_owned(), rule });
+                    return false;
+                }
             },
             Kind::Scalar(_) => {}
+            // What is not there is told, and taken out: what would follow from it is no fault of its own.
             Kind::List(list) => {
-                list.iter_mut()
-                    .enumerate()
-                    .for_each(|(at, node)| node.fill_in(variable, &within(&at.to_string()), flaws));
+                let mut at = 0;
+                list.retain_mut(|node| {
+                    at += 1;
+                    node.fill_in(variable, &within(&(at - 1).to_string()), flaws)
+                });
             }
             Kind::Table(table) => {
-                table.iter_mut().for_each(|entry| entry.node.fill_in(variable, &within(&entry.key), flaws));
+                table.retain_mut(|entry| entry.node.fill_in(variable, &within(&entry.key), flaws));
             }
         }
+        true
     }
 }
 
-fn filled_in(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+pub(super) fn filled_in(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {

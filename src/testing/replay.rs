@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::inbound::delivery::Handler;
 use crate::lifecycle::StartError;
 use crate::message::Message;
-use crate::record::{Direction, Entry, Frame, Recorded};
+use crate::record::Entry;
 
 /// How fast a recording is played.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,7 +41,8 @@ const LOOK: Duration = Duration::from_millis(1);
 
 impl Server {
     /// Plays what a venue sent on every connection, from when it is open: the messages of the recording, which may be of one
-    /// client or of one connection by a filter of yours.
+    /// client or of one connection by a filter of yours. Heartbeats and answers to requests, which were the recording client's own
+    /// conversation, are left out.
     ///
     /// # Errors
     /// When no port is to be had, or the pace is no number above 0.
@@ -88,12 +89,7 @@ pub(super) fn script(entries: impl IntoIterator<Item = Entry>, pace: Pace) -> Sc
             Pace::FlatOut => Duration::ZERO,
         }
     };
-    let messages = entries.into_iter().filter_map(|entry| match &entry.what {
-        Recorded::Frame { direction: Direction::In, frame: Frame::Message(message), .. } => {
-            Some((due(&entry), message.clone()))
-        }
-        _ => None,
-    });
+    let messages = entries.into_iter().filter_map(|entry| Some((due(&entry), entry.message()?.clone())));
     let messages: Arc<Vec<(Duration, Message)>> = Arc::new(messages.collect());
     // Of each connection: when it began, and what is next.
     let playing: Mutex<HashMap<usize, (Instant, usize)>> = Mutex::default();
@@ -124,7 +120,8 @@ pub struct Replayed {
 ///
 /// Times are the monotonic ones where the recording has them. Responses are those recorded, under the ids recorded: a handler
 /// that compares ids sets its own ([`Request::id`](crate::Request::id)). What callers told it
-/// ([`Client::tell`](crate::Client::tell)) is not in a recording.
+/// ([`Client::tell`](crate::Client::tell)) is not in a recording; failed attempts, refused channels and the client's own end are, and
+/// are not told again.
 ///
 /// # Errors
 /// When the configuration breaks a rule.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, after, bounded, never, select};
+use ws_supervisor::config_file::filled_in;
 use ws_supervisor::record::Recorder;
 use ws_supervisor::testing::DeribitServer;
 use ws_supervisor::venue::{binance::Binance, deribit::Deribit};
@@ -22,7 +23,7 @@ pub fn config(target: &Target) -> Result<(ClientConfig, Option<DeribitServer>), 
     let mut config = ClientConfig::new(&url)?.name(if exchange.is_some() { "demo" } else { "connection" });
     for header in &target.header {
         let (name, value) = header.split_once(':').ok_or_else(|| "--header must be \"Name: value\"".to_owned())?;
-        config = config.header(name.trim(), from_environment(value.trim())?);
+        config = config.header(name.trim(), filled_in(value.trim())?);
     }
     config = target.subprotocol.iter().fold(config, |config, name| config.subprotocol(name));
     if let Some(ca) = &target.ca {
@@ -62,19 +63,6 @@ pub fn config(target: &Target) -> Result<(ClientConfig, Option<DeribitServer>), 
         return Err(lines.join("\n").into());
     }
     Ok((config, exchange))
-}
-
-/// `${NAME}` is the environment's: a secret on the command line is everyone's.
-fn from_environment(value: &str) -> Result<String, String> {
-    let mut out = String::new();
-    let mut rest = value;
-    while let Some((before, after)) = rest.split_once("${") {
-        let (name, after) = after.split_once('}').ok_or("a header has a `${` without its `}`")?;
-        out += before;
-        out += &std::env::var(name).map_err(|_| format!("the environment has no `{name}`"))?;
-        rest = after;
-    }
-    Ok(out + rest)
 }
 
 /// How it ended, when the client itself has.
@@ -137,8 +125,7 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
     let (events, ends) = (client.events(), say::after(options.lasts));
     let (mut typed, mut over) = (send_lines(client.clone()), say::after(None));
     let writer = say::Writer::start();
-    // One that never connected was of no use.
-    let mut outcome = ExitCode::FAILURE;
+    let mut ended = None;
     loop {
         // While whoever reads our stdout is behind, nothing more is taken, and the client stops reading in its turn.
         let (events, again) = match writer.has_room() {
@@ -148,16 +135,13 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
         select! {
             recv(events) -> event => {
                 let Ok(event) = event else { break };
-                if let Event::Open { .. } = event {
-                    outcome = ExitCode::SUCCESS;
-                }
                 match (&event, options.json) {
                     (event, true) => writer.put(say::json(&name, event).to_string()),
                     (Event::Message(message), false) => writer.put(say::message_line(message)),
                     (event, false) => say::words(event).iter().for_each(|words| eprintln!("{} {words}", say::now())),
                 }
                 if let Some(code) = ending(&event) {
-                    outcome = code;
+                    ended = Some(code);
                     break;
                 }
             }
@@ -172,6 +156,8 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
             recv(over) -> _ => break,
         }
     }
+    // One that never connected was of no use.
+    let outcome = ended.unwrap_or(ExitCode::from(u8::from(client.epoch() == 0)));
     let report = supervisor.shutdown(Duration::from_secs(5));
     if let Some(recorder) = recorder {
         recorder.flush(Duration::from_secs(10));

@@ -28,13 +28,12 @@ pub fn record(options: &RecordOptions) -> Outcome {
     let supervisor = Supervisor::start()?;
     let client = supervisor.spawn_client(config.record(&recorder))?;
     let (events, ends) = (client.events(), say::after(options.lasts));
-    let mut outcome = ExitCode::FAILURE;
+    let mut ended = None;
     loop {
         select! {
             recv(events) -> event => {
                 let Ok(event) = event else { break };
                 if let Event::Open { .. } = event {
-                    outcome = ExitCode::SUCCESS;
                     for text in &options.send {
                         if let Err(refused) = client.send(text.as_str()) {
                             eprintln!("{} not sent: {refused}", say::now());
@@ -43,7 +42,7 @@ pub fn record(options: &RecordOptions) -> Outcome {
                 }
                 say::words(&event).iter().for_each(|words| eprintln!("{} {words}", say::now()));
                 if let Some(code) = connect::ending(&event) {
-                    outcome = code;
+                    ended = Some(code);
                     break;
                 }
             }
@@ -51,6 +50,8 @@ pub fn record(options: &RecordOptions) -> Outcome {
             recv(ends) -> _ => break,
         }
     }
+    // One that never connected was of no use.
+    let mut outcome = ended.unwrap_or(ExitCode::from(u8::from(client.epoch() == 0)));
     supervisor.shutdown(Duration::from_secs(5));
     let written = recorder.flush(Duration::from_secs(30));
     let status = recorder.status();

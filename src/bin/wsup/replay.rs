@@ -31,7 +31,8 @@ pub fn replay(options: &ReplayOptions) -> Outcome {
         return Err(format!("{}: no message from a server is in it", options.file.display()).into());
     }
     let signal = say::ended_by_signal()?;
-    let server = Server::replay_at(options.listen, entries, pace)?;
+    let server =
+        Server::replay_at(options.listen, entries, pace).map_err(|error| format!("{}: {error}", options.listen))?;
     say::line(&server.url());
     eprintln!("{} {messages} messages for whoever connects", say::now());
     let (ends, looks) = (say::after(options.lasts), tick(Duration::from_millis(200)));
