@@ -187,6 +187,27 @@ fn a_desk_runs_from_its_file_and_says_how_it_ended() {
 }
 
 #[test]
+fn the_live_view_keeps_its_terminal_though_a_client_panics() {
+    // `script` gives it a terminal; where that is not to be had there is nothing to see.
+    let view = format!("stty rows 24 cols 80; exec {} top --demo", env!("CARGO_BIN_EXE_wsup"));
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &view, "/dev/null"]).env("TERM", "xterm");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else { return };
+    let mut out = child.stdout.take().unwrap();
+    let (mut seen, mut some) = (String::new(), [0; 4096]);
+    while !seen.contains("panicked") {
+        let read = out.read(&mut some).unwrap();
+        assert!(read > 0, "it ended: {seen}");
+        seen += &String::from_utf8_lossy(&some[..read]);
+    }
+    // Read at once, without a line's end, and not echoed: the terminal is still the view's.
+    child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    std::thread::spawn(move || out.read_to_end(&mut Vec::new()));
+    eventually("it has ended", || child.try_wait().unwrap().is_some());
+}
+
+#[test]
 fn help_completions_and_the_manual_are_there() {
     let (help, _, code) = run(&["--help"]);
     for command in ["check", "run", "connect", "record", "replay", "top", "completions", "man"] {

@@ -2,21 +2,25 @@
 
 mod view;
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Stdout, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use ratatui::backend::TestBackend;
+use ratatui::Terminal;
+use ratatui::backend::{CrosstermBackend, TestBackend};
 use ratatui::buffer::Buffer;
+use ratatui::crossterm::cursor::{Hide, Show};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
-use ratatui::{DefaultTerminal, Terminal};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use serde_json::Value;
 
 use self::view::{Key, Reaction, View};
-use crate::status_server::{Status, StatusCommand};
-use crate::supervisor::Supervisor;
+use crate::status_server::{Status, StatusCommand, obey};
+use crate::supervisor::{Supervisor, Table};
 
 /// How often what is shown is brought up to date.
 const EVERY: Duration = Duration::from_millis(500);
@@ -26,7 +30,8 @@ const EVERY: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the terminal can't be used.
 pub fn show(supervisor: &Supervisor) -> io::Result<()> {
-    run(&mut Own { supervisor, next: Instant::now() })
+    let (said, came) = channel();
+    run(&mut Own { table: supervisor.table().clone(), next: Instant::now(), said, came })
 }
 
 /// Shows the supervisor that serves its status at this path, in whichever process, until `q` is pressed or that ends.
@@ -62,7 +67,7 @@ pub fn picture(statuses: impl IntoIterator<Item = Status>, width: u16, height: u
 trait Source {
     /// What is new; an error: nothing comes any more.
     fn news(&mut self) -> io::Result<Vec<News>>;
-    fn command(&mut self, command: &StatusCommand) -> io::Result<Option<String>>;
+    fn command(&mut self, command: &StatusCommand) -> io::Result<()>;
 }
 
 enum News {
@@ -70,23 +75,29 @@ enum News {
     Notice(String),
 }
 
-struct Own<'s> {
-    supervisor: &'s Supervisor,
+struct Own {
+    table: Arc<Table>,
     next: Instant,
+    /// What came of commands: a stop takes its time, and the view goes on meanwhile.
+    said: Sender<String>,
+    came: Receiver<String>,
 }
 
-impl Source for Own<'_> {
+impl Source for Own {
     fn news(&mut self) -> io::Result<Vec<News>> {
+        let mut news: Vec<_> = self.came.try_iter().map(News::Notice).collect();
         let now = Instant::now();
-        if now < self.next {
-            return Ok(Vec::new());
+        if now >= self.next {
+            self.next = now + EVERY;
+            news.push(News::Status(self.table.status()));
         }
-        self.next = now + EVERY;
-        Ok(vec![News::Status(self.supervisor.status())])
+        Ok(news)
     }
 
-    fn command(&mut self, command: &StatusCommand) -> io::Result<Option<String>> {
-        Ok(Some(self.supervisor.obey(command).unwrap_or_else(|refused| refused)))
+    fn command(&mut self, command: &StatusCommand) -> io::Result<()> {
+        let (table, command, said) = (self.table.clone(), command.clone(), self.said.clone());
+        let obey = move || drop(said.send(obey(&table, &command).unwrap_or_else(|refused| refused)));
+        std::thread::Builder::new().name("command".into()).spawn(obey).map(drop)
     }
 }
 
@@ -117,20 +128,36 @@ impl Source for Other {
         }
     }
 
-    fn command(&mut self, command: &StatusCommand) -> io::Result<Option<String>> {
-        writeln!(self.stream, "{}", serde_json::to_string(command)?)?;
-        Ok(None)
+    fn command(&mut self, command: &StatusCommand) -> io::Result<()> {
+        writeln!(self.stream, "{}", serde_json::to_string(command)?)
+    }
+}
+
+/// The terminal while it is ours. Not by `ratatui::init`, which gives it back at a panic of any thread: a client's is no reason.
+struct Taken;
+
+impl Taken {
+    fn new() -> io::Result<Self> {
+        enable_raw_mode()?;
+        let taken = Self;
+        execute!(io::stdout(), EnterAlternateScreen, Hide)?;
+        Ok(taken)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+        let _ = disable_raw_mode();
     }
 }
 
 fn run(source: &mut dyn Source) -> io::Result<()> {
-    let mut terminal = ratatui::try_init()?;
-    let result = show_on(&mut terminal, source);
-    ratatui::restore();
-    result
+    let _taken = Taken::new()?;
+    show_on(&mut Terminal::new(CrosstermBackend::new(io::stdout()))?, source)
 }
 
-fn show_on(terminal: &mut DefaultTerminal, source: &mut dyn Source) -> io::Result<()> {
+fn show_on(terminal: &mut Terminal<CrosstermBackend<Stdout>>, source: &mut dyn Source) -> io::Result<()> {
     let mut view = View::default();
     loop {
         for news in source.news()? {
@@ -159,9 +186,8 @@ fn show_on(terminal: &mut DefaultTerminal, source: &mut dyn Source) -> io::Resul
             Reaction::None => {}
             Reaction::Quit => return Ok(()),
             Reaction::Do(command) => {
-                if let Some(said) = source.command(&command)? {
-                    view.notice(said);
-                }
+                view.notice("…");
+                source.command(&command)?;
             }
         }
     }

@@ -236,7 +236,7 @@ fn answer(table: &Arc<Table>, access: StatusAccess, line: &[u8]) -> Result<Strin
     obey(table, &command)
 }
 
-fn obey(table: &Arc<Table>, command: &StatusCommand) -> Result<String, String> {
+pub(crate) fn obey(table: &Arc<Table>, command: &StatusCommand) -> Result<String, String> {
     let (StatusCommand::Restart { client } | StatusCommand::Resume { client } | StatusCommand::Stop { client }) =
         command;
     let id = table.find(client).ok_or_else(|| format!("there is no client `{client}`"))?.core.tag.id;

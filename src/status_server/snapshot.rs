@@ -95,7 +95,7 @@ pub(super) fn seconds(at: SystemTime) -> f64 {
 }
 
 impl Table {
-    pub(super) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let now = Instant::now();
         let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at).as_secs_f64());
         let micros = |time: std::time::Duration| time.as_secs_f64() * 1e6;
