@@ -1,6 +1,6 @@
 """Prints the public API of a crate from rustdoc's JSON, a line an item: so that a break shows in a review.
 
-    python3 .ci/public_api.py target/public/doc/ws_supervisor.json > tests/public_api.txt
+    python3 .ci/public_api.py target/doc/ws_supervisor.json > tests/public_api.txt
 """
 
 import json
