@@ -14,6 +14,9 @@ pub(super) struct Rules {
     pub(super) zstd: Option<i32>,
 }
 
+/// How long the end of another recorder may take.
+const ENDING: Duration = Duration::from_secs(1);
+
 enum Sink {
     Plain(File),
     #[cfg(feature = "zstd")]
@@ -113,8 +116,7 @@ impl Rules {
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
         // Two at once would write into each other's lines.
         if file.metadata()?.is_file() {
-            let lock = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-            lock.map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another recorder writes to it"))?;
+            lock(&file)?;
         }
         let written = file.metadata()?.len();
         #[cfg(feature = "zstd")]
@@ -127,4 +129,16 @@ impl Rules {
         }
         Ok((Sink::Plain(file), written, last != [b'\n']))
     }
+}
+
+/// Takes the file for this recorder alone. One whose last client is just ending is waited for.
+fn lock(file: &File) -> io::Result<()> {
+    let until = Instant::now() + ENDING;
+    while rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() >= until {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another recorder writes to it"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

@@ -79,7 +79,8 @@ impl RecorderBuilder {
     /// Opens the file, whose folder must exist, and starts the recorder's thread. A recording that is there already goes on.
     ///
     /// # Errors
-    /// When the file can't be opened, or the system has no thread; the path is in the message.
+    /// When the file can't be opened, another recorder has it (one that is just ending is waited for, a second at most), or the
+    /// system has no thread; the path is in the message.
     pub fn start(self) -> io::Result<Recorder> {
         let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display()));
         let files = Files::open(&self.path, self.rules.clone()).map_err(at)?;
@@ -191,9 +192,6 @@ impl Recorder {
         let mut passes = shared.passes.lock();
         // The pass that is under way may have looked already.
         let enough = *passes + 2;
-        if let Some(thread) = &self.0.thread {
-            thread.thread().unpark();
-        }
         let until = crate::deadline::later(Instant::now(), at_most);
         while *passes < enough {
             if let Some(thread) = &self.0.thread {
@@ -327,16 +325,14 @@ impl Shared {
     fn settle(&self, result: io::Result<()>, files: &Files, entries: u64, bytes: usize) {
         let file = files.path();
         let fault = result.err().map(|error| error.to_string());
-        match &fault {
-            None => {}
-            Some(_) => drop(self.dropped.fetch_add(entries, Ordering::Relaxed)),
-        }
         let before = {
             let mut status = self.status.lock();
             status.file = file.clone();
             if fault.is_none() {
                 status.written += entries;
                 status.bytes += bytes as u64;
+            } else {
+                self.dropped.fetch_add(entries, Ordering::Relaxed);
             }
             std::mem::replace(&mut status.fault, fault.clone())
         };
