@@ -167,6 +167,32 @@ pub struct ClientEvent {
 }
 
 impl Event {
+    /// One word for it, without what differs from case to case: for labels and lines.
+    ///
+    /// ```
+    /// use ws_supervisor::{Event, Message};
+    /// assert_eq!(Event::Message(Message::text("tick")).kind(), "message");
+    /// ```
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "open",
+            Self::Message(_) => "message",
+            Self::Response(_) => "response",
+            Self::LateResponse(_) => "late_response",
+            Self::SubscriptionRefused(_) => "subscription_refused",
+            Self::Disconnected { .. } => "disconnected",
+            Self::ConnectFailed { .. } => "connect_failed",
+            Self::Restarted { .. } => "restarted",
+            Self::ReadingPaused => "reading_paused",
+            Self::ReadingResumed { .. } => "reading_resumed",
+            Self::Stale { .. } => "stale",
+            Self::Lagged { .. } => "lagged",
+            Self::Collapsed { .. } => "collapsed",
+            Self::Parked { .. } => "parked",
+            Self::Closed { .. } => "closed",
+        }
+    }
+
     /// What all of them say of messages and requests of the caller's.
     pub(crate) fn all_handed_back(events: impl IntoIterator<Item = Self>) -> HandedBack {
         events.into_iter().fold(HandedBack::default(), |mut all, event| {

@@ -5,11 +5,11 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{eventually, ms};
+use common::{Folder, eventually, ms};
 use ws_supervisor::record::{Direction, Entry, Frame, Recorded, Recorder, Recording};
 use ws_supervisor::testing::{self, DeribitServer, Pace, Script, Server};
 use ws_supervisor::venue::deribit::Deribit;
@@ -18,27 +18,6 @@ use ws_supervisor::{
 };
 
 const LONG: Duration = Duration::from_secs(60);
-
-/// A folder of this test's own.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ws-record-{}-{name}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn read(path: &Path) -> Vec<Entry> {
     Recording::open(path).unwrap().map(Result::unwrap).collect()

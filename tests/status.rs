@@ -8,27 +8,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::Path;
 
-use common::{LONG, eventually};
+use common::{Folder, LONG, eventually};
 use serde_json::Value;
 use ws_supervisor::status_server::{Status, StatusAccess};
 use ws_supervisor::testing::Server;
 use ws_supervisor::{ClientConfig, Supervisor};
-
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("ws-status-{}-{name}.sock", std::process::id())))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
 
 struct Peer {
     stream: UnixStream,
@@ -36,8 +22,8 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(place: &Place) -> Self {
-        let stream = UnixStream::connect(&place.0).unwrap();
+    fn new(place: &Path) -> Self {
+        let stream = UnixStream::connect(place).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         let lines = BufReader::new(stream.try_clone().unwrap());
         Self { stream, lines }
@@ -70,14 +56,15 @@ impl Peer {
 
 #[test]
 fn the_status_is_served_to_this_user_alone_and_read_only() {
-    let place = Place::new("read");
+    let folder = Folder::new("status-read");
+    let place = folder.at("s.sock");
     let server = Server::echo().unwrap();
     let supervisor = Supervisor::start().unwrap();
     let client = supervisor.spawn_client(ClientConfig::new(server.url()).unwrap().name("feed")).unwrap();
     client.wait_until_open(LONG).unwrap();
-    let serving = supervisor.serve_status(&place.0, StatusAccess::ReadOnly).unwrap();
-    assert_eq!(fs::metadata(&place.0).unwrap().permissions().mode() & 0o777, 0o600);
-    let again = supervisor.serve_status(&place.0, StatusAccess::ReadOnly).unwrap_err();
+    let serving = supervisor.serve_status(&place, StatusAccess::ReadOnly).unwrap();
+    assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = supervisor.serve_status(&place, StatusAccess::ReadOnly).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::AddrInUse);
 
     let (mut peer, mut other) = (Peer::new(&place), Peer::new(&place));
@@ -89,18 +76,19 @@ fn the_status_is_served_to_this_user_alone_and_read_only() {
     assert_eq!(refused["refused"], "this status is served read-only");
     assert_eq!(supervisor.count_clients().open, 1);
     drop(serving);
-    assert!(!place.0.exists());
+    assert!(!place.exists());
     eventually("whoever looks is told of the end", || peer.line().is_none());
 }
 
 #[test]
 fn commands_are_obeyed_where_they_are_allowed_and_nonsense_is_refused() {
-    let place = Place::new("commands");
+    let folder = Folder::new("status-commands");
+    let place = folder.at("s.sock");
     let server = Server::echo().unwrap();
     let supervisor = Supervisor::start().unwrap();
     let client = supervisor.spawn_client(ClientConfig::new(server.url()).unwrap().name("feed")).unwrap();
     client.wait_until_open(LONG).unwrap();
-    let _serving = supervisor.serve_status(&place.0, StatusAccess::Commands).unwrap();
+    let _serving = supervisor.serve_status(&place, StatusAccess::Commands).unwrap();
     let mut peer = Peer::new(&place);
     for (nonsense, words) in [
         ("{", "no command"),
@@ -130,22 +118,24 @@ fn commands_are_obeyed_where_they_are_allowed_and_nonsense_is_refused() {
 
 #[test]
 fn a_socket_that_was_left_behind_is_replaced_and_a_file_is_not() {
-    let place = Place::new("left");
+    let folder = Folder::new("status-left");
+    let place = folder.at("s.sock");
     let supervisor = Supervisor::start().unwrap();
-    drop(UnixListener::bind(&place.0).unwrap());
-    assert!(place.0.exists(), "as a process that was killed leaves it");
-    drop(supervisor.serve_status(&place.0, StatusAccess::ReadOnly).unwrap());
-    fs::write(&place.0, "something of the user's").unwrap();
-    let error = supervisor.serve_status(&place.0, StatusAccess::ReadOnly).unwrap_err();
+    drop(UnixListener::bind(&place).unwrap());
+    assert!(place.exists(), "as a process that was killed leaves it");
+    drop(supervisor.serve_status(&place, StatusAccess::ReadOnly).unwrap());
+    fs::write(&place, "something of the user's").unwrap();
+    let error = supervisor.serve_status(&place, StatusAccess::ReadOnly).unwrap_err();
     assert!(error.to_string().contains("no socket"), "{error}");
-    assert_eq!(fs::read_to_string(&place.0).unwrap(), "something of the user's");
+    assert_eq!(fs::read_to_string(&place).unwrap(), "something of the user's");
     // Whoever has the place by then keeps it.
-    let other = Place::new("taken");
-    let serving = supervisor.serve_status(&other.0, StatusAccess::ReadOnly).unwrap();
-    fs::remove_file(&other.0).unwrap();
-    let _theirs = UnixListener::bind(&other.0).unwrap();
+    let folder = Folder::new("status-taken");
+    let other = folder.at("s.sock");
+    let serving = supervisor.serve_status(&other, StatusAccess::ReadOnly).unwrap();
+    fs::remove_file(&other).unwrap();
+    let _theirs = UnixListener::bind(&other).unwrap();
     drop(serving);
-    assert!(other.0.exists());
+    assert!(other.exists());
     let missing = supervisor.serve_status("/no/such/folder/s.sock", StatusAccess::ReadOnly).unwrap_err();
     assert!(missing.to_string().starts_with("/no/such/folder/s.sock: "), "{missing}");
 }

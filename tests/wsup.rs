@@ -4,12 +4,11 @@
 
 mod common;
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use common::{LONG, eventually};
+use common::{Folder, LONG, eventually};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{Client, ClientConfig, Message};
 
@@ -24,29 +23,9 @@ fn run(arguments: &[&str]) -> (String, String, Option<i32>) {
     (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap(), status.code())
 }
 
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("wsup-{}-{name}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        fs::write(self.0.join(name), text).unwrap();
-        self.at(name)
-    }
-
-    fn at(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// As an argument.
+fn argument(path: PathBuf) -> String {
+    path.into_os_string().into_string().unwrap()
 }
 
 /// Asks it to end as a supervisor of processes would.
@@ -59,13 +38,14 @@ fn terminate(child: &mut Child) -> Option<i32> {
 #[test]
 fn a_file_is_checked_and_every_fault_has_its_line() {
     let folder = Folder::new("check");
-    let good =
-        folder.file("good.toml", "[clients.a]\nurl = \"wss://h/ws?key=secret\"\nheader = { X-Key = \"secret\" }\n");
+    let good = argument(
+        folder.file("good.toml", "[clients.a]\nurl = \"wss://h/ws?key=secret\"\nheader = { X-Key = \"secret\" }\n"),
+    );
     let (out, err, code) = run(&["check", &good]);
     assert_eq!((out, err.as_str(), code), (format!("{good}: nothing is wrong; 1 client: a\n"), "", Some(0)));
     let (out, _, _) = run(&["check", &good, "--effective"]);
     assert!(out.contains("connect_timeout") && !out.contains("secret"), "{out}");
-    let bad = folder.file("bad.yaml", "clients:\n  a:\n    url: ws://h\n    jitter: 3\n    heartbeet: {}\n");
+    let bad = argument(folder.file("bad.yaml", "clients:\n  a:\n    url: ws://h\n    jitter: 3\n    heartbeet: {}\n"));
     let (out, err, code) = run(&["check", &bad]);
     let lines: Vec<_> = err.lines().collect();
     assert_eq!((out.as_str(), code, lines.len()), ("", Some(1), 2), "{err}");
@@ -109,7 +89,7 @@ fn a_signal_is_heard_whatever_stdin_and_stdout_are_doing() {
     let flood = Script::silent().greet(|_| vec![Message::text("x".repeat(1000)); 20_000]);
     let server = Server::start(flood).unwrap();
     let folder = Folder::new("full");
-    let file = folder.file("desk.toml", &format!("[clients.a]\nurl = \"{}\"\n", server.url()));
+    let file = argument(folder.file("desk.toml", &format!("[clients.a]\nurl = \"{}\"\n", server.url())));
     for arguments in [vec!["run", &file, "--messages"], vec!["connect", &server.url()]] {
         let mut child = wsup(&arguments).spawn().unwrap();
         assert!(server.wait_until(LONG, |records| records.iter().any(|record| record.opened && !record.ended)));
@@ -144,7 +124,7 @@ fn what_is_recorded_is_served_again() {
     let folder = Folder::new("record");
     let greeting: Vec<_> = (0..200).map(|n| Message::text(format!("tick {n}"))).collect();
     let server = Server::start(Script::silent().greet(move |_| greeting.clone())).unwrap();
-    let file = folder.at("ticks.jsonl.zst");
+    let file = argument(folder.at("ticks.jsonl.zst"));
     let mut child = wsup(&["record", &server.url(), "-o", &file]).spawn().unwrap();
     assert!(server.wait_until(LONG, |records| records.iter().any(|record| record.served == 200)));
     assert_eq!(terminate(&mut child), Some(0));
@@ -163,8 +143,8 @@ fn a_desk_runs_from_its_file_and_says_how_it_ended() {
     let folder = Folder::new("run");
     let server = Server::echo().unwrap();
     let text = format!("[clients.one]\nurl = \"{0}\"\n[clients.two]\nurl = \"{0}\"\n", server.url());
-    let file = folder.file("desk.toml", &text);
-    let socket = folder.at("s.sock");
+    let file = argument(folder.file("desk.toml", &text));
+    let socket = argument(folder.at("s.sock"));
     let mut child = wsup(&["run", &file, "--json", "--status", &socket]).spawn().unwrap();
     assert!(server.wait_until(LONG, |records| records.iter().filter(|record| record.opened).count() == 2));
     eventually("the status is served", || Path::new(&socket).exists());
@@ -179,7 +159,7 @@ fn a_desk_runs_from_its_file_and_says_how_it_ended() {
     }
 
     let refused = Server::start(Script::refuse(403)).unwrap();
-    let file = folder.file("parked.toml", &format!("[clients.a]\nurl = \"{}\"\n", refused.url()));
+    let file = argument(folder.file("parked.toml", &format!("[clients.a]\nurl = \"{}\"\n", refused.url())));
     let mut child = wsup(&["run", &file]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("a ! parked")));

@@ -99,8 +99,7 @@ impl ClientState {
         let now = Instant::now();
         let id = ClientId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let name = settings.name.clone().unwrap_or_else(|| format!("{}:{}", id.0, settings.target.host));
-        let venue = hooks.venue.as_ref().map(|venue| venue.name()).filter(|name| !name.is_empty());
-        let venue = venue.unwrap_or(&settings.target.host).into();
+        let venue = hooks.venue_or(&settings.target.host).into();
         let tag = Tag { id, name: name.into(), venue };
         let (own, events) = crossbeam_channel::unbounded();
         let outlet = match &hooks.delivery.0 {
@@ -186,9 +185,8 @@ impl ClientState {
         let (pending_requests, requests) = core.asked.look(|table| (table.pending(), table.outcomes()));
         let books = &core.mailbox.source.books;
         let unread = self.events.len();
-        let depths = Depths { queued: books.waiting(), unread, pending_requests };
-        let stats = core.counters.snapshot(&core.duty, &core.pauses, books.tally.read(), depths, requests);
-        Stats { last_message: core.health.last_message(), ..stats }
+        let depths = Depths { queued: books.waiting(), unread, pending_requests, requests };
+        core.counters.snapshot(&core.health, &core.duty, &core.pauses, books.tally.read(), depths)
     }
 
     /// Gives what is counted to the facade, if there is one.

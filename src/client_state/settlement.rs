@@ -86,13 +86,12 @@ impl ClientState {
     /// As `settle_for`, for a connection that is over while the client goes on.
     pub(crate) fn settle_connection(&self, life: &mut Life, link: &mut Link, reason: DisconnectReason) -> usize {
         let epoch = life.epoch;
-        let why = reason.clone();
         let last = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
         let handed_back = self.settle_for(life, link, Pass::Queue, last);
-        if let (Some(tap), Some(event)) = (self.core.tap(), life.untold.back()) {
-            tap.event(event);
+        if let Some(event @ Event::Disconnected { reason, .. }) = life.untold.back() {
+            self.core.tap().iter().for_each(|tap| tap.event(event));
+            metrics::disconnected(&self.core.tag, reason);
         }
-        metrics::disconnected(&self.core.tag, &why);
         handed_back
     }
 

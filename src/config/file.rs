@@ -207,46 +207,23 @@ impl ClientFile {
             config = config.backoff(base.0, cap.0);
         }
         macro_rules! set {
-            ($($option:ident: $map:expr;)*) => { $(
-                config = self.$option.into_iter().fold(config, |config, value| config.$option($map(value)));
+            ($map:expr => $($option:ident)*) => { $(
+                config = self.$option.into_iter().fold(config, |config, value| config.$option(($map)(value)));
             )* };
         }
-        let time = |time: Time| time.0;
-        set! {
-            subprotocol_choice: std::convert::identity;
-            host_header: std::convert::identity;
-            redirects: std::convert::identity;
-            socket: SocketFile::build;
-            connect_timeout: time;
-            tcp_nodelay: std::convert::identity;
-            restart: std::convert::identity;
-            stale_after: time;
-            stale_channel_after: time;
-            stale_action: std::convert::identity;
-            park_on: std::convert::identity;
-            max_retries: std::convert::identity;
-            jitter: std::convert::identity;
-            stable_after: time;
-            close_timeout: time;
-            overflow: std::convert::identity;
-            event_capacity: std::convert::identity;
-            event_bytes: std::convert::identity;
-            send_capacity: std::convert::identity;
-            send_bytes: std::convert::identity;
-            queue_while_disconnected: std::convert::identity;
-            max_message_size: std::convert::identity;
-            read_buffer: std::convert::identity;
-            request_timeout: time;
-            max_age: time;
-            idle_strategy: IdleStrategy::from;
-            pin_to: std::convert::identity;
-            stack_size: std::convert::identity;
-            stall_threshold: time;
-            low_latency: std::convert::identity;
+        set! { |value| value =>
+            subprotocol_choice host_header redirects tcp_nodelay restart stale_action park_on max_retries jitter overflow
+            event_capacity event_bytes send_capacity send_bytes queue_while_disconnected max_message_size read_buffer pin_to
+            stack_size low_latency
         }
+        set! { |time: Time| time.0 =>
+            connect_timeout stale_after stale_channel_after stable_after close_timeout request_timeout max_age stall_threshold
+        }
+        set! { SocketFile::build => socket }
+        set! { IdleStrategy::from => idle_strategy }
         #[cfg(feature = "compression")]
         {
-            set! { compression: CompressionFile::build; }
+            set! { CompressionFile::build => compression }
             config = match self.decode {
                 Some(DecodeFile::Gzip) => config.decode(crate::config::decode::Decode::gzip()),
                 Some(DecodeFile::DeflateRaw) => config.decode(crate::config::decode::Decode::deflate_raw()),
@@ -254,9 +231,9 @@ impl ClientFile {
             };
         }
         #[cfg(feature = "real-time")]
-        set! { real_time_priority: std::convert::identity; }
+        set! { |value| value => real_time_priority }
         #[cfg(feature = "kernel-timestamps")]
-        set! { kernel_timestamps: std::convert::identity; }
+        set! { |value| value => kernel_timestamps }
         faults.extend(config.validate().err().into_iter().flatten());
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }

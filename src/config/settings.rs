@@ -90,6 +90,13 @@ pub(crate) struct Hooks {
     pub(crate) decode: Option<Decode>,
 }
 
+impl Hooks {
+    /// What the venue is called, or this.
+    pub(crate) fn venue_or<'a>(&'a self, host: &'a str) -> &'a str {
+        self.venue.as_ref().map(|venue| venue.name()).filter(|name| !name.is_empty()).unwrap_or(host)
+    }
+}
+
 /// Faults as they are found.
 struct Faults(Vec<ConfigError>);
 

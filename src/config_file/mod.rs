@@ -31,7 +31,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 pub use self::tree::Format;
@@ -101,17 +101,16 @@ impl fmt::Display for FileError {
 impl Error for FileError {}
 
 /// The file as a whole.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct DeskFile {
     /// Where the schema is: for editors.
-    #[serde(rename = "$schema", skip_serializing)]
+    #[serde(rename = "$schema")]
     #[allow(dead_code)]
     schema: Option<String>,
     supervisor: SupervisorFile,
     /// Records all clients. Needs the feature `record`.
     #[cfg(feature = "record")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     recorder: Option<RecorderFile>,
     /// Rate limits that clients share by their names.
     limits: BTreeMap<String, LimitFile>,
@@ -122,7 +121,7 @@ struct DeskFile {
 }
 
 /// The supervisor. Each key is the setting of `SupervisorBuilder` of that name.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct SupervisorFile {
     intensity: Option<Intensity>,
@@ -134,7 +133,7 @@ struct SupervisorFile {
     metrics_interval: Option<Time>,
 }
 
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct Intensity {
     max_restarts: usize,
     window: Time,
@@ -142,7 +141,7 @@ struct Intensity {
 
 /// A recorder, as `record::Recorder::builder`.
 #[cfg(feature = "record")]
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct RecorderFile {
     /// The file. Must be there.
@@ -248,8 +247,7 @@ impl Desk {
         let all = self.clients.iter().filter_map(|(key, config)| {
             let settings = config.resolve().ok()?;
             let name = settings.name.clone().unwrap_or_else(|| key.clone()).into();
-            let venue = settings.hooks.venue.as_ref().map(|venue| venue.name().to_owned()).unwrap_or_default();
-            let tag = Tag { id: ClientId(0), name, venue: venue.into() };
+            let tag = Tag { id: ClientId(0), name, venue: settings.hooks.venue_or(&settings.target.host).into() };
             Some((key.clone(), effective(&tag, &settings)))
         });
         Value::Object(all.collect())
@@ -305,15 +303,15 @@ fn parse(text: &str, format: Format, variable: &dyn Fn(&str) -> Option<String>) 
     let schema = Desk::schema();
     refuse_lists(&schema, &resolve(&schema, &schema), &tree, &mut Vec::new(), &mut flaws);
     let file = read(&tree, &as_written, &schema, &mut flaws);
-    let at = |path: &[&str]| tree.place(&path.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>());
+    let flaw = |path: &[&str], rule: &str| {
+        let path: Vec<_> = path.iter().map(|key| (*key).to_owned()).collect();
+        Flaw { mark: tree.place(&path), key: path.join("."), rule: rule.to_owned() }
+    };
     let mut limits = BTreeMap::<String, RateLimit>::new();
     for (name, limit) in &file.limits {
         match limit.build() {
             Ok(limit) => drop(limits.insert(name.clone(), limit)),
-            Err(fault) => {
-                let (mark, rule) = (at(&["limits", name]), fault.rule().to_owned());
-                flaws.push(Flaw { mark, key: format!("limits.{name}"), rule });
-            }
+            Err(fault) => flaws.push(flaw(&["limits", name], fault.rule())),
         }
     }
     let mut clients = Vec::new();
@@ -327,45 +325,39 @@ fn parse(text: &str, format: Format, variable: &dyn Fn(&str) -> Option<String>) 
                 let is_new =
                     |fault: &ConfigError| !known.iter().any(|key| key.split('.').next() == Some(fault.option()));
                 for fault in faults.into_iter().filter(is_new) {
-                    let mark = at(&["clients", &name, fault.option()]);
-                    let key = format!("clients.{name}.{}", fault.option());
+                    let found = flaw(&["clients", &name, fault.option()], fault.rule());
                     // Of `defaults` it is told once, not of each client.
-                    if flaws.iter().any(|flaw| flaw.mark == mark && flaw.rule == fault.rule()) {
-                        continue;
+                    if !flaws.iter().any(|flaw| flaw.mark == found.mark && flaw.rule == found.rule) {
+                        flaws.push(found);
                     }
-                    flaws.push(Flaw { mark, key, rule: fault.rule().to_owned() });
                 }
             }
         }
     }
     let supervisor = supervisor(&file.supervisor);
     if let Err(fault) = supervisor.check() {
-        let mark = at(&["supervisor", fault.option()]);
-        flaws.push(Flaw { mark, key: format!("supervisor.{}", fault.option()), rule: fault.rule().to_owned() });
+        flaws.push(flaw(&["supervisor", fault.option()], fault.rule()));
     }
     #[cfg(feature = "record")]
     let recorder = file.recorder.and_then(|file| {
         if file.path.is_none() {
-            let rule = "a recorder must have a `path`".to_owned();
-            flaws.push(Flaw { mark: at(&["recorder"]), key: "recorder".into(), rule });
+            flaws.push(flaw(&["recorder"], "a recorder must have a `path`"));
         }
         recorder(file)
     });
     if supervisor.max_clients.is_some_and(|most| most > 0 && clients.len() > most) {
-        let rule = format!("there are {} clients", clients.len());
-        flaws.push(Flaw { mark: at(&["supervisor", "max_clients"]), key: "supervisor.max_clients".into(), rule });
+        flaws.push(flaw(&["supervisor", "max_clients"], &format!("there are {} clients", clients.len())));
     }
     let mut names = BTreeMap::<String, String>::new();
     for (key, config) in &clients {
         let name = config.name.clone().unwrap_or_default();
         if let Some(other) = names.insert(name, key.clone()) {
-            let mark = at(&["clients", key, "name"]);
             let rule = format!("the client `{other}` has this name already");
-            flaws.push(Flaw { mark, key: format!("clients.{key}.name"), rule });
+            flaws.push(flaw(&["clients", key, "name"], &rule));
         }
     }
     if clients.is_empty() && flaws.is_empty() {
-        flaws.push(Flaw { mark: tree.mark, key: "clients".into(), rule: "must have at least one client".into() });
+        flaws.push(flaw(&["clients"], "must have at least one client"));
     }
     if !flaws.is_empty() {
         return Err(flaws);

@@ -233,7 +233,7 @@ impl Node {
         let mut at = self;
         for key in path {
             at = match &at.kind {
-                Kind::List(list) => list.get(key.trim_matches(['[', ']']).parse::<usize>().ok()?)?,
+                Kind::List(list) => list.get(key.parse::<usize>().ok()?)?,
                 _ => &at.get(key)?.node,
             };
         }
@@ -259,7 +259,7 @@ impl Node {
         let (first, rest) = path.split_first()?;
         match &self.kind {
             Kind::List(list) => {
-                let node = list.get(first.trim_matches(['[', ']']).parse::<usize>().ok()?)?;
+                let node = list.get(first.parse::<usize>().ok()?)?;
                 Some(node.place(rest))
             }
             _ => self.get(first).map(|entry| entry.node.find(rest).unwrap_or(entry.mark)),

@@ -173,27 +173,23 @@ pub(super) fn write(head: Head, payload: &[u8], client: &str, at: SystemTime, re
     };
     // Writing to a string does not fail.
     let _ = write!(to, r#"{{"ts":"{}","dir":"{dir}","#, humantime::format_rfc3339_micros(at));
-    let base64 = |kind: &str, to: &mut String| {
+    let base64 = |kind: &str, bytes: &[u8], to: &mut String| {
         let _ = write!(to, r#""type":"{kind}","data":""#);
-        BASE64.encode_append(payload, to);
+        BASE64.encode_append(bytes, to);
         to.push_str(r#"","binary":true"#);
     };
     match head.sort {
         Sort::Text => {
-            let text = String::from_utf8_lossy(payload);
-            let text = if redacts { redact::redacted(&text) } else { text };
             to.push_str(r#""type":"text","data":"#);
-            string(&text, to);
+            string(&shown(payload, redacts), to);
         }
-        Sort::Binary => match std::str::from_utf8(payload).ok().filter(|_| redacts).map(redact::redacted) {
-            // JSON that a venue calls binary holds secrets as well as text does.
-            Some(Cow::Owned(text)) => {
-                let _ = write!(to, r#""type":"binary","data":"{}","binary":true"#, BASE64.encode(text.as_bytes()));
-            }
-            _ => base64("binary", to),
-        },
-        Sort::Ping => base64("ping", to),
-        Sort::Pong => base64("pong", to),
+        // JSON that a venue calls binary holds secrets as well as text does.
+        Sort::Binary if std::str::from_utf8(payload).is_ok() => {
+            base64("binary", shown(payload, redacts).as_bytes(), to)
+        }
+        Sort::Binary => base64("binary", payload, to),
+        Sort::Ping => base64("ping", payload, to),
+        Sort::Pong => base64("pong", payload, to),
         Sort::Close => {
             let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
             to.push_str(r#""type":"close","data":"#);
@@ -204,8 +200,7 @@ pub(super) fn write(head: Head, payload: &[u8], client: &str, at: SystemTime, re
         }
         // `{"type":…,"data":…}` already: what is between the braces.
         Sort::Event => {
-            let text = String::from_utf8_lossy(payload);
-            let text = if redacts { redact::redacted(&text) } else { text };
+            let text = shown(payload, redacts);
             to.push_str(text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default());
         }
     }
@@ -219,6 +214,15 @@ pub(super) fn write(head: Head, payload: &[u8], client: &str, at: SystemTime, re
         to.push_str(r#","own":true"#);
     }
     to.push_str("}\n");
+}
+
+/// The payload as text, without its secrets unless they are asked for.
+fn shown(payload: &[u8], redacts: bool) -> Cow<'_, str> {
+    match String::from_utf8_lossy(payload) {
+        text if !redacts => text,
+        Cow::Borrowed(text) => redact::redacted(text),
+        Cow::Owned(text) => Cow::Owned(redact::redacted(&text).into_owned()),
+    }
 }
 
 fn string(text: &str, to: &mut String) {

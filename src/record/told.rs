@@ -15,44 +15,36 @@ use crate::state::DisconnectReason;
 
 /// `{"type": …, "data": {…}}`; `None` for a message, which is a frame, and for what sums up others.
 pub(super) fn told(event: &Event) -> Option<Value> {
-    let (kind, data) = match event {
+    let data = match event {
         Event::Open { epoch, restored, refused, pending } => {
             let refused: Vec<_> = refused.iter().map(|refused| &refused.channel).collect();
-            ("open", json!({ "epoch": epoch, "restored": restored, "refused": refused, "pending": pending }))
+            json!({ "epoch": epoch, "restored": restored, "refused": refused, "pending": pending })
         }
         Event::Disconnected { epoch, reason, unsent, uncertain } => {
             let (unsent, uncertain) = (texts(unsent), texts(uncertain));
             let (kind, text) = (reason.kind(), bare(reason));
-            let data =
-                json!({ "epoch": epoch, "reason": kind, "text": text, "unsent": unsent, "uncertain": uncertain });
-            ("disconnected", data)
+            json!({ "epoch": epoch, "reason": kind, "text": text, "unsent": unsent, "uncertain": uncertain })
         }
         Event::ConnectFailed { attempt, error, retry_in } => {
             let retry_in = retry_in.map(|wait| wait.as_secs_f64());
-            let data =
-                json!({ "attempt": attempt, "reason": error.kind(), "text": error.to_string(), "retry_in": retry_in });
-            ("connect_failed", data)
+            json!({ "attempt": attempt, "reason": error.kind(), "text": error.to_string(), "retry_in": retry_in })
         }
         Event::Restarted { reason, restarts } => {
-            ("restarted", json!({ "reason": reason.kind(), "text": reason.to_string(), "restarts": restarts }))
+            json!({ "reason": reason.kind(), "text": reason.to_string(), "restarts": restarts })
         }
-        Event::Parked { reason, .. } => ("parked", json!({ "reason": reason.kind(), "text": reason.to_string() })),
-        Event::Closed { reason, .. } => ("closed", json!({ "reason": reason.kind(), "text": reason.to_string() })),
-        Event::ReadingPaused => ("reading_paused", json!({})),
-        Event::ReadingResumed { after } => ("reading_resumed", json!({ "after": after.as_secs_f64() })),
-        Event::Stale { channel, silent_for } => {
-            ("stale", json!({ "channel": channel, "silent_for": silent_for.as_secs_f64() }))
-        }
-        Event::Lagged { dropped } => ("lagged", json!({ "dropped": dropped })),
+        Event::Parked { reason, .. } => json!({ "reason": reason.kind(), "text": reason.to_string() }),
+        Event::Closed { reason, .. } => json!({ "reason": reason.kind(), "text": reason.to_string() }),
+        Event::ReadingPaused => json!({}),
+        Event::ReadingResumed { after } => json!({ "after": after.as_secs_f64() }),
+        Event::Stale { channel, silent_for } => json!({ "channel": channel, "silent_for": silent_for.as_secs_f64() }),
+        Event::Lagged { dropped } => json!({ "dropped": dropped }),
         Event::SubscriptionRefused(refused) => {
-            let (channel, text) = (&refused.channel, refused.error.to_string());
-            ("subscription_refused", json!({ "channel": channel, "text": text }))
+            json!({ "channel": refused.channel, "text": refused.error.to_string() })
         }
-        Event::Response(response) => ("response", of_response(response)),
-        Event::LateResponse(response) => ("late_response", of_response(response)),
+        Event::Response(response) | Event::LateResponse(response) => of_response(response),
         Event::Message(_) | Event::Collapsed { .. } => return None,
     };
-    Some(json!({ "type": kind, "data": data }))
+    Some(json!({ "type": event.kind(), "data": data }))
 }
 
 fn texts(messages: &[Message]) -> Vec<String> {

@@ -93,7 +93,7 @@ impl Table {
 
     /// What is counted of all clients, and of them together.
     pub(super) fn publish_metrics(&self) {
-        let _turn = self.publishing();
+        let _turn = self.publishing.lock();
         // Publishing is the recorder's code: not under the table's lock.
         let states: Vec<_> = self.rows.lock().children.values().map(|child| child.state.clone()).collect();
         states.iter().for_each(|state| state.publish_metrics());

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use parking_lot::{Condvar, Mutex, MutexGuard, ReentrantMutex, ReentrantMutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard, ReentrantMutex};
 
 use super::child::{Child, ClientCount, ClientInfo, ClientPhase};
 use super::event::{ShutdownReport, SupervisorEvent, SupervisorExit};
@@ -65,7 +65,8 @@ pub(crate) struct Table {
     recent: Mutex<VecDeque<Noted>>,
     /// What is to be published, by code that is not ours, once no lock of ours is held.
     owed: Mutex<VecDeque<Owed>>,
-    publishing: ReentrantMutex<()>,
+    /// One thread publishes at a time.
+    pub(super) publishing: ReentrantMutex<()>,
     /// There is no supervisor any more who would hear a notice.
     pub(super) ended: AtomicBool,
 }
@@ -365,21 +366,13 @@ impl Table {
         }
     }
 
-    /// One thread publishes at a time.
-    pub(super) fn publishing(&self) -> ReentrantMutexGuard<'_, ()> {
-        self.publishing.lock()
-    }
-
     /// Publishes what is owed. Called without any lock: a recorder may do what it likes, but not at the same time twice.
     pub(super) fn publish_owed(&self) {
         let _turn = self.publishing.lock();
-        loop {
-            // A statement of its own: the lock is let go of before foreign code runs.
-            let owed = self.owed.lock().pop_front();
-            match owed {
-                Some(publish) => publish(),
-                None => break,
-            }
+        // The lock is let go of before foreign code runs.
+        let next = || self.owed.lock().pop_front();
+        while let Some(publish) = next() {
+            publish();
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::policy::requests::RequestOutcomes;
 use crate::telemetry::counter::{Counter, Percentiles, Times};
 use crate::telemetry::duty::{Duty, Pauses};
+use crate::telemetry::health::Health;
 
 /// A client's counters since it was spawned, across reconnects and restarts. They are read one by one, so while the
 /// client runs they may be a message apart from one another.
@@ -67,12 +68,13 @@ pub struct Stats {
     pub time_in_socket: Percentiles,
 }
 
-/// What waits, in both directions.
+/// What waits, in both directions, and how requests ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Depths {
     pub(crate) queued: usize,
     pub(crate) unread: usize,
     pub(crate) pending_requests: usize,
+    pub(crate) requests: RequestOutcomes,
 }
 
 /// What became of what was accepted.
@@ -104,14 +106,14 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn snapshot(
         &self,
+        health: &Health,
         duty: &Duty,
         pauses: &Pauses,
         ended: Ended,
         depths: Depths,
-        requests: RequestOutcomes,
     ) -> Stats {
         let Ended { accepted, sent, unsent, uncertain, bytes } = ended;
-        let Depths { queued, unread, pending_requests } = depths;
+        let Depths { queued, unread, pending_requests, requests } = depths;
         let now = Instant::now();
         let epoch = self.epoch.get();
         let (before, received) = (self.received_before.get(), self.received.get());
@@ -127,7 +129,7 @@ impl Counters {
             dropped: self.dropped.get(),
             bytes_received: self.bytes_received.get(),
             bytes_sent: bytes,
-            last_message: None,
+            last_message: health.last_message(),
             queued,
             unread,
             pending_requests,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -78,8 +78,8 @@ impl Server {
     }
 }
 
-/// What [`Server::replay`] plays, to be combined with other conduct.
-pub(super) fn script(entries: impl IntoIterator<Item = Entry>, pace: Pace) -> Script {
+/// What [`Server::replay`] plays.
+fn script(entries: impl IntoIterator<Item = Entry>, pace: Pace) -> Script {
     let mut first = None;
     let mut due = move |entry: &Entry| {
         let since = entry.at.duration_since(*first.get_or_insert(entry.at)).unwrap_or_default();
@@ -150,28 +150,10 @@ pub fn replay(
 ) -> Result<Vec<Replayed>, StartError> {
     let mut rehearsal = Rehearsal::new(config)?;
     let begun = Instant::now();
-    let (mut first, mut zero, mut now, mut open) = (None, None::<Zero>, Duration::ZERO, None);
+    let (mut clock, mut now, mut has_opened) = (Clock::default(), Duration::ZERO, false);
     let mut sent = Vec::new();
     for entry in entries {
-        // By the monotonic clock, unless another recorder's begins, or there is none: then the wall's says how much went by.
-        let by_wall = entry.at.duration_since(*first.get_or_insert(entry.at)).unwrap_or_default();
-        let since = match (entry.since, &mut zero) {
-            (Some(mono), Some(zero)) if mono >= zero.latest => {
-                zero.latest = mono;
-                zero.at + (mono - zero.mono)
-            }
-            (Some(mono), slot) => {
-                let begins = slot.is_none();
-                let at = if begins { Duration::ZERO } else { by_wall.max(now) };
-                // A little behind the other of two writers is no new beginning.
-                let behind = slot.as_ref().is_some_and(|zero| zero.latest - mono < ONE_CLOCK);
-                if !behind {
-                    *slot = Some(Zero { mono, latest: mono, at });
-                }
-                if behind { now } else { at }
-            }
-            (None, _) => by_wall,
-        };
+        let since = clock.read(&entry, now);
         // Of two clocks, or two writers, one may be a little behind: time does not run back.
         let (until, mut at_once) = (since.max(now), 0);
         while let Some(at) = rehearsal.next_timer().map(|at| at.saturating_duration_since(begun).max(now)) {
@@ -189,9 +171,9 @@ pub fn replay(
         rehearsal.set_now(begun + now);
         if let Some(message) = entry.message() {
             // A recording of others has no events: what comes comes on an open connection.
-            if open.is_none() {
+            if !has_opened {
                 rehearsal.open(entry.epoch.max(1));
-                open = Some(entry.epoch);
+                has_opened = true;
                 handler.on_open(&mut rehearsal.context());
             }
             let message = make::received(message.clone(), begun + now);
@@ -200,7 +182,7 @@ pub fn replay(
         match entry.event() {
             Some(Event::Open { epoch, .. }) => {
                 rehearsal.open(epoch);
-                open = Some(epoch);
+                has_opened = true;
                 handler.on_open(&mut rehearsal.context());
             }
             Some(event) => {
@@ -210,7 +192,7 @@ pub fn replay(
                 if let Event::Disconnected { .. } = event {
                     // What the recording says was handed back is what the handler is told.
                     drop(rehearsal.disconnect());
-                    open = Some(0);
+                    has_opened = true;
                 }
                 handler.on_event(&mut rehearsal.context(), event);
             }
@@ -224,9 +206,37 @@ pub fn replay(
 /// Entries of one recorder are no further apart than this where they are out of order.
 const ONE_CLOCK: Duration = Duration::from_secs(1);
 
+/// The time of a replay, from the clocks of a recording: by the monotonic one, unless another recorder's begins, or there is none;
+/// then the wall's says how much went by.
+#[derive(Default)]
+struct Clock {
+    first: Option<SystemTime>,
+    zero: Option<Zero>,
+}
+
 /// Where a recorder's clock begins in the time of the replay.
 struct Zero {
     mono: Duration,
     latest: Duration,
     at: Duration,
+}
+
+impl Clock {
+    /// When the entry is; it is `now` in the replay.
+    fn read(&mut self, entry: &Entry, now: Duration) -> Duration {
+        let by_wall = entry.at.duration_since(*self.first.get_or_insert(entry.at)).unwrap_or_default();
+        let Some(mono) = entry.since else { return by_wall };
+        match &mut self.zero {
+            Some(zero) if mono >= zero.latest => {
+                zero.latest = mono;
+                return zero.at + (mono - zero.mono);
+            }
+            // A little behind the other of two writers is no new beginning.
+            Some(zero) if zero.latest - mono < ONE_CLOCK => return now,
+            _ => {}
+        }
+        let at = if self.zero.is_some() { by_wall.max(now) } else { Duration::ZERO };
+        self.zero = Some(Zero { mono, latest: mono, at });
+        at
+    }
 }

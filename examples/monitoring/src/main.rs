@@ -143,7 +143,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn client(server: &Server, name: &str) -> Result<ClientConfig, Box<dyn Error>> {
-    let config = ClientConfig::new(server.url())?.name(name).heartbeat(Heartbeat::ping_pong(Duration::from_millis(500)));
+    let config =
+        ClientConfig::new(server.url())?.name(name).heartbeat(Heartbeat::ping_pong(Duration::from_millis(500)));
     Ok(config.backoff(Duration::from_millis(100), Duration::from_secs(1)).close_timeout(Duration::from_secs(2)))
 }
 

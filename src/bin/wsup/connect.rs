@@ -1,12 +1,13 @@
 //! `wsup connect`, and what it has in common with `wsup record`.
 
 use std::io::BufRead;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, after, bounded, never, select};
 use ws_supervisor::config_file::filled_in;
-use ws_supervisor::record::Recorder;
+use ws_supervisor::record::{Recorder, RecorderBuilder};
 use ws_supervisor::testing::DeribitServer;
 use ws_supervisor::venue::{binance::Binance, deribit::Deribit};
 use ws_supervisor::{
@@ -74,6 +75,17 @@ pub fn ending(event: &Event) -> Option<ExitCode> {
     }
 }
 
+/// How it went. One that never connected was of no use.
+pub fn outcome(ended: Option<ExitCode>, client: &Client) -> ExitCode {
+    ended.unwrap_or(if client.epoch() > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A recorder to this file, compressed where its name says so.
+pub fn recorder(file: &Path) -> RecorderBuilder {
+    let recorder = Recorder::builder(file);
+    if file.extension().is_some_and(|ending| ending == "zst") { recorder.zstd(3) } else { recorder }
+}
+
 /// How long a line of stdin waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -114,7 +126,7 @@ fn send_lines(client: Client) -> Receiver<()> {
 
 pub fn connect(options: &ConnectOptions) -> Outcome {
     let (mut config, exchange) = config(&options.target)?;
-    let recorder = options.record.as_ref().map(Recorder::start).transpose()?;
+    let recorder = options.record.as_ref().map(|file| recorder(file).start()).transpose()?;
     if let Some(recorder) = &recorder {
         config = config.record(recorder);
     }
@@ -138,7 +150,7 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
                 match (&event, options.json) {
                     (event, true) => writer.put(say::json(&name, event).to_string()),
                     (Event::Message(message), false) => writer.put(say::message_line(message)),
-                    (event, false) => say::words(event).iter().for_each(|words| eprintln!("{} {words}", say::now())),
+                    (event, false) => say::tell(event),
                 }
                 if let Some(code) = ending(&event) {
                     ended = Some(code);
@@ -156,8 +168,7 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
             recv(over) -> _ => break,
         }
     }
-    // One that never connected was of no use.
-    let outcome = ended.unwrap_or(ExitCode::from(u8::from(client.epoch() == 0)));
+    let outcome = outcome(ended, &client);
     let report = supervisor.shutdown(Duration::from_secs(5));
     if let Some(recorder) = recorder {
         recorder.flush(Duration::from_secs(10));

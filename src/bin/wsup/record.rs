@@ -6,17 +6,13 @@ use std::time::Duration;
 use crossbeam_channel::select;
 use ws_supervisor::Event;
 use ws_supervisor::Supervisor;
-use ws_supervisor::record::Recorder;
 
 use crate::arguments::RecordOptions;
 use crate::{Outcome, connect, say};
 
 pub fn record(options: &RecordOptions) -> Outcome {
     let (config, exchange) = connect::config(&options.target)?;
-    let mut recorder = Recorder::builder(&options.output);
-    if options.output.extension().is_some_and(|ending| ending == "zst") {
-        recorder = recorder.zstd(3);
-    }
+    let mut recorder = connect::recorder(&options.output);
     if let Some(bytes) = options.rotate {
         recorder = recorder.rotate_bytes(bytes);
     }
@@ -40,7 +36,7 @@ pub fn record(options: &RecordOptions) -> Outcome {
                         }
                     }
                 }
-                say::words(&event).iter().for_each(|words| eprintln!("{} {words}", say::now()));
+                say::tell(&event);
                 if let Some(code) = connect::ending(&event) {
                     ended = Some(code);
                     break;
@@ -50,8 +46,7 @@ pub fn record(options: &RecordOptions) -> Outcome {
             recv(ends) -> _ => break,
         }
     }
-    // One that never connected was of no use.
-    let mut outcome = ended.unwrap_or(ExitCode::from(u8::from(client.epoch() == 0)));
+    let mut outcome = connect::outcome(ended, &client);
     supervisor.shutdown(Duration::from_secs(5));
     let written = recorder.flush(Duration::from_secs(30));
     let status = recorder.status();

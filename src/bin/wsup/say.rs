@@ -98,12 +98,19 @@ impl Writer {
     }
 }
 
-/// A message as a line: text as it is, bytes in base64.
+/// A message's text, or its bytes in base64.
+fn data(message: &Message) -> String {
+    message.as_text().map_or_else(|| data_encoding::BASE64.encode(message.as_bytes()), str::to_owned)
+}
+
+/// A message as a line.
 pub fn message_line(message: &Message) -> String {
-    match message.as_text() {
-        Some(text) => text.replace('\n', " "),
-        None => data_encoding::BASE64.encode(message.as_bytes()),
-    }
+    data(message).replace('\n', " ")
+}
+
+/// An event on stderr; a message is none.
+pub fn tell(event: &Event) {
+    words(event).iter().for_each(|words| eprintln!("{} {words}", now()));
 }
 
 /// An event in words; `None` for a message.
@@ -158,27 +165,9 @@ pub fn words(event: &Event) -> Option<String> {
 pub fn json(client: &str, event: &Event) -> Value {
     match event {
         Event::Message(message) => {
-            let (kind, binary) = if message.is_text() { ("text", false) } else { ("binary", true) };
-            let data = match message.as_text() {
-                Some(text) => text.to_owned(),
-                None => data_encoding::BASE64.encode(message.as_bytes()),
-            };
-            json!({ "ts": now(), "client": client, "type": kind, "data": data, "binary": binary })
+            let kind = if message.is_text() { "text" } else { "binary" };
+            json!({ "ts": now(), "client": client, "type": kind, "data": data(message), "binary": message.is_binary() })
         }
-        event => {
-            let kind = match event {
-                Event::Open { .. } => "open",
-                Event::Disconnected { .. } => "disconnected",
-                Event::ConnectFailed { .. } => "connect_failed",
-                Event::Restarted { .. } => "restarted",
-                Event::Parked { .. } => "parked",
-                Event::Closed { .. } => "closed",
-                Event::Stale { .. } => "stale",
-                Event::Lagged { .. } => "lagged",
-                Event::SubscriptionRefused(_) => "subscription_refused",
-                _ => "event",
-            };
-            json!({ "ts": now(), "client": client, "type": kind, "data": words(event) })
-        }
+        event => json!({ "ts": now(), "client": client, "type": event.kind(), "data": words(event) }),
     }
 }
