@@ -127,6 +127,8 @@ fn what_is_recorded_is_served_again() {
     let file = argument(folder.at("ticks.jsonl.zst"));
     let mut child = wsup(&["record", &server.url(), "-o", &file]).spawn().unwrap();
     assert!(server.wait_until(LONG, |records| records.iter().any(|record| record.served == 200)));
+    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(errors.any(|line| line.unwrap().contains("open, connection 1")));
     assert_eq!(terminate(&mut child), Some(0));
     assert!(Path::new(&file).exists());
 
