@@ -107,6 +107,12 @@ impl Core {
         self.told.as_ref().is_some_and(|told| told.waiting.load(Ordering::Acquire) > 0)
     }
 
+    /// Whether a caller has something for the worker: a command, a value for the handler, or a message that could be written.
+    #[inline]
+    pub(crate) fn wants_a_turn(&self, can_write: bool) -> bool {
+        (can_write && self.mailbox.source.books.has_waiting()) || self.commands.pending() || self.has_told()
+    }
+
     /// Tells the worker, whatever it is doing.
     pub(crate) fn command(&self, kind: CommandKind, grace: Duration) -> Command {
         let given = Instant::now();

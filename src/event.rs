@@ -7,6 +7,7 @@ use crate::error::{ConnectError, RefusedChannel};
 use crate::handed_back::HandedBack;
 use crate::lifecycle::{End, ExitReason, ParkReason};
 use crate::message::Message;
+use crate::messages::Messages;
 use crate::response::Response;
 use crate::state::{ClientId, DisconnectReason};
 
@@ -51,6 +52,9 @@ pub enum Event {
     },
     /// A message from the server. One that answers a request goes to who asked, and not here.
     Message(Message),
+    /// Messages that one read brought, in their order: in place of [`Event::Message`], with
+    /// [`Delivery::batches`](crate::Delivery::batches) and only there.
+    Messages(Messages),
     /// What became of a request that was made with [`Client::post`](crate::Client::post) or
     /// [`Context::request`](crate::Context::request): in its place among the messages, as they came over the wire.
     Response(Box<Response>),
@@ -177,6 +181,7 @@ impl Event {
         match self {
             Self::Open { .. } => "open",
             Self::Message(_) => "message",
+            Self::Messages(_) => "messages",
             Self::Response(_) => "response",
             Self::LateResponse(_) => "late_response",
             Self::SubscriptionRefused(_) => "subscription_refused",

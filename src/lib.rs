@@ -22,7 +22,7 @@
 //!
 //! | room | files | what lives there |
 //! |---|---|---|
-//! | | `text` `message` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` | words that everything else uses |
+//! | | `text` `message` `messages` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` | words that everything else uses |
 //! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
 //! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
@@ -36,7 +36,7 @@
 //! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
 //! | | `core` | what every thread of a client may touch |
 //! | | `metrics` `no_metrics` | what is counted, given to the `metrics` facade |
-//! | `inbound/` | `backlog` `outlet` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
+//! | `inbound/` | `backlog` `outlet` `burst` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
 //! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` `file_parts` `file_connecting` `file` `effective` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
 //! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `certificate` `tls` `native_tls` `rustls` `secure` `http` `proxy` `handshake` `open` | from a URL to an open connection |
@@ -303,6 +303,7 @@ mod lifecycle;
 #[cfg_attr(docsrs, doc(cfg(feature = "live")))]
 pub mod live;
 mod message;
+mod messages;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod metrics;
@@ -367,6 +368,7 @@ pub use inbound::context::Context;
 pub use inbound::delivery::{Delivery, Handler};
 pub use lifecycle::{ExitReason, ParkReason, StartError, StopError, WaitError};
 pub use message::{CloseFrame, Message, MessageRef};
+pub use messages::Messages;
 pub use overflow::Overflow;
 pub use policy::heartbeat::{Heartbeat, HeartbeatKind};
 pub use policy::idle::IdleStrategy;

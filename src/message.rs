@@ -76,7 +76,7 @@ impl Message {
             Body::Text(text) => BodyRef::Text(text.as_str()),
             Body::Binary(bytes) => BodyRef::Binary(bytes),
         };
-        MessageRef { body, epoch: None, received_at: self.received_at, in_socket: self.in_socket }
+        MessageRef::of(body, self.received_at, self.in_socket)
     }
 
     /// Whether this is a text message.
@@ -250,7 +250,17 @@ pub(crate) enum BodyRef<'a> {
 impl<'a> MessageRef<'a> {
     #[inline]
     pub(crate) fn received(body: BodyRef<'a>, at: Instant, in_socket: Option<NonZeroU64>) -> Self {
-        Self { body, epoch: None, received_at: Some(at), in_socket }
+        Self::of(body, Some(at), in_socket)
+    }
+
+    #[inline]
+    pub(crate) fn of(body: BodyRef<'a>, received_at: Option<Instant>, in_socket: Option<NonZeroU64>) -> Self {
+        Self { body, epoch: None, received_at, in_socket }
+    }
+
+    #[inline]
+    pub(crate) fn times(&self) -> (Option<Instant>, Option<NonZeroU64>) {
+        (self.received_at, self.in_socket)
     }
 
     #[inline]
@@ -324,7 +334,8 @@ impl<'a> MessageRef<'a> {
         self.as_bytes().is_empty()
     }
 
-    /// The number of the connection that it came on; `None` for a view of a message that you made.
+    /// The number of the connection that it came on; `None` for a view of a message that you made, or that is
+    /// in a batch: there the latest [`Event::Open`](crate::Event::Open) has it.
     ///
     /// ```
     /// # use ws_supervisor::MessageRef;
@@ -372,14 +383,14 @@ impl<'a> MessageRef<'a> {
 /// For your handler's own tests.
 impl<'a> From<&'a str> for MessageRef<'a> {
     fn from(text: &'a str) -> Self {
-        Self { body: BodyRef::Text(text), epoch: None, received_at: None, in_socket: None }
+        Self::of(BodyRef::Text(text), None, None)
     }
 }
 
 /// For your handler's own tests.
 impl<'a> From<&'a [u8]> for MessageRef<'a> {
     fn from(bytes: &'a [u8]) -> Self {
-        Self { body: BodyRef::Binary(bytes), epoch: None, received_at: None, in_socket: None }
+        Self::of(BodyRef::Binary(bytes), None, None)
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Counts {
     /// One that keeps each message until the next.
     Keeper,
     Caller,
+    /// The same, with what was read in one go in one event.
+    CallerOfBatches,
 }
 
 /// How the server writes.
@@ -122,8 +124,10 @@ pub fn flood(wire: &Wire, contender: Contender, flood: Flood, messages: usize) -
             drop(client);
             rate
         }
-        Counts::Caller => {
-            let (mut server, client) = wire.upgraded(|url| connect(url, &|config| config.event_capacity(65_536)));
+        Counts::Caller | Counts::CallerOfBatches => {
+            let delivery = if counts == Counts::Caller { Delivery::channel() } else { Delivery::batches() };
+            let (mut server, client) =
+                wire.upgraded(|url| connect(url, &|config| config.event_capacity(65_536).delivery(delivery.clone())));
             let client = client.join().expect("the connecting thread");
             let consumer = std::thread::Builder::new()
                 .name("consumer".into())
@@ -133,7 +137,11 @@ pub fn flood(wire: &Wire, contender: Contender, flood: Flood, messages: usize) -
                         let events = client.events();
                         let mut left = messages;
                         while left > 0 {
-                            left -= usize::from(matches!(events.recv(), Ok(Event::Message(_))));
+                            left -= match events.recv() {
+                                Ok(Event::Message(message)) => usize::from(message.is_text()),
+                                Ok(Event::Messages(batch)) => batch.iter().filter(|message| message.is_text()).count(),
+                                _ => 0,
+                            };
                         }
                         let _ = sender.send(());
                     }

@@ -93,6 +93,7 @@ fn measure(table: &mut Table) {
         ("flood_128_kept", packed(Counts::Keeper, 128)),
         ("flood_1024_inline", packed(Counts::Handler, 1024)),
         ("flood_128_channel", packed(Counts::Caller, 128)),
+        ("flood_128_batches", packed(Counts::CallerOfBatches, 128)),
     ] {
         rate(table, key, &plain, flood, bare(false));
     }
@@ -129,6 +130,7 @@ fn measure(table: &mut Table) {
         ("tls_flood_128_inline", packed(Counts::Handler, 128)),
         ("tls_flood_1024_inline", packed(Counts::Handler, 1024)),
         ("tls_flood_128_channel", packed(Counts::Caller, 128)),
+        ("tls_flood_128_batches", packed(Counts::CallerOfBatches, 128)),
     ] {
         rate(table, key, &tls, flood, bare(false));
     }

@@ -103,7 +103,7 @@ impl ClientState {
         let tag = Tag { id, name: name.into(), venue };
         let (own, events) = crossbeam_channel::unbounded();
         let outlet = match &hooks.delivery.0 {
-            Way::Channel => Some(Outlet::Own { sender: own, given: 0 }),
+            Way::Channel { in_batches } => Some(Outlet::Own { sender: own, given: 0, in_batches: *in_batches }),
             Way::Shared(sender, given) => {
                 Some(Outlet::Shared { sender: sender.clone(), given: given.clone(), tag: tag.clone() })
             }

@@ -335,7 +335,7 @@ impl ClientConfig {
         self
     }
 
-    /// How many events wait unread before `overflow` applies. Defaults to 4,096.
+    /// How many events wait unread before `overflow` applies. Defaults to 4,096. Of a batch each message counts.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.event_capacity = Some(events);
         self

@@ -70,20 +70,25 @@ impl<'a> Consumer<'a> {
     /// A message, for the handler. Inlined where every message passes: a call and a move cost a tenth of a flood.
     #[inline(always)]
     pub(crate) fn message(&mut self, scene: Scene<'_>, message: MessageRef<'_>) {
-        let To::Handler { handler, timers } = &mut self.to else { return };
+        let Some((handler, mut context)) = self.on_stage(scene) else { return };
+        handler.on_message(&mut context, message);
+    }
+
+    /// The handler, if there is one, and what it may use.
+    #[inline(always)]
+    pub(crate) fn on_stage<'s>(&'s mut self, scene: Scene<'s>) -> Option<(&'s mut dyn Handler, Context<'s>)> {
+        let To::Handler { handler, timers } = &mut self.to else { return None };
         let Scene { core, outbox, epoch, now } = scene;
         core.duty.begin(now, Doing::Handler);
-        handler.on_message(&mut Context { core, outbox, timers, epoch, now }, message);
+        Some((&mut **handler, Context { core, outbox, timers, epoch, now }))
     }
 
     /// Any other event: never dropped.
     pub(crate) fn event(&mut self, scene: Scene<'_>, event: Event) {
         match &mut self.to {
             To::Queue(queue) => queue.push_event(event),
-            To::Handler { handler, timers } => {
-                let Scene { core, outbox, epoch, now } = scene;
-                core.duty.begin(now, Doing::Handler);
-                let mut context = Context { core, outbox, timers, epoch, now };
+            To::Handler { .. } => {
+                let Some((handler, mut context)) = self.on_stage(scene) else { return };
                 match event {
                     Event::Open { .. } => handler.on_open(&mut context),
                     event => handler.on_event(&mut context, event),
@@ -94,10 +99,8 @@ impl<'a> Consumer<'a> {
 
     /// A value of a caller's, for the handler.
     pub(crate) fn command(&mut self, scene: Scene<'_>, value: Box<dyn Any + Send>) {
-        let To::Handler { handler, timers } = &mut self.to else { return };
-        let Scene { core, outbox, epoch, now } = scene;
-        core.duty.begin(now, Doing::Handler);
-        handler.on_command(&mut Context { core, outbox, timers, epoch, now }, value);
+        let Some((handler, mut context)) = self.on_stage(scene) else { return };
+        handler.on_command(&mut context, value);
     }
 
     /// When a timer of the handler's is due.

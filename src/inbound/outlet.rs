@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::backlog::Backlog;
 use crate::event::{ClientEvent, Event};
 use crate::handed_back::HandedBack;
+use crate::messages::Messages;
 use crate::state::Tag;
 
 /// Where a queue ends: the client's own channel, or one shared by many.
@@ -18,13 +19,11 @@ pub(crate) enum Outlet {
     Own {
         sender: Sender<Event>,
         given: u64,
+        /// Messages cross as [`Event::Messages`], a lone one too.
+        in_batches: bool,
     },
     /// `given` counts what all its clients have put into it.
-    Shared {
-        sender: Sender<ClientEvent>,
-        given: Arc<AtomicU64>,
-        tag: Tag,
-    },
+    Shared { sender: Sender<ClientEvent>, given: Arc<AtomicU64>, tag: Tag },
 }
 
 /// Puts an event where it can be read, if there still is such a place.
@@ -43,8 +42,12 @@ impl Outlet {
     /// The channels are unbounded, the bound is ours. Returns the event's number in the channel, counted from 1.
     fn push(&mut self, event: Event) -> Result<u64, Deserted> {
         match self {
-            Self::Own { sender, given } => {
+            Self::Own { sender, given, in_batches } => {
                 *given += 1;
+                let event = match event {
+                    Event::Message(message) if *in_batches => Event::Messages(Messages::of(&[message])),
+                    event => event,
+                };
                 sender.send(event).map_err(|error| Deserted(error.0))?;
                 Ok(*given)
             }
@@ -57,10 +60,14 @@ impl Outlet {
         }
     }
 
+    pub(super) fn takes_batches(&self) -> bool {
+        matches!(self, Self::Own { in_batches: true, .. })
+    }
+
     /// How many events of the channel have been read.
     pub(super) fn taken(&self) -> u64 {
         match self {
-            Self::Own { sender, given } => given - sender.len() as u64,
+            Self::Own { sender, given, .. } => given - sender.len() as u64,
             Self::Shared { sender, given, .. } => given.load(Ordering::Relaxed).saturating_sub(sender.len() as u64),
         }
     }
@@ -94,24 +101,33 @@ impl Tail {
 pub(crate) type SharedTail = Arc<Mutex<Tail>>;
 
 /// What was handed over and is not read yet, by its numbers in the channel. A flood on a channel that is shared is so
-/// counted against the client that floods, and not against a quiet one.
+/// counted against the client that floods, and not against a quiet one. Of a batch each message counts.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
-    pub(super) events: VecDeque<(u64, u32)>,
+    given: VecDeque<Given>,
+    pub(super) events: usize,
     pub(super) bytes: usize,
 }
 
+#[derive(Debug)]
+struct Given {
+    number: u64,
+    events: usize,
+    bytes: usize,
+}
+
 impl Unread {
-    pub(super) fn push(&mut self, number: u64, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.events.push_back((number, bytes));
-        self.bytes += bytes as usize;
+    pub(super) fn push(&mut self, number: u64, events: usize, bytes: usize) {
+        self.given.push_back(Given { number, events, bytes });
+        self.events += events;
+        self.bytes += bytes;
     }
 
     pub(super) fn read_up_to(&mut self, number: u64) {
-        while let Some((_, bytes)) = self.events.front().filter(|(first, _)| *first <= number) {
-            self.bytes -= *bytes as usize;
-            self.events.pop_front();
+        while let Some(first) = self.given.front().filter(|first| first.number <= number) {
+            self.events -= first.events;
+            self.bytes -= first.bytes;
+            self.given.pop_front();
         }
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::backlog::{Backlog, Overrun};
+use super::burst::Burst;
 use super::outlet::{Capacity, Deserted, Outlet, SharedTail, Tail, Unread, put};
 use crate::event::Event;
 use crate::handed_back::HandedBack;
 use crate::lifecycle::End;
-use crate::message::Message;
+use crate::message::{Message, MessageRef};
 use crate::overflow::{AtLimit, Overflow, Stage};
 use crate::policy::requests::MAX_PENDING;
 use crate::state::Tag;
@@ -18,10 +19,6 @@ use crate::state::Tag;
 /// Lifecycle events that wait behind a full queue before they are summed up.
 const LIFECYCLE_LIMIT: usize = 1024;
 
-/// Messages that cross the channel in one go: as many as are taken apart in some ten microseconds.
-const BURST: usize = 256;
-
-#[derive(Debug)]
 pub(crate) struct Queue {
     tail: SharedTail,
     /// Something waits there for room; of that, so many bytes of answers, which no policy drops.
@@ -35,8 +32,7 @@ pub(crate) struct Queue {
     /// How much more the channel takes for sure; looked up again when used up.
     room: usize,
     byte_room: usize,
-    /// Read in one go and about to cross the channel in one go: a consumer that waits is woken once for all of them.
-    burst: Vec<Event>,
+    burst: Burst,
     handed_over: u64,
     /// So many messages handed back are kept when events are summed up.
     handed_back_limit: usize,
@@ -50,6 +46,7 @@ pub(crate) struct Queue {
 fn bytes_of(event: &Event) -> usize {
     match event {
         Event::Message(message) => message.len(),
+        Event::Messages(messages) => messages.bytes(),
         Event::Response(response) | Event::LateResponse(response) => {
             response.outcome.as_ref().map_or(0, |result| result.as_bytes().len())
         }
@@ -57,6 +54,14 @@ fn bytes_of(event: &Event) -> usize {
             let results = handed_back.responses.iter().filter_map(|response| response.outcome.as_ref().ok());
             results.map(|result| result.as_bytes().len()).sum()
         }
+        _ => 0,
+    }
+}
+
+fn messages_in(event: &Event) -> usize {
+    match event {
+        Event::Message(_) => 1,
+        Event::Messages(messages) => messages.len(),
         _ => 0,
     }
 }
@@ -71,6 +76,7 @@ impl Queue {
     ) -> Self {
         let behind = if overflow == Overflow::DropOldest { (capacity.events / 2).max(1) } else { 0 };
         let bytes = if behind > 0 { capacity.bytes / 2 } else { capacity.bytes };
+        let burst = Burst::to(&outlet);
         let tail = Tail { outlet: Some(outlet), backlog: Backlog::new(behind, bytes.max(1)) };
         Self {
             tail: Arc::new(Mutex::new(tail)),
@@ -82,7 +88,7 @@ impl Queue {
             unread: Unread::default(),
             room: 0,
             byte_room: 0,
-            burst: Vec::new(),
+            burst,
             handed_over: 0,
             handed_back_limit,
             warned: false,
@@ -109,7 +115,7 @@ impl Queue {
         if let Some(outlet) = &self.tail.lock().outlet {
             self.unread.read_up_to(outlet.taken());
         }
-        self.room = self.capacity.events.saturating_sub(self.unread.events.len());
+        self.room = self.capacity.events.saturating_sub(self.unread.events);
         self.byte_room = self.capacity.bytes.saturating_sub(self.unread.bytes);
         if self.room > self.capacity.events / 2 {
             self.warned = false;
@@ -118,11 +124,19 @@ impl Queue {
     }
 
     fn give(&mut self, event: Event) {
-        self.room = self.room.saturating_sub(1);
-        self.byte_room = self.byte_room.saturating_sub(bytes_of(&event));
-        self.handed_over += 1;
+        self.takes_room(bytes_of(&event));
         self.burst.push(event);
-        if self.burst.len() >= BURST {
+        self.end_burst();
+    }
+
+    fn takes_room(&mut self, bytes: usize) {
+        self.room = self.room.saturating_sub(1);
+        self.byte_room = self.byte_room.saturating_sub(bytes);
+        self.handed_over += 1;
+    }
+
+    fn end_burst(&mut self) {
+        if self.burst.is_full() {
             self.flush();
         }
     }
@@ -148,13 +162,13 @@ impl Queue {
             return;
         }
         let mut tail = self.tail.lock();
-        for event in self.burst.drain(..) {
-            let bytes = bytes_of(&event);
+        for event in self.burst.drain() {
+            let (bytes, messages) = (bytes_of(&event), messages_in(&event));
             match put(&mut tail.outlet, event) {
-                Ok(number) => self.unread.push(number, bytes),
+                Ok(number) => self.unread.push(number, messages.max(1), bytes),
                 Err(Deserted(event)) => {
                     self.deserted |= tail.outlet.is_some();
-                    self.lost += u64::from(matches!(event, Event::Message(_)));
+                    self.lost += messages as u64;
                     self.orphans.extend(event.into_handed_back());
                 }
             }
@@ -228,6 +242,20 @@ impl Queue {
         result
     }
 
+    /// Whether the next message goes straight into a batch: nothing waits before it, and there is room.
+    #[inline]
+    pub(crate) fn batches_next(&mut self) -> bool {
+        self.burst.makes_batches() && !self.waits && self.has_room()
+    }
+
+    /// A message from where it lies into a batch.
+    #[inline]
+    pub(crate) fn push_to_batch(&mut self, message: MessageRef<'_>) {
+        self.takes_room(message.len());
+        self.burst.push_view(message);
+        self.end_burst();
+    }
+
     /// Any other event: kept whatever the policy.
     pub(crate) fn push_event(&mut self, event: Event) {
         if self.refill() && self.has_room() {
@@ -256,7 +284,7 @@ impl Queue {
         if !self.warned {
             self.warned = true;
             let (name, overflow) = (&self.tag.name, self.overflow);
-            let (events, bytes) = (self.unread.events.len(), self.unread.bytes);
+            let (events, bytes) = (self.unread.events, self.unread.bytes);
             log::warn!(client:% = name; "client `{name}`: its event queue is full ({events} unread, {bytes} bytes): {overflow:?}");
         }
     }
@@ -292,184 +320,5 @@ impl Queue {
 
 #[cfg(test)]
 #[cfg_attr(not(feature = "property-tests"), allow(dead_code, unused_imports))]
-mod tests {
-    use super::*;
-    use crate::state::ClientId;
-    use crossbeam_channel::Receiver;
-    #[cfg(feature = "property-tests")]
-    use proptest::prelude::*;
-    use std::sync::atomic::AtomicU64;
-
-    fn queue(overflow: Overflow, capacity: usize) -> (Queue, Receiver<Event>) {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let tag = Tag { id: ClientId(1), name: "t".into(), venue: "v".into() };
-        let outlet = Outlet::Own { sender, given: 0 };
-        let capacity = Capacity { events: capacity, bytes: 1 << 20 };
-        (Queue::new(outlet, tag, overflow, capacity, 4), receiver)
-    }
-
-    fn opened(epoch: u64) -> Event {
-        Event::Open { epoch, restored: vec![], refused: vec![], pending: vec![] }
-    }
-
-    fn finish(queue: &mut Queue) {
-        queue.hand_over_all();
-        queue.tail.lock().outlet = None;
-    }
-
-    fn number(n: u64) -> Message {
-        Message::text(n.to_string())
-    }
-
-    fn read(event: &Event) -> Option<u64> {
-        match event {
-            Event::Message(message) => message.as_text()?.parse().ok(),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn backpressure_says_when_to_stop_and_when_to_go_on() {
-        let (mut queue, events) = queue(Overflow::Backpressure, 2);
-        for n in 0..2 {
-            assert!(queue.has_room_to_read());
-            queue.push_message(number(n), Stage::Open).unwrap();
-        }
-        assert!(!queue.has_room_to_read());
-        queue.push_event(opened(1));
-        assert!(!queue.has_room_to_read());
-        events.recv().unwrap();
-        assert!(!queue.has_room_to_read(), "the open event goes first");
-        events.recv().unwrap();
-        assert!(queue.has_room_to_read());
-        assert!(matches!(events.recv().unwrap(), Event::Open { epoch: 1, .. }));
-    }
-
-    #[test]
-    fn disconnect_overruns() {
-        let (mut queue, _events) = queue(Overflow::Disconnect, 1);
-        assert_eq!(queue.push_message(number(0), Stage::Open), Ok(0));
-        assert_eq!(queue.push_message(number(1), Stage::Open), Err(Overrun));
-    }
-
-    #[test]
-    fn what_nobody_reads_is_bounded_and_summed_up() {
-        let (mut queue, events) = queue(Overflow::Backpressure, 1);
-        for epoch in 0..5000 {
-            let reason = crate::state::DisconnectReason::Overflow;
-            let (unsent, uncertain) = (vec![number(epoch)], vec![]);
-            queue.push_event(Event::Disconnected { epoch, reason, unsent, uncertain });
-        }
-        assert!(queue.tail.lock().backlog.others() <= LIFECYCLE_LIMIT + 1);
-        finish(&mut queue);
-        let all: Vec<_> = events.iter().collect();
-        let Some(Event::Collapsed { events, handed_back, .. }) = all.last() else { panic!() };
-        let HandedBack { unsent, dropped, .. } = &**handed_back;
-        assert_eq!(all.len() as u64 - 1 + events, 5000);
-        assert_eq!(unsent.len(), 4);
-        assert_eq!(all.len() as u64 - 1 + unsent.len() as u64 + dropped, 5000);
-        assert_eq!(unsent.last(), Some(&number(4999)));
-    }
-
-    /// Sums of events and of dropped messages that alternate: each round must not leave one more of them.
-    #[test]
-    fn what_nobody_reads_is_bounded_though_messages_come_in_between() {
-        for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
-            let (mut queue, events) = queue(overflow, 2);
-            let (mut sent, mut dropped) = (0, 0);
-            for epoch in 0..12_000 {
-                queue.push_event(opened(epoch));
-                dropped += queue.push_message(number(epoch), Stage::Open).unwrap();
-                sent += 1;
-            }
-            assert!(
-                queue.tail.lock().backlog.others() <= LIFECYCLE_LIMIT + 2,
-                "{overflow:?}: {}",
-                queue.tail.lock().backlog.others()
-            );
-            finish(&mut queue);
-            let (mut seen, mut lost, mut told) = (0, 0, 0);
-            for event in events.iter() {
-                match event {
-                    Event::Message(_) => seen += 1,
-                    Event::Lagged { dropped } => lost += dropped,
-                    Event::Collapsed { events, dropped, .. } => (told, lost) = (told + events, lost + dropped),
-                    _ => told += 1,
-                }
-            }
-            assert_eq!((seen + lost, lost, told), (sent, dropped, 12_000), "{overflow:?}");
-        }
-    }
-
-    #[test]
-    fn a_flood_of_one_client_takes_no_room_from_another_on_the_same_channel() {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let given = Arc::new(AtomicU64::new(0));
-        let mut queues: Vec<_> = (1..3)
-            .map(|id| {
-                let tag = Tag { id: ClientId(id), name: "t".into(), venue: "v".into() };
-                let outlet = Outlet::Shared { sender: sender.clone(), given: given.clone(), tag: tag.clone() };
-                let capacity = Capacity { events: 4, bytes: 100 };
-                Queue::new(outlet, tag, Overflow::DropNewest, capacity, 4)
-            })
-            .collect();
-        let dropped: u64 = (0..100).map(|n| queues[0].push_message(number(n), Stage::Open).unwrap()).sum();
-        assert_eq!(dropped, 96);
-        queues[0].flush();
-        assert_eq!((0..4).map(|n| queues[1].push_message(number(n), Stage::Open).unwrap()).sum::<u64>(), 0);
-        queues[1].flush();
-        assert_eq!(receiver.try_iter().count(), 8);
-        assert_eq!(queues[1].push_message(number(5), Stage::Open), Ok(0));
-        queues[1].flush();
-        receiver.recv().unwrap();
-        // In bytes too: one of any length, then no more.
-        assert_eq!(queues[1].push_message(Message::binary(vec![0; 500]), Stage::Open), Ok(0));
-        assert_eq!(queues[1].push_message(number(6), Stage::Open), Ok(1));
-        drop(receiver);
-        queues[1].push_event(opened(1));
-        assert!(queues[1].hand_over_all_is_deserted());
-    }
-
-    impl Queue {
-        fn hand_over_all_is_deserted(&mut self) -> bool {
-            self.hand_over_all();
-            self.is_deserted()
-        }
-    }
-
-    #[cfg(feature = "property-tests")]
-    proptest! {
-        /// Under every dropping policy and any pace of the reader: order is kept, every lifecycle event arrives, every
-        /// message arrives or is counted exactly where it is missing, and memory stays bounded.
-        #[test]
-        fn nothing_is_lost_uncounted(
-            oldest in any::<bool>(), capacity in 1usize..12, steps in proptest::collection::vec(0u8..10, 1..400),
-        ) {
-            let overflow = if oldest { Overflow::DropOldest } else { Overflow::DropNewest };
-            let (mut queue, events) = queue(overflow, capacity);
-            let (mut sent, mut opened, mut dropped) = (0, 0, 0);
-            let mut seen = vec![];
-            for step in steps {
-                match step {
-                    0..=4 => { dropped += queue.push_message(number(sent), Stage::Open).unwrap(); sent += 1; }
-                    5 => { opened += 1; queue.push_event(super::tests::opened(opened)); }
-                    6 => { queue.hand_over(); }
-                    _ => seen.extend(events.try_recv()),
-                }
-                prop_assert!(events.len() + queue.tail.lock().backlog.messages() <= capacity.max(2));
-            }
-            finish(&mut queue);
-            seen.extend(events.iter());
-            let (mut next, mut epoch, mut lagged) = (0, 0, 0);
-            for event in &seen {
-                match event {
-                    Event::Message(_) => { prop_assert_eq!(read(event), Some(next)); next += 1; }
-                    Event::Open { epoch: e, .. } => { epoch += 1; prop_assert_eq!(*e, epoch); }
-                    Event::Lagged { dropped } => { next += dropped; lagged += dropped; }
-                    other => prop_assert!(false, "{:?}", other),
-                }
-            }
-            prop_assert_eq!((next, epoch, lagged), (sent, opened, dropped));
-        }
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

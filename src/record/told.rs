@@ -42,7 +42,7 @@ pub(super) fn told(event: &Event) -> Option<Value> {
             json!({ "channel": refused.channel, "text": refused.error.to_string() })
         }
         Event::Response(response) | Event::LateResponse(response) => of_response(response),
-        Event::Message(_) | Event::Collapsed { .. } => return None,
+        Event::Message(_) | Event::Messages(_) | Event::Collapsed { .. } => return None,
     };
     Some(json!({ "type": event.kind(), "data": data }))
 }

@@ -39,7 +39,7 @@ pub struct Stats {
     pub last_message: Option<Instant>,
     /// Accepted messages that wait to be written.
     pub queued: usize,
-    /// Events in [`Client::events`](crate::Client::events) that nobody has read yet.
+    /// Events in [`Client::events`](crate::Client::events) that nobody has read yet. A batch is one.
     pub unread: usize,
     /// Requests that wait for their answers.
     pub pending_requests: usize,

@@ -8,6 +8,7 @@ use crate::event::{ClientEvent, Event};
 use crate::handed_back::HandedBack;
 use crate::lifecycle::{ExitReason, ParkReason};
 use crate::message::Message;
+use crate::messages::Messages;
 use crate::request::{Json, RequestId, RpcError};
 use crate::response::Response;
 use crate::state::{ClientId, DisconnectReason};
@@ -75,6 +76,21 @@ pub fn restarted(reason: ExitReason, restarts: u64) -> Event {
 /// ```
 pub fn lagged(dropped: u64) -> Event {
     Event::Lagged { dropped }
+}
+
+/// [`Event::Messages`].
+///
+/// # Panics
+/// When there are none.
+///
+/// ```
+/// use ws_supervisor::{Event, testing::batch};
+/// let Event::Messages(messages) = batch(&["a".into(), "b".into()]) else { unreachable!() };
+/// assert_eq!(messages.len(), 2);
+/// ```
+pub fn batch(messages: &[Message]) -> Event {
+    assert!(!messages.is_empty(), "a batch has messages");
+    Event::Messages(Messages::of(messages))
 }
 
 /// [`Event::Parked`].

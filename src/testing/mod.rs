@@ -47,8 +47,8 @@ use rustls::ServerConfig;
 use self::certificates::Certificates;
 use self::connection::Line;
 pub use self::make::{
-    client_closed, client_event, client_parked, closed, collapsed, connect_failed, disconnected, lagged, not_sent,
-    opened, outcome_unknown, parked, received, response, restarted, subscription_refused,
+    batch, client_closed, client_event, client_parked, closed, collapsed, connect_failed, disconnected, lagged,
+    not_sent, opened, outcome_unknown, parked, received, response, restarted, subscription_refused,
 };
 pub use self::rehearsal::Rehearsal;
 #[cfg(feature = "record")]

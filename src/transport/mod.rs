@@ -264,6 +264,20 @@ impl Transport {
         }
     }
 
+    /// Whether the next message is whole in the read buffer and one of the usual kind, which `read_usual` takes.
+    #[inline(always)]
+    pub(crate) fn has_usual(&self) -> bool {
+        self.unpack.is_none() && self.receiver.has_usual()
+    }
+
+    /// The next message, where it lies, as long as it is one of the usual kind. If not, `read` says what is next.
+    #[inline(always)]
+    pub(crate) fn read_usual(&mut self) -> Option<MessageRef<'_>> {
+        let body = self.receiver.next_usual()?;
+        self.is_whole = true;
+        Some(MessageRef::received(body, self.came_at, self.in_socket))
+    }
+
     /// What is no message, and what takes more bytes.
     #[inline(never)]
     fn read_more(&mut self, mut next: Result<Next, Fault>) -> Result<Incoming, Broken> {

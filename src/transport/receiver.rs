@@ -160,24 +160,45 @@ impl Receiver {
 
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Result<Next, Fault> {
-        if self.pieces.is_none() && !self.peer_masks && !self.closed {
-            // The usual ones: whole, in one frame, without a mask.
-            let rest = &self.buffer[self.start..self.end];
-            let usual = match rest {
-                [first @ (0x81 | 0x82), len @ 0..126, ..] => Some((*first, 2, usize::from(*len))),
-                [first @ (0x81 | 0x82), 126, high, low, ..] => {
-                    Some((*first, 4, usize::from(u16::from_be_bytes([*high, *low]))))
-                }
-                _ => None,
-            };
-            if let Some((first, head, len)) = usual {
-                if rest.len() >= head + len && len <= self.max_message {
-                    let kind = if first == 0x81 { Kind::Text } else { Kind::Binary };
-                    return Ok(self.is_whole_in_buffer(kind, head, len));
-                }
-            }
+        match self.usual() {
+            Some((kind, head, len)) => Ok(self.is_whole_in_buffer(kind, head, len)),
+            None => self.next_of_any_kind(),
         }
-        self.next_of_any_kind()
+    }
+
+    #[inline(always)]
+    pub(crate) fn has_usual(&self) -> bool {
+        self.usual().is_some()
+    }
+
+    /// As `next`, for a loop over the usual ones; `None`, and nothing is taken, if what is next is not one.
+    #[inline(always)]
+    pub(crate) fn next_usual(&mut self) -> Option<BodyRef<'_>> {
+        let (kind, head, len) = self.usual()?;
+        let begins = self.start + head;
+        let payload = &self.buffer[begins..begins + len];
+        let body = match kind {
+            Kind::Text => BodyRef::Text(text(payload).ok()?),
+            Kind::Binary => BodyRef::Binary(payload),
+        };
+        (self.start, self.checked) = (begins + len, 0);
+        Some(body)
+    }
+
+    /// The size of head and payload, if a message is next that is whole, in one frame and without a mask.
+    #[inline(always)]
+    fn usual(&self) -> Option<(Kind, usize, usize)> {
+        if self.pieces.is_some() || self.peer_masks || self.closed {
+            return None;
+        }
+        let rest = &self.buffer[self.start..self.end];
+        let (first, head, len) = match rest {
+            [first @ (0x81 | 0x82), len @ 0..126, ..] => (*first, 2, usize::from(*len)),
+            [first @ (0x81 | 0x82), 126, high, low, ..] => (*first, 4, usize::from(u16::from_be_bytes([*high, *low]))),
+            _ => return None,
+        };
+        let kind = if first == 0x81 { Kind::Text } else { Kind::Binary };
+        (rest.len() >= head + len && len <= self.max_message).then_some((kind, head, len))
     }
 
     #[inline(always)]

@@ -125,6 +125,47 @@ impl Run<'_> {
         self.write_what_waits()
     }
 
+    /// Messages that lie whole in the read buffer go to the consumer one after the other, so many of them at most: a flood is
+    /// that and nothing else. Whatever may ask for more of the loop is looked at before each, and ends it: what is next is not a
+    /// message of the usual kind, or may be an answer, or there is something to write, or somebody wants a turn. Returns how many
+    /// there were.
+    #[inline(always)]
+    pub(super) fn pass_on_usual(&mut self, connection: &mut Connection, most: usize) -> usize {
+        let (core, epoch) = (self.core, self.life.epoch);
+        let Link { transport: Some(transport), outbox, .. } = &mut *self.link else { return 0 };
+        if core.tap().is_some() || !transport.has_usual() {
+            return 0;
+        }
+        let came_at = transport.read_at();
+        let mut passed = 0;
+        if let Some(queue) = self.consumer.as_queue() {
+            while passed < most && queue.batches_next() && !connection.listens(core) {
+                let Some(message) = transport.read_usual() else { break };
+                core.counters.received.add(1);
+                queue.push_to_batch(message);
+                passed += 1;
+            }
+        } else {
+            let scene = Scene { core, outbox, epoch: Some(epoch), now: came_at };
+            let Some((handler, mut context)) = self.consumer.on_stage(scene) else { return 0 };
+            while passed < most && !connection.listens(core) {
+                let Some(message) = transport.read_usual() else { break };
+                core.counters.received.add(1);
+                handler.on_message(&mut context, message.on(epoch));
+                passed += 1;
+                if !context.outbox.is_empty() || core.wants_a_turn(true) {
+                    break;
+                }
+            }
+        }
+        if passed > 0 {
+            self.idle_turns = 0;
+            connection.data(came_at);
+            self.message_at = Some(came_at);
+        }
+        passed
+    }
+
     #[inline(never)]
     fn pinged(&mut self, connection: &mut Connection) -> Result<Came, Broken> {
         if let (Some(tap), Some(transport)) = (self.core.tap(), &self.link.transport) {

@@ -368,7 +368,8 @@ impl Run<'_> {
     fn read_some(&mut self, connection: &mut Connection) -> Result<Read, Broken> {
         let is_handler = self.consumer.is_handler();
         let mut ends = None;
-        for count in 0..READ_BATCH {
+        let (mut count, mut clock_at) = (0, 0);
+        while count < READ_BATCH {
             if !self.over && !self.consumer.has_room_to_read() {
                 return Ok(Read::Paused);
             }
@@ -377,25 +378,30 @@ impl Run<'_> {
                 return Ok(Read::More);
             }
             if self.consumer.has_held() && self.deliver_one_held()? {
+                count += 1;
                 continue;
             }
-            let next = self.read_next(connection, |run| run.deliver_read(Stage::Open))?;
-            match next {
-                Came::Nothing => return Ok(Read::CaughtUp),
-                Came::Part => return Ok(Read::More),
-                Came::Message | Came::Other => {}
+            let passed = if self.over { 0 } else { self.pass_on_usual(connection, MESSAGES_A_CLOCK) };
+            if passed > 0 {
+                self.write_what_waits()?;
+            } else {
+                match self.read_next(connection, |run| run.deliver_read(Stage::Open))? {
+                    Came::Nothing => return Ok(Read::CaughtUp),
+                    Came::Part => return Ok(Read::More),
+                    Came::Message | Came::Other => {}
+                }
             }
+            count += passed.max(1);
             if is_handler && self.over && self.core.commands.stop_presses(HEARD) {
                 return Ok(Read::More);
             }
             if is_handler && !self.over {
                 // Whoever wants something sent or done does not wait for a whole batch of a slow handler.
-                let core = self.core;
-                let wants_out = core.mailbox.source.books.has_waiting() && self.link.outbox.is_empty();
-                if wants_out || core.commands.pending() || core.has_told() {
+                if self.core.wants_a_turn(self.link.outbox.is_empty()) {
                     return Ok(Read::More);
                 }
-                if count % MESSAGES_A_CLOCK == 0 {
+                if count >= clock_at {
+                    clock_at = count + MESSAGES_A_CLOCK;
                     let now = Instant::now();
                     if *ends.get_or_insert(now + BATCH_TIME) <= now {
                         return Ok(Read::More);
