@@ -104,6 +104,7 @@ fn measure(table: &mut Table) {
         table.rate(key, "crossbeam", flood::channel_alone(128, MESSAGES), ours);
     }
     rate(table, "flood_128_raw", &plain, packed(Counts::Handler, 128), raw(false));
+    rate(table, "flood_1024_raw", &plain, packed(Counts::Handler, 1024), raw(false));
     #[cfg(feature = "record")]
     recorded(table, &plain);
     let key = "panic_to_open";

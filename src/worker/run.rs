@@ -464,6 +464,9 @@ impl<'a> Run<'a> {
 
     /// Tells the handler what callers have for it, a few at a time. True when there was something.
     pub(super) fn tell_handler(&mut self) -> bool {
+        if !self.core.has_told() {
+            return false;
+        }
         let (mut told, mut now) = (false, Instant::now());
         let until = now + TOLD_FOR;
         for _ in 0..TOLD_AT_ONCE {
