@@ -390,7 +390,7 @@ impl ClientConfig {
 
     /// Bytes taken from the socket in one read, and kept as the client's buffer; over TLS twice, encrypted and not. A message
     /// that fits is shown to a handler where it lies, a larger one is put together beside it. A flood of messages of some hundred
-    /// bytes goes by up to a fifth faster with 1 MiB, one of larger messages slower: the processor's cache holds less of it.
+    /// bytes goes a quarter faster with 512 KiB or 1 MiB, one of larger messages slower: the processor's cache holds less of it.
     /// Defaults to 128 KiB.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.read_buffer = Some(bytes);
