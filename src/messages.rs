@@ -15,6 +15,7 @@ use crate::message::{BodyRef, Message, MessageRef};
 /// let server = Server::echo()?;
 /// let supervisor = Supervisor::start()?;
 /// let client = supervisor.spawn_client(ClientConfig::new(server.url())?.delivery(Delivery::batches()))?;
+/// client.wait_until_open(std::time::Duration::from_secs(10))?;
 /// client.send("bid")?;
 /// let came = client.events().iter().find_map(|event| match event {
 ///     Event::Messages(messages) => messages.iter().next().map(|first| first.to_message()),

@@ -117,7 +117,7 @@ struct Book {
     lines: Vec<Option<Arc<Line>>>,
     /// Threads of connections that have not ended.
     running: usize,
-    listener: Option<TcpListener>,
+    listener: Option<Arc<TcpListener>>,
 }
 
 impl Server {
@@ -250,8 +250,15 @@ impl Server {
 
     /// Goes down: nothing listens any more, and every connection is cut.
     pub fn pause(&self) {
-        self.inner.book.lock().listener = None;
+        let mut book = self.inner.book.lock();
+        let listener = book.listener.take();
         self.inner.wake.wake();
+        if let Some(listener) = listener {
+            // The thread that accepts holds it too, and only the last to let go gives the port back.
+            let held = |_: &mut Book| Arc::strong_count(&listener) > 1;
+            let _ = self.inner.changed.wait_while_for(&mut book, held, PATIENCE);
+        }
+        drop(book);
         self.cut();
     }
 
@@ -345,29 +352,32 @@ pub fn panic_supervisor(supervisor: &Supervisor) {
     supervisor.panic_for_test();
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr) -> io::Result<Arc<TcpListener>> {
     // SO_REUSEADDR is std's default on Unix, so a port with connections in TIME_WAIT can be taken again.
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok(Arc::new(listener))
 }
 
 impl Inner {
     fn accept(self: &Arc<Self>) {
         while !self.ended.load(Ordering::Acquire) {
-            let listener = self.book.lock().listener.as_ref().and_then(|listener| listener.try_clone().ok());
+            let listener = self.book.lock().listener.clone();
             let down = listener.is_none();
-            let accepted = listener.as_ref().map(TcpListener::accept);
+            let accepted = listener.as_ref().map(|listener| listener.accept());
             match accepted {
                 Some(Ok((tcp, _))) => self.take_in(tcp),
                 _ => {
                     let look = || self.ended.load(Ordering::Acquire) || self.book.lock().listener.is_none() != down;
                     let fd = listener.as_ref().map(|listener| (listener.as_fd(), PollFlags::IN));
-                    // A listener that was closed elsewhere is only held by us: look again soon.
-                    let until = Instant::now() + Duration::from_secs(1);
-                    let _ = wait(fd, &self.wake, Some(until), look);
+                    let _ = wait(fd, &self.wake, None, look);
                 }
             }
+            // Under the lock, so that whoever waits for it hears of it.
+            let book = self.book.lock();
+            drop(listener);
+            drop(book);
+            self.changed.notify_all();
         }
     }
 
