@@ -199,7 +199,8 @@
 //!
 //! # Three ways to receive
 //!
-//! - [`Delivery::channel`], the default: [`Client::events`] is a real [`crossbeam_channel::Receiver`].
+//! - [`Delivery::channel`], the default: [`Client::events`] is a real [`crossbeam_channel::Receiver`]; with [`Delivery::batches`]
+//!   what came together is one event.
 //! - [`Delivery::shared`]: many clients, one channel, each event tagged with its client.
 //! - [`Delivery::inline`]: a [`Handler`] on the worker's thread, whose replies leave without a thread hop, and which sees
 //!   messages where they lie in the read buffer ([`MessageRef`]).
