@@ -1,5 +1,6 @@
-"""Fails when a dependency, as locked, declares a newer Rust than this package promises, a licence that a user might not take, or
-comes from elsewhere than the registry; tells what is there in two versions. The licences are deny.toml's."""
+"""Fails when a dependency, as locked, declares a newer Rust than the one named as the first argument, has a licence that a user
+might not take, or comes from elsewhere than the registry; lists those that are there in two versions. The licences are
+deny.toml's. A second argument names a file with the output of `cargo tree`: only those packages are looked at."""
 
 import collections
 import json
@@ -43,7 +44,12 @@ while waiting:
             waiting.append(dependency["pkg"])
 used = [packages[id] for id in seen if id != root["id"]]
 named = lambda package: f"{package['name']} {package['version']}"
-promised = version(root["rust_version"])
+if len(sys.argv) > 2:
+    with open(sys.argv[2]) as tree:
+        built = {" ".join(line.split()[:2]).replace(" v", " ") for line in tree}
+    used = [package for package in used if named(package) in built]
+promise = sys.argv[1]
+promised = version(promise)
 newer = [
     f"{named(package)} needs {package['rust_version']}"
     for package in used
@@ -53,6 +59,6 @@ refused = [f"{named(package)}: {package['license']}" for package in used if not 
 foreign = [named(package) for package in used if not (package["source"] or "").startswith("registry+")]
 counts = collections.Counter(package["name"] for package in used)
 doubles = sorted(name for name, count in counts.items() if count > 1)
-print(f"{len(seen)} packages, promised Rust {root['rust_version']}; newer: {newer or 'none'}")
+print(f"{len(used)} packages, promised Rust {promise}; newer: {newer or 'none'}")
 print(f"licences not allowed: {refused or 'none'}; from elsewhere: {foreign or 'none'}; in two versions: {doubles or 'none'}")
 sys.exit(bool(newer or refused or foreign))

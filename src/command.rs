@@ -1,4 +1,4 @@
-//! What a worker is told to do, whatever it is doing.
+//! Commands to a worker, which interrupt anything that it does, and the decision at the end of its run.
 
 use std::cmp::Ordering;
 use std::sync::atomic::AtomicBool;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-/// What a worker is told to do, whatever it is doing.
+/// A command to a worker, which interrupts anything that it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Command {
     pub(crate) kind: CommandKind,
@@ -25,6 +25,8 @@ impl Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CommandKind {
+    /// End this run and park the client.
+    Park,
     /// End this run; whether another follows is for the restart rule.
     Close,
     /// End for good.
@@ -40,31 +42,61 @@ impl CommandKind {
         match self {
             Self::Reconnect => 0,
             Self::Restart => 1,
-            Self::Close => 2,
-            Self::Stop => 3,
+            Self::Park => 2,
+            Self::Close => 3,
+            Self::Stop => 4,
         }
     }
 }
 
-/// The place for the one command that stands.
+/// What follows the run that has just ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decided {
+    /// Another run.
+    Restart,
+    /// Nothing before `resume_client`.
+    Park,
+    /// Nothing.
+    Close,
+}
+
+/// The place for the one command that stands, and for the decision that ends a run. One lock guards both, so that a command
+/// is either given in time for the decision, or its giver learns what was decided.
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     pending: AtomicBool,
-    command: Mutex<Option<Command>>,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    command: Option<Command>,
+    /// `None` while a run goes on.
+    decided: Option<Decided>,
 }
 
 impl Commands {
-    /// Gives a command. A stop is never overruled, nor an end by a new connection; of two alike the more urgent stands.
-    pub(crate) fn give(&self, command: Command) {
-        let mut slot = self.command.lock();
+    /// Gives a command. A stop is never overruled, nor an end by a new connection; of two alike the more urgent stands. Returns
+    /// what was decided, if the run has ended: then a command that has nothing left to end is not kept.
+    pub(crate) fn give(&self, command: Command) -> Option<Decided> {
+        let mut slot = self.slot.lock();
+        let has_effect = match (slot.decided, command.kind) {
+            (None, _) | (_, CommandKind::Close | CommandKind::Stop) => true,
+            (Some(decided), CommandKind::Park) => decided == Decided::Restart,
+            (Some(_), CommandKind::Restart | CommandKind::Reconnect) => false,
+        };
+        if !has_effect {
+            return slot.decided;
+        }
         let stands = |standing: &Command| match standing.kind.weight().cmp(&command.kind.weight()) {
             Ordering::Equal => standing.deadline <= command.deadline,
             order => order == Ordering::Greater,
         };
-        if !slot.as_ref().is_some_and(stands) {
-            *slot = Some(command);
+        if !slot.command.as_ref().is_some_and(stands) {
+            slot.command = Some(command);
         }
         self.pending.store(true, Release);
+        slot.decided
     }
 
     pub(crate) fn pending(&self) -> bool {
@@ -72,11 +104,12 @@ impl Commands {
     }
 
     pub(crate) fn standing(&self) -> Option<Command> {
-        if self.pending() { *self.command.lock() } else { None }
+        if self.pending() { self.slot.lock().command } else { None }
     }
 
-    pub(crate) fn stop_given(&self) -> bool {
-        self.standing().is_some_and(|command| command.kind == CommandKind::Stop)
+    /// Whether the client is to be closed for good by a command that stands.
+    pub(crate) fn close_given(&self) -> bool {
+        self.standing().is_some_and(|command| matches!(command.kind, CommandKind::Stop | CommandKind::Close))
     }
 
     /// Whether the client is to end, and more than this share of the time for that is gone.
@@ -85,14 +118,59 @@ impl Commands {
         stop.is_some_and(|command| command.is_spent(share, Instant::now()))
     }
 
-    /// The command that stands is being obeyed, if there is one. A stop stands on.
+    /// Takes the command that stands, if there is one. A stop stands on.
     pub(crate) fn take(&self) -> Option<Command> {
-        let mut slot = self.command.lock();
-        let standing = *slot;
-        if slot.is_some_and(|standing| standing.kind != CommandKind::Stop) {
-            *slot = None;
+        self.take_from(&mut self.slot.lock())
+    }
+
+    fn take_from(&self, slot: &mut Slot) -> Option<Command> {
+        let standing = slot.command;
+        if standing.is_some_and(|standing| standing.kind != CommandKind::Stop) {
+            slot.command = None;
             self.pending.store(false, Release);
         }
         standing
+    }
+
+    /// A run begins: commands are for it again. One that was given since the last run ended stands.
+    pub(crate) fn begin_run(&self) {
+        self.slot.lock().decided = None;
+    }
+
+    /// Ends a run: takes the command that stands, and has `decide` draw the conclusion while no other command can be given.
+    pub(crate) fn end_run<T>(&self, decide: impl FnOnce(Option<Command>) -> (Decided, T)) -> T {
+        let mut slot = self.slot.lock();
+        let standing = self.take_from(&mut slot);
+        let (decided, result) = decide(standing);
+        slot.decided = Some(decided);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn command(kind: CommandKind) -> Command {
+        let given = Instant::now();
+        Command { kind, given, deadline: given + Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn a_command_is_in_time_for_the_decision_or_its_giver_learns_of_it() {
+        let commands = Commands::default();
+        assert_eq!(commands.give(command(CommandKind::Restart)), None);
+        let taken = commands.end_run(|standing| (Decided::Park, standing));
+        assert_eq!(taken.map(|command| command.kind), Some(CommandKind::Restart));
+        for kind in [CommandKind::Restart, CommandKind::Reconnect] {
+            assert_eq!(commands.give(command(kind)), Some(Decided::Park));
+            assert!(!commands.pending(), "there is nothing that it could end");
+        }
+        assert_eq!(commands.give(command(CommandKind::Close)), Some(Decided::Park));
+        assert!(commands.close_given(), "a close stands: it can still be carried out");
+        commands.begin_run();
+        assert_eq!(commands.take().map(|command| command.kind), Some(CommandKind::Close));
+        assert_eq!(commands.give(command(CommandKind::Reconnect)), None);
     }
 }

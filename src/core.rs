@@ -11,12 +11,13 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
 use crate::asked::{Asked, Caller};
-use crate::command::{Command, CommandKind, Commands};
+use crate::command::{Command, CommandKind, Commands, Decided};
 use crate::correlation::Correlation;
 use crate::deadline::later;
 use crate::error::SendError;
 use crate::handshake::Handshake;
-use crate::message::Message;
+use crate::lifecycle::StopError;
+use crate::message::{CloseFrame, Message};
 use crate::outbound::mailbox::Mailbox;
 use crate::policy::admission::{Charge, Door, Unwritten};
 use crate::policy::rate_limit::Price;
@@ -30,6 +31,7 @@ use crate::status::Status;
 use crate::telemetry::duty::{Duty, Pauses};
 use crate::telemetry::health::Health;
 use crate::telemetry::stats::Counters;
+use crate::user_code::Panics;
 use crate::wanted::Wanted;
 
 pub(crate) struct Core {
@@ -43,6 +45,8 @@ pub(crate) struct Core {
     /// What its handler is to be told; `None` without one.
     pub(crate) told: Option<Told>,
     pub(crate) commands: Commands,
+    /// Sent in place of 1000 when the client is closed.
+    pub(crate) close_frame: Mutex<Option<CloseFrame>>,
     /// The line is to be tried at once.
     pub(crate) tries_line: AtomicBool,
     pub(crate) counters: Counters,
@@ -53,6 +57,8 @@ pub(crate) struct Core {
     pub(crate) request_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) thread: Mutex<Option<ThreadId>>,
+    /// Panics of the user's code outside a run.
+    pub(crate) panics: Panics,
 }
 
 /// Values that callers have for a handler.
@@ -113,13 +119,20 @@ impl Core {
         (can_write && self.mailbox.source.books.has_waiting()) || self.commands.pending() || self.has_told()
     }
 
-    /// Tells the worker, whatever it is doing.
-    pub(crate) fn command(&self, kind: CommandKind, grace: Duration) -> Command {
+    /// Gives the worker a command, which interrupts anything that it does. Returns what was decided if its run has ended.
+    pub(crate) fn command(&self, kind: CommandKind, grace: Duration) -> (Command, Option<Decided>) {
         let given = Instant::now();
         let command = Command { kind, given, deadline: later(given, grace) };
-        self.commands.give(command);
+        let decided = self.commands.give(command);
         self.mailbox.wake.wake();
-        command
+        (command, decided)
+    }
+
+    /// From now on the client's own close frame says this.
+    pub(crate) fn set_close_frame(&self, code: u16, reason: &str) -> Result<(), StopError> {
+        let frame = CloseFrame::to_send(code, reason).map_err(|rule| StopError::InvalidCloseFrame(rule.into()))?;
+        *self.close_frame.lock() = Some(frame);
+        Ok(())
     }
 
     /// Has the worker ask at once whether the line is alive.
@@ -167,6 +180,10 @@ impl Tables for Core {
     #[inline]
     fn expects_no_answer(&self) -> bool {
         self.asked.is_idle()
+    }
+
+    fn answered(&self, method: &str, took: Duration) {
+        self.counters.request_latency.record(method, took);
     }
 
     fn next_id(&self) -> RequestId {

@@ -44,7 +44,7 @@ pub struct Correlation {
 impl Correlation {
     /// JSON-RPC 2.0. A message with an id, a result or an error, and no method is an answer.
     pub fn json_rpc() -> Self {
-        Self::new(|id, method, params| json_rpc(Some(id), method, params), |message| Answer::parse(message, "\"id\""))
+        Self::new(|id, method, params| json_rpc(Some(id), method, params), Answer::from_json_rpc)
     }
 
     /// In your own way. `write` is given the id, the method and the parameters as JSON; it runs on the caller's thread.
@@ -99,6 +99,26 @@ impl Answer {
     }
 
     /// Reads `{"id": …, "result": …}` and `{"id": …, "error": …}`; what does not hold `needle` is spared the parse.
+    /// Reads an answer of JSON-RPC 2.0, or of a dialect with the same members (`id`, `result`, `error`): for a correlation of
+    /// your own that begins with it. `None` for any other message.
+    ///
+    /// ```
+    /// use ws_supervisor::{Answer, Correlation, Message, Request};
+    ///
+    /// // A venue that wraps its answers.
+    /// let correlation = Correlation::new(
+    ///     |id, method, _| Message::text(format!(r#"{{"id":{},"op":"{method}"}}"#, id.json())),
+    ///     |message| {
+    ///         let inner = message.as_text()?.strip_prefix("answer ")?;
+    ///         Answer::from_json_rpc(Message::text(inner).view())
+    ///     },
+    /// );
+    /// # let _ = correlation;
+    /// ```
+    pub fn from_json_rpc(message: MessageRef<'_>) -> Option<Self> {
+        Self::parse(message, "\"id\"")
+    }
+
     pub(crate) fn parse(message: MessageRef<'_>, needle: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Envelope<'a> {
@@ -158,6 +178,21 @@ mod tests {
         assert_eq!(binance.outcome.unwrap_err(), RpcError::new(2, "Invalid request"));
         assert_eq!(read(r#"{"id":1,"error":"no"}"#).unwrap().outcome.unwrap_err(), RpcError::new(0, "\"no\""));
         assert!(read(r#"{"id":1,"result":5,"error":null}"#).unwrap().outcome.is_ok());
+        for whole in ["7.0", "7e0", "0.7e1"] {
+            assert_eq!(read(&format!(r#"{{"id":{whole},"result":1}}"#)).unwrap().id, 7.into(), "{whole}");
+        }
+        for (error, code, message) in [
+            (r#"{"code":"60012","msg":"Invalid request"}"#, 60_012, "Invalid request"),
+            (r#"{"code":-1,"message":null}"#, -1, ""),
+            (r#"{"code":10028,"message":"too_many_requests","msg":"x"}"#, 10_028, "too_many_requests"),
+            (r#"{"code":10028.0,"message":"x"}"#, 10_028, "x"),
+            (r#"{"code":18446744073709551615,"message":"x"}"#, i64::MAX, "x"),
+            (r#"{"code":"EOrder:Rate limit","message":"x"}"#, 0, "EOrder:Rate limit x"),
+            (r#"{"message":{"a":1}}"#, 0, r#"{"a":1}"#),
+        ] {
+            let read = read(&format!(r#"{{"id":1,"error":{error}}}"#)).unwrap().outcome.unwrap_err();
+            assert_eq!((read.code, &*read.message), (code, message), "{error}");
+        }
         let whole = r#"{"jsonrpc":"2.0","id":1,"method":null,"params":null,"result":5,"error":null}"#;
         assert!(read(whole).unwrap().outcome.is_ok(), "a member that is null is no member");
         for nothing in [

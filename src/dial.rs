@@ -28,6 +28,8 @@ pub struct Dial {
     attempt: u32,
     last_error: Option<ConnectError>,
     deadline: Instant,
+    /// A redirect leads to another host than the configured one.
+    pub(crate) was_redirected_away: bool,
 }
 
 impl Dial {
@@ -38,7 +40,7 @@ impl Dial {
         last_error: Option<ConnectError>,
         deadline: Instant,
     ) -> Self {
-        Self { target, headers, attempt, last_error, deadline }
+        Self { target, headers, attempt, last_error, deadline, was_redirected_away: false }
     }
 
     /// Goes to this URL instead.
@@ -61,7 +63,8 @@ impl Dial {
             // Any other may be a key.
             headers.retain(|header| ["origin", "user-agent"].contains(&header.name.to_ascii_lowercase().as_str()));
         }
-        Ok(Self { target, headers, last_error: None, ..*self })
+        let was_redirected_away = self.was_redirected_away || !target.is_same_host(&self.target);
+        Ok(Self { target, headers, last_error: None, was_redirected_away, ..*self })
     }
 
     /// The URL as it is now, without its query.

@@ -22,11 +22,11 @@
 //!
 //! | room | files | what lives there |
 //! |---|---|---|
-//! | | `text` `message` `messages` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` | words that everything else uses |
+//! | | `text` `message` `messages` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` `user_code` `logger` | words that everything else uses |
 //! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
 //! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
 //! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
-//! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `proof` `assembly` `deflate` `no_deflate` `receiver` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `proof` `assembly` `deflate` `no_deflate` `receiver` `sender` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
 //! | | `no_record` | nothing is written down, without the feature |
 //! | `record/` | `told` `tap` `redact` `entry` `files` `recorder` `reader` `mod` | what comes and goes, written down, and read again |
 //! | `policy/` | `mod` `clocks` `places` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `monitors` `staleness` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
@@ -40,9 +40,9 @@
 //! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` `file_parts` `file_connecting` `file` `effective` | options, and what they come to |
 //! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
 //! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `certificate` `tls` `native_tls` `rustls` `secure` `http` `proxy` `handshake` `open` | from a URL to an open connection |
-//! | `worker/` | `mod` `exit` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
+//! | `worker/` | `mod` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
 //! | `client/` | `mod` `pending` `requests` | the handle |
-//! | `supervisor/` | `settings` `event` `child` `table` `exits` `guardian` `mod` | joins, and does what an exit says |
+//! | `supervisor/` | `settings` `event` `child` `table` `deferred` `exits` `guardian` `mod` | joins, and does what an exit says |
 //! | `status_server/` | `snapshot` `mod` | seen from another process |
 //! | `live/` | `view` `mod` | seen in the terminal |
 //! | `config_file/` | `tree` `words` `mod` | all of it from a file |
@@ -57,7 +57,7 @@
 //! | that a heartbeat is lost | `policy/monitor` |
 //! | that data has stopped | `policy/staleness` |
 //! | when to dial again | `policy/reconnect` |
-//! | what follows the end of a run | `policy/restart` (asked by `worker/exit`); the budget, and what counts: `supervisor/exits`, by `policy/restart_intensity` |
+//! | what follows the end of a run | `policy/restart` (asked by `client_state/settlement`); the budget, and what counts: `supervisor/exits`, by `policy/restart_intensity` |
 //! | whether a frame may come, and what a message is | `transport/receiver`, `transport/head` |
 //! | whom an answer answers | `policy/requests`; who waits for it: `asked` |
 //! | which channels are asked for | `policy/subscriptions`; who waits for one: `wanted` |
@@ -303,6 +303,7 @@ mod lifecycle;
 #[cfg(all(unix, feature = "live"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "live")))]
 pub mod live;
+mod logger;
 mod message;
 mod messages;
 #[cfg(feature = "metrics")]
@@ -338,11 +339,14 @@ pub mod testing;
 mod text;
 mod transport;
 mod unsettled;
+mod user_code;
 pub mod venue;
 mod wake;
 mod wanted;
 mod worker;
 
+/// Payloads of messages: [`Message`] is made of its `Bytes`, and gives them back.
+pub use bytes;
 pub use client::Client;
 pub use client::pending::PendingResponse;
 pub use config::ClientConfig;
@@ -357,6 +361,8 @@ pub use config::socket::SocketOptions;
 pub use config::tls::Pin;
 pub use config::tls::{Tls, TlsBackend};
 pub use correlation::{Answer, Correlation};
+/// Channels of events: [`Client::events`] is one of its receivers. Use its `select!` from here, so that both are of one version.
+pub use crossbeam_channel;
 pub use dial::Dial;
 pub use error::{
     ConfigError, ConfirmError, ConnectError, Phase, Refusal, RefusedChannel, RequestError, SendError, SessionError,
@@ -391,6 +397,7 @@ pub use telemetry::duty::Doing;
 pub use telemetry::health::HeartbeatHealth;
 pub use telemetry::stats::Stats;
 pub use unsettled::{UnknownRequest, Unsettled};
+pub use user_code::UserCode;
 
 /// The README's program compiles.
 #[cfg(doctest)]

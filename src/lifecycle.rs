@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::error::{ConfigError, ConnectError};
+use crate::message::CloseFrame;
 use crate::state::ReadyState;
 
 /// Why a run of a worker ended. All but [`Closed`](ExitReason::Closed) are abnormal.
@@ -14,6 +15,8 @@ pub enum ExitReason {
     Closed,
     /// `restart_client`; the restart is not counted.
     RestartRequested,
+    /// `park_client`.
+    ParkRequested,
     /// A panic on the worker's thread, with its message.
     Panicked(Box<str>),
     /// All retries of this run failed.
@@ -28,6 +31,8 @@ pub enum ExitReason {
     },
     /// A refusal that no retry can mend.
     Refused(ConnectError),
+    /// The server closed the connection with a code of [`park_on_close`](crate::ClientConfig::park_on_close).
+    ClosedByServer(CloseFrame),
     /// Nobody is left who could read its events: the receiver of its shared channel was dropped.
     Deserted,
 }
@@ -42,6 +47,8 @@ impl ExitReason {
         match self {
             Self::Closed => "closed",
             Self::RestartRequested => "restart_requested",
+            Self::ParkRequested => "park_requested",
+            Self::ClosedByServer(_) => "closed_by_server",
             Self::Panicked(_) => "panicked",
             Self::RetriesExhausted { .. } => "retries_exhausted",
             Self::HeartbeatLost { .. } => "heartbeat_lost",
@@ -61,6 +68,8 @@ impl fmt::Display for ExitReason {
         match self {
             Self::Closed => f.write_str("closed"),
             Self::RestartRequested => f.write_str("restart requested"),
+            Self::ParkRequested => f.write_str("park requested"),
+            Self::ClosedByServer(frame) => write!(f, "closed by the server: {frame}"),
             Self::Panicked(message) => write!(f, "panicked: {message}"),
             Self::RetriesExhausted { last } => write!(f, "retries exhausted; last: {last}"),
             Self::HeartbeatLost { missed } => write!(f, "heartbeat lost: {missed} in a row unanswered"),
@@ -95,6 +104,10 @@ pub enum ParkReason {
     },
     /// A refusal that no retry can mend.
     Refused(ConnectError),
+    /// The server closed the connection with a code of [`park_on_close`](crate::ClientConfig::park_on_close).
+    ClosedByServer(CloseFrame),
+    /// [`Supervisor::park_client`](crate::Supervisor::park_client).
+    Requested,
     /// Nobody is left who could read its events: the receiver of its shared channel was dropped, most likely by a panic of
     /// the thread that read. Nothing is heard from its connection any more, so there is none.
     Deserted,
@@ -110,6 +123,8 @@ impl ParkReason {
         match self {
             Self::IntensityExceeded { .. } => "intensity_exceeded",
             Self::Refused(_) => "refused",
+            Self::ClosedByServer(_) => "closed_by_server",
+            Self::Requested => "requested",
             Self::Deserted => "deserted",
         }
     }
@@ -120,6 +135,8 @@ impl fmt::Display for ParkReason {
         match self {
             Self::IntensityExceeded { last } => write!(f, "restarted too often; last: {last}"),
             Self::Refused(error) => error.fmt(f),
+            Self::ClosedByServer(frame) => write!(f, "closed by the server: {frame}"),
+            Self::Requested => f.write_str("park requested"),
             Self::Deserted => f.write_str("nobody is left who could read its events"),
         }
     }
@@ -243,6 +260,8 @@ pub enum StopError {
     LeftBehind(Box<str>),
     /// Of `resume_client`: the client is not parked, so there is nothing to resume.
     NotParked,
+    /// Of `close_with`: the code or the reason may not be sent (RFC 6455 section 7.4). Nothing was done.
+    InvalidCloseFrame(Box<str>),
     /// Of `resume_client` and `restart_client`: the operating system gave no thread to start the client again. It stays
     /// parked; try again.
     Os(Box<str>),
@@ -255,6 +274,7 @@ impl fmt::Display for StopError {
             Self::LeftBehind(name) => {
                 write!(f, "the thread of client `{name}` did not end within its grace time and is left behind")
             }
+            Self::InvalidCloseFrame(rule) => write!(f, "not a close frame that may be sent: {rule}"),
             Self::NotParked => f.write_str("the client is not parked, so there is nothing to resume"),
             Self::Os(message) => {
                 write!(f, "the operating system gave no thread, and the client stays parked: {message}")

@@ -530,6 +530,17 @@ pub struct CloseFrame {
 }
 
 impl CloseFrame {
+    /// One that an endpoint may send (RFC 6455 section 7.4), or the rule that it breaks.
+    pub(crate) fn to_send(code: u16, reason: &str) -> Result<Self, &'static str> {
+        if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+            return Err("the code must be 1000 to 1003, 1007 to 1014, or 3000 to 4999");
+        }
+        if reason.len() > 123 {
+            return Err("the reason must have 123 bytes at most");
+        }
+        Ok(Self { code, reason: reason.into() })
+    }
+
     /// 1000: the purpose of the connection is fulfilled.
     pub const NORMAL: u16 = 1000;
     /// 1001: the endpoint goes away, as at a deployment.
@@ -540,10 +551,6 @@ impl CloseFrame {
     pub const INVALID_PAYLOAD: u16 = 1007;
     /// 1009: a message larger than the receiver takes.
     pub const TOO_LARGE: u16 = 1009;
-
-    pub(crate) fn into_wire(self) -> tungstenite::protocol::CloseFrame {
-        tungstenite::protocol::CloseFrame { code: self.code.into(), reason: String::from(self.reason).into() }
-    }
 }
 
 impl fmt::Display for CloseFrame {

@@ -26,7 +26,7 @@
 //! # Ok::<(), ws_supervisor::StartError>(())
 //! ```
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ::metrics::{Label, Unit, counter, gauge, histogram};
@@ -35,10 +35,12 @@ use hdrhistogram::Histogram;
 use crate::core::Core;
 use crate::error::ConnectError;
 use crate::lifecycle::{ExitReason, ParkReason};
+use crate::logger;
 use crate::state::{DisconnectReason, ReadyState, Tag};
 use crate::telemetry::duty::Doing;
 use crate::telemetry::health::HeartbeatHealth;
 use crate::telemetry::stats::Stats;
+use crate::user_code::{PROCESS, UserCode};
 
 /// A name, its kind (`counter`, `gauge` or `histogram`) with its unit and further labels, and what it says.
 pub type Name = (&'static str, &'static str, &'static str);
@@ -75,6 +77,11 @@ pub const NAMES: &[Name] = &[
     ("ws_message_age_seconds", "gauge, seconds", "How long ago the latest message of yours came"),
     ("ws_heartbeat_age_seconds", "gauge, seconds", "How long ago the latest heartbeat came"),
     ("ws_heartbeat_failures", "gauge", "Heartbeats missed in a row"),
+    (
+        "ws_request_seconds",
+        "histogram, seconds, `method`",
+        "From a request to its answer; the first 64 methods of a client",
+    ),
     ("ws_ping_round_trip_seconds", "histogram, seconds", "From a ping or heartbeat message to its answer"),
     ("ws_time_in_socket_seconds", "histogram, seconds", "From the kernel's receipt to the worker's read, once a read"),
     ("ws_dial_seconds", "histogram, seconds, `stage`", "Steps of opening a connection: `Phase::kind`, and `session`"),
@@ -108,7 +115,7 @@ const KINDS: &[(&str, &str, &[&str])] = &[
         &["resolve", "tcp", "proxy", "tls", "refused", "handshake", "lost", "subprotocol", "timeout", "session"],
     ),
     ("ws_restarts_total", "reason", &["panicked", "retries_exhausted", "heartbeat_lost", "restart_requested"]),
-    ("ws_parks_total", "reason", &["intensity_exceeded", "refused", "deserted"]),
+    ("ws_parks_total", "reason", &["intensity_exceeded", "refused", "closed_by_server", "requested", "deserted"]),
     ("ws_stalled_total", "doing", &["handler", "prepare", "sign_in", "on_open", "reconcile", "upkeep"]),
 ];
 
@@ -128,12 +135,10 @@ pub fn describe() {
     }
 }
 
-/// Calls a recorder, whose code is not ours: should it panic, nothing of ours ends for that.
+/// Calls the recorder.
 fn safely(publish: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(publish)) {
-        // What was thrown may throw again when it is dropped.
-        std::mem::forget(panic);
-        log::error!("the metrics recorder panicked; what it was told is lost");
+    if PROCESS.guard(UserCode::MetricsRecorder, publish).is_none() {
+        logger::error!("the metrics recorder panicked; the figures that it was given are lost");
     }
 }
 
@@ -223,6 +228,7 @@ pub(crate) struct Published {
     stats: Stats,
     round_trips: Option<Histogram<u32>>,
     in_socket: Option<Histogram<u32>>,
+    requests: BTreeMap<Box<str>, Option<Histogram<u32>>>,
 }
 
 impl Published {
@@ -296,6 +302,13 @@ impl Published {
         for (name, values, unit) in times {
             for (value, times) in values {
                 histogram!(name, labels.clone()).record_many(value as f64 * unit, times as usize);
+            }
+        }
+        for (method, times) in core.counters.request_latency.by_method() {
+            let mut labels = labels.clone();
+            labels.push(Label::new("method", method.to_string()));
+            for (value, times) in times.since(self.requests.entry(method).or_default()) {
+                histogram!("ws_request_seconds", labels.clone()).record_many(value as f64 * 1e-6, times as usize);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::message::{Message, OneLine};
@@ -39,10 +39,28 @@ impl RequestId {
     pub(crate) fn parse(raw: &str) -> Option<Self> {
         match raw.as_bytes().first()? {
             b'"' => serde_json::from_str::<String>(raw).ok().map(|text| Self::Text(text.into())),
-            b'0'..=b'9' => raw.parse().ok().map(Self::Number),
+            b'0'..=b'9' => raw.parse().ok().or_else(|| whole_number(raw)).map(Self::Number),
             _ => None,
         }
     }
+
+    /// The same id as another JSON type: some servers answer the request 1 under `"1"`, or the other way round.
+    pub(crate) fn in_the_other_type(&self) -> Option<Self> {
+        match self {
+            Self::Number(number) => Some(Self::Text(number.to_string().into())),
+            Self::Text(text) => {
+                let number: u64 = text.parse().ok()?;
+                (number.to_string() == **text).then_some(Self::Number(number))
+            }
+        }
+    }
+}
+
+/// A number that JSON writes with a fraction or an exponent and that is whole: `1.0`, `1e3`. As far as a double is exact.
+fn whole_number(raw: &str) -> Option<u64> {
+    const EXACT: f64 = (1u64 << 53) as f64;
+    let number: f64 = serde_json::from_str(raw).ok()?;
+    ((0.0..=EXACT).contains(&number) && number.fract() == 0.0).then_some(number as u64)
 }
 
 impl fmt::Display for RequestId {
@@ -91,18 +109,35 @@ impl RpcError {
     }
 
     pub(crate) fn parse(raw: &str) -> Self {
-        #[derive(Deserialize)]
-        struct Fields {
-            #[serde(default)]
-            code: i64,
-            #[serde(default, alias = "msg")]
-            message: Box<str>,
-            data: Option<Value>,
-        }
-        match serde_json::from_str(raw) {
-            Ok(Fields { code, message, data }) => Self { code, message, data },
-            Err(_) => Self::new(0, raw),
-        }
+        let Ok(Value::Object(mut fields)) = serde_json::from_str(raw) else { return Self::new(0, raw) };
+        let text = |value: &Value| match value {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        };
+        let message = ["message", "msg"].iter().find_map(|name| fields.get(*name).and_then(text)).unwrap_or_default();
+        let (code, message) = match fields.get("code") {
+            None | Some(Value::Null) => (0, message),
+            Some(code) => match code_of(code) {
+                Some(code) => (code, message),
+                // A code in words belongs to the message.
+                None => (0, format!("{} {message}", text(code).unwrap_or_default()).trim_end().to_owned()),
+            },
+        };
+        let data = fields.remove("data").filter(|data| !data.is_null());
+        Self { code, message: message.into(), data }
+    }
+}
+
+/// An error's code as venues write it: a number, whole in any notation, or its digits as a text.
+fn code_of(value: &Value) -> Option<i64> {
+    match value {
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Number(number) => number.as_i64().or_else(|| {
+            let code = number.as_f64()?;
+            (code.fract() == 0.0).then_some(code as i64)
+        }),
+        _ => None,
     }
 }
 

@@ -103,7 +103,14 @@ pub enum DisconnectReason {
     /// [`Client::reconnect`](crate::Client::reconnect) or [`Context::reconnect`](crate::Context::reconnect) was called.
     ReconnectRequested,
     /// The worker's thread panicked.
-    Panicked(Box<str>),
+    #[non_exhaustive]
+    Panicked {
+        /// The panic's message.
+        message: Box<str>,
+        /// Messages that were received on this connection and can't be delivered: those behind the one at which it panicked,
+        /// and those kept until the session was open. They are in [`Stats::dropped`](crate::Stats::dropped) too.
+        dropped: u64,
+    },
     /// The connection had reached its [`max_age`](crate::ClientConfig::max_age), and another takes its place.
     MaxAge,
     /// The line is alive, and no data came for [`stale_after`](crate::ClientConfig::stale_after), or none of a channel's for
@@ -120,6 +127,12 @@ pub enum DisconnectReason {
 }
 
 impl DisconnectReason {
+    /// Whether the server restarts or asks to try again later (close codes 1012 and 1013 of IANA's registry): all its clients
+    /// learn that at the same moment.
+    pub(crate) fn is_restart_of_the_server(&self) -> bool {
+        matches!(self, Self::ClosedByServer(Some(CloseFrame { code: 1012 | 1013, .. })))
+    }
+
     /// One word for it, without what differs from case to case: for labels and counts.
     ///
     /// ```
@@ -136,7 +149,7 @@ impl DisconnectReason {
             Self::Deserted => "deserted",
             Self::RestartRequested => "restart_requested",
             Self::ReconnectRequested => "reconnect_requested",
-            Self::Panicked(_) => "panicked",
+            Self::Panicked { .. } => "panicked",
             Self::MaxAge => "max_age",
             Self::Stale { .. } => "stale",
             Self::RenewalFailed(_) => "renewal_failed",
@@ -156,7 +169,10 @@ impl fmt::Display for DisconnectReason {
             Self::Deserted => f.write_str("nobody is left who could read its events"),
             Self::RestartRequested => f.write_str("restart requested"),
             Self::ReconnectRequested => f.write_str("reconnect requested"),
-            Self::Panicked(message) => write!(f, "the worker panicked: {message}"),
+            Self::Panicked { message, dropped: 0 } => write!(f, "the worker panicked: {message}"),
+            Self::Panicked { message, dropped } => {
+                write!(f, "the worker panicked: {message}; {dropped} received messages were dropped")
+            }
             Self::MaxAge => f.write_str("old enough to be replaced"),
             Self::Stale { channel: None, silent_for } => write!(f, "stale: no data for {silent_for:.1?}"),
             Self::Stale { channel: Some(channel), silent_for } => {

@@ -29,6 +29,15 @@ impl Status {
         self.change(|inner| inner.state = state);
     }
 
+    /// The connection is no longer usable.
+    pub(crate) fn leave_open(&self) {
+        self.change(|inner| {
+            if inner.state == ReadyState::Open {
+                inner.state = ReadyState::Connecting;
+            }
+        });
+    }
+
     pub(crate) fn fail(&self, error: ConnectError) {
         self.change(|inner| inner.last_error = Some(error));
     }

@@ -93,7 +93,7 @@ fn ours(burst: usize, idle: IdleStrategy) -> usize {
     let (url, _server) = server(burst, asked);
     let (done, counted) = bounded(1);
     let delivery = Delivery::inline(move || Inline { count: Count::new(burst, ask.clone()), done: done.clone() });
-    let supervisor = Supervisor::start().unwrap();
+    let supervisor = supervisor();
     supervisor.spawn_client(ClientConfig::new(url).unwrap().idle_strategy(idle).delivery(delivery)).unwrap();
     let allocations = counted.recv_timeout(LONG).unwrap();
     // The server never answers a close.
@@ -105,7 +105,7 @@ fn ours(burst: usize, idle: IdleStrategy) -> usize {
 fn ours_kept(burst: usize) -> usize {
     let (ask, asked) = bounded(1);
     let (url, _server) = server(burst, asked);
-    let supervisor = Supervisor::start().unwrap();
+    let supervisor = supervisor();
     let client = supervisor.spawn_client(ClientConfig::new(url).unwrap()).unwrap();
     client.wait_until_open(LONG).unwrap();
     let mut kept = Vec::with_capacity(burst);
@@ -126,11 +126,19 @@ fn ours_kept(burst: usize) -> usize {
     }
 }
 
+/// One that publishes no metrics while allocations are counted: recorders allocate.
+fn supervisor() -> Supervisor {
+    let builder = Supervisor::builder();
+    #[cfg(feature = "metrics")]
+    let builder = builder.metrics_interval(Duration::from_secs(3600));
+    builder.start().unwrap()
+}
+
 /// What a caller who keeps small messages, one of each burst, holds of memory: bytes a message.
 fn held_by_a_kept_message(burst: usize, bursts: usize) -> usize {
     let (ask, asked) = bounded(1);
     let (url, _server) = server(burst, asked);
-    let supervisor = Supervisor::start().unwrap();
+    let supervisor = supervisor();
     let client = supervisor.spawn_client(ClientConfig::new(url).unwrap()).unwrap();
     client.wait_until_open(LONG).unwrap();
     let events = client.events();

@@ -194,7 +194,7 @@ fn a_certificate_that_is_not_trusted_parks_the_client() {
 
 #[test]
 fn a_server_that_accepts_and_closes_meets_the_backoff() {
-    let server = Server::start(Script::silent().then_close(1013, "try again later")).unwrap();
+    let server = Server::start(Script::silent().then_close(4000, "go away")).unwrap();
     let supervisor = Supervisor::start().unwrap();
     let hour = Duration::from_secs(3600);
     let client = supervisor.spawn_client(config(&server).backoff(hour, hour)).unwrap();

@@ -200,11 +200,11 @@ fn an_inline_handler_lives_a_whole_life() {
     expect("1: from on_open");
     supervisor.restart_client(client.id()).unwrap();
     expect("1: Disconnected false");
-    expect("2: Restarted false");
-    expect("2: open Some(3) inline");
-    expect("2: from on_open");
+    expect("1: Restarted false");
+    expect("1: open Some(3) inline");
+    expect("1: from on_open");
     server.push("close");
-    expect("2: Closed false");
+    expect("1: Closed false");
     eventually("closed", || client.ready_state() == ReadyState::Closed);
     assert!(saw.try_recv().is_err(), "nothing comes after it");
 }

@@ -87,7 +87,7 @@ fn what_answers_nobody_reaches_the_caller_untouched() {
         r#"{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x1","result":1}}"#,
         r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}"#,
         r#"{"jsonrpc":"2.0","id":424242,"result":true}"#,
-        r#"{"jsonrpc":"2.0","id":"1","result":true}"#,
+        r#"{"jsonrpc":"2.0","id":"one","result":true}"#,
         r#"[{"jsonrpc":"2.0","id":1,"result":true}]"#,
         "{\"id\":1,",
     ];

@@ -4,6 +4,7 @@ pub(crate) mod pending;
 mod requests;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -24,12 +25,12 @@ use crate::handshake::Handshake;
 use crate::lifecycle::{StartError, StopError, WaitError};
 use crate::message::Message;
 use crate::outbound::mailbox::{Enlists, Nobody};
-use crate::policy::restart::Restart;
+use crate::policy::restart::{Exit, Restart};
 use crate::receipt::Receipt;
 use crate::state::{ClientId, ReadyState};
+use crate::telemetry::counter::Percentiles;
 use crate::telemetry::health::HeartbeatHealth;
 use crate::telemetry::stats::Stats;
-use crate::worker::exit::Exit;
 use crate::worker::thread;
 
 /// A handle of one WebSocket client. Cheap to clone, usable from any thread, valid across every reconnect and restart
@@ -57,7 +58,7 @@ pub struct Client {
 
 /// A supervisor, as far as its clients' handles need it.
 pub(crate) trait Supervises: Send + Sync {
-    fn stop(&self, client: ClientId) -> Result<(), StopError>;
+    fn stop(self: Arc<Self>, client: ClientId) -> Result<(), StopError>;
 }
 
 /// Who looks after the worker.
@@ -388,6 +389,24 @@ impl Client {
         self.state.stats()
     }
 
+    /// How long requests of yours took to be answered, by method: the first 64 methods are told apart.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::start(Script::reply(|_, _| vec![r#"{"id":1,"result":"ok"}"#.into()]))?;
+    /// # let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// let _: String = client.request("private/buy", ())?;
+    /// let latencies = client.request_latencies();
+    /// println!("p99 of orders: {:?}", latencies["private/buy"].p99);
+    /// assert_eq!(client.stats().request_latency.count, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request_latencies(&self) -> BTreeMap<Box<str>, Percentiles> {
+        let methods = self.core.counters.request_latency.by_method().into_iter();
+        methods.map(|(method, times)| (method, times.percentiles(Duration::from_micros(1)))).collect()
+    }
+
     /// Publishes what is counted of this client now; its supervisor does it by itself ([`metrics`](crate::metrics)).
     ///
     /// ```
@@ -485,6 +504,27 @@ impl Client {
         }
     }
 
+    /// As [`close`](Client::close), with this code and reason in the close frame in place of 1000: some venues keep or drop
+    /// resting orders by it.
+    ///
+    /// # Errors
+    /// As `close`; [`StopError::InvalidCloseFrame`] when the code or the reason may not be sent, and then nothing was done.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::Server};
+    /// # let server = Server::echo()?;
+    /// let client = Client::connect(ClientConfig::new(server.url())?)?;
+    /// client.close_with(4000, "end of day")?;
+    /// server.wait_until(Duration::from_secs(10), |records| records[0].close_code.is_some());
+    /// assert_eq!(server.records()[0].close_code, Some(4000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close_with(&self, code: u16, reason: &str) -> Result<(), StopError> {
+        self.core.set_close_frame(code, reason)?;
+        self.close()
+    }
+
     /// Ends the client in good order: what was accepted is written, a close frame sent, the server's awaited; a normal
     /// end, so a transient client is not restarted (a permanent one is). Returns when the client is closed, after
     /// `close_timeout` at the latest; at once on the client's own handler's thread, and for a permanent client.
@@ -518,7 +558,7 @@ impl Client {
                 Ok(())
             }
             Keeper::Handles(keeper) => {
-                let until = core.command(CommandKind::Stop, core.close_timeout).deadline;
+                let until = core.command(CommandKind::Stop, core.close_timeout).0.deadline;
                 if core.is_own_thread() {
                     return Ok(());
                 }

@@ -324,6 +324,7 @@ impl Enlists for Registration<'_> {
         let pending = Pending {
             method: self.method.into(),
             message: message.clone(),
+            asked_at: Instant::now(),
             deadline: self.deadline,
             receipt: self.receipt.clone(),
             whom,

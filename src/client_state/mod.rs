@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, ReentrantMutex};
 
 use crate::asked::Asked;
+use crate::command::CommandKind;
 use crate::command::Commands;
 use crate::config::proxy::Proxy;
 use crate::config::settings::{Hooks, Settings};
@@ -22,10 +22,13 @@ use crate::core::{Core, Told};
 use crate::error::ConnectError;
 use crate::event::Event;
 use crate::handed_back::HandedBack;
+use crate::inbound::backlog::Held;
+use crate::inbound::consumer::Inline;
 use crate::inbound::delivery::Way;
 use crate::inbound::outlet::{Capacity, Outlet, SharedTail};
 use crate::inbound::queue::Queue;
 use crate::lifecycle::{End, ExitReason};
+use crate::logger;
 use crate::metrics::Published;
 use crate::outbound::accepted::Bound;
 use crate::outbound::mailbox::Mailbox;
@@ -33,6 +36,7 @@ use crate::policy::admission::Admission;
 use crate::policy::places::{Addresses, Places};
 use crate::policy::rate_limit::Limits;
 use crate::policy::reconnect::Reconnect;
+use crate::policy::restart::Exit;
 use crate::policy::terms::{Dialect, Rules};
 use crate::state::{ClientId, ReadyState, Tag};
 use crate::status::Status;
@@ -40,6 +44,7 @@ use crate::telemetry::duty::{Duty, Pauses};
 use crate::telemetry::health::Health;
 use crate::telemetry::stats::{Counters, Depths, Stats};
 use crate::unsettled::Unsettled;
+use crate::user_code::{Panics, UserCode};
 use crate::venue::Spoken;
 use crate::wanted::Wanted;
 
@@ -73,6 +78,9 @@ pub(crate) struct Work {
 pub(crate) struct Kept {
     /// `None` when a handler takes the events inline.
     pub(crate) queue: Option<Queue>,
+    /// `None` before the first run, after a panic of the handler, and where a queue takes the events.
+    pub(crate) handler: Option<Inline>,
+    pub(crate) held: Held,
     pub(crate) life: Life,
 }
 
@@ -87,8 +95,24 @@ pub(crate) struct Life {
     pub(crate) places: Places,
     /// What the last connection left open, if someone wants to settle it.
     pub(crate) unsettled: Unsettled,
-    /// What the consumer must still hear, oldest first: a handler that panics in the middle leaves the rest to the next.
-    pub(crate) untold: VecDeque<Event>,
+    /// Events that are still to be delivered, oldest first. A handler that panics at one leaves the rest to the next handler.
+    pub(crate) pending_events: VecDeque<Event>,
+    /// A message was received, and user code is asked whether it is a heartbeat or an answer. After a panic in that code the
+    /// message counts as dropped.
+    pub(crate) is_classifying: bool,
+    /// Why the run is about to end, while the consumer receives the event before its end.
+    pub(crate) verdict: Option<ExitReason>,
+    /// What was decided at the end of the run.
+    pub(crate) exit: Option<Exit>,
+}
+
+impl Life {
+    /// Someone decided that a fresh connection is due: earlier failures and waits are forgotten.
+    pub(crate) fn dial_anew(&mut self) {
+        self.reconnect.reset();
+        self.places.reset();
+        self.addresses.reset();
+    }
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -117,8 +141,9 @@ impl ClientState {
             } else {
                 "whoever sits on the line can pass for the server"
             };
-            tls.dangers()
-                .for_each(|danger| log::warn!(client:% = tag.name; "client `{}`: `{danger}` is on: {only}", tag.name));
+            tls.dangers().for_each(
+                |danger| logger::warn!(client:% = tag.name; "client `{}`: `{danger}` is on: {only}", tag.name),
+            );
         }
         let capacity = Capacity { events: settings.event_capacity, bytes: settings.event_bytes };
         let kept = settings.send_capacity;
@@ -134,6 +159,7 @@ impl ClientState {
             handshake: Mutex::new(None),
             told: is_inline.then(Told::default),
             commands: Commands::default(),
+            close_frame: Mutex::default(),
             tries_line: AtomicBool::new(false),
             counters: Counters::default(),
             health: Health::new(now),
@@ -143,6 +169,7 @@ impl ClientState {
             request_timeout: settings.request_timeout,
             close_timeout: settings.close_timeout,
             thread: Mutex::new(None),
+            panics: Panics::new(),
             tag,
         };
         let dialect = hooks.venue.clone().map(|venue| Box::new(Spoken(venue)) as Box<dyn Dialect>);
@@ -162,7 +189,10 @@ impl ClientState {
             addresses: Addresses::default(),
             places: Places::new(settings.fallbacks.len() + 1),
             unsettled: Unsettled::default(),
-            untold: VecDeque::new(),
+            pending_events: VecDeque::new(),
+            is_classifying: false,
+            verdict: None,
+            exit: None,
         };
         Ok(Self {
             core: Arc::new(core),
@@ -170,13 +200,23 @@ impl ClientState {
             reconciles: hooks.reconcile.is_some(),
             work: Mutex::new(Some(Arc::new(Work { hooks, rules: Arc::new(rules) }))),
             tail: queue.as_ref().map(Queue::tail),
-            kept: Mutex::new(Kept { queue, life }),
+            kept: Mutex::new(Kept { queue, handler: None, held: Held::default(), life }),
             left: Mutex::default(),
             events,
             published: ReentrantMutex::default(),
             socket: Mutex::new(None),
             settings,
         })
+    }
+
+    /// What follows a run that ended for this reason, with this command standing.
+    pub(crate) fn exit(&self, reason: ExitReason, standing: Option<CommandKind>) -> Exit {
+        Exit::new(self.settings.restart, self.supervised, reason, standing)
+    }
+
+    /// The same for a thread that ended before its run began, or that reported nothing.
+    pub(crate) fn exit_outside_a_run(&self, reason: ExitReason) -> Exit {
+        self.exit(reason, self.core.commands.standing().map(|command| command.kind))
     }
 
     /// Its figures at this moment.
@@ -206,24 +246,26 @@ impl ClientState {
         self.work.lock().clone()
     }
 
-    /// The client has ended: lets go of what it held for its work. Called where no lock of ours is held, since what is
-    /// dropped is the caller's.
-    pub(crate) fn let_go(&self) {
+    /// Drops the user's code and values that an ended client still has. Called without a lock, since their destructors are user
+    /// code.
+    pub(crate) fn release_user_code(&self) {
         if self.core.status.get() == ReadyState::Closed {
+            let handler = self.kept.lock().handler.take();
+            self.drop_guarded(handler);
             let work = self.work.lock().take();
             self.core.mailbox.wake.silence_for_good();
-            self.drop_for_caller(work);
+            self.drop_guarded(work);
             while let Some(value) = self.core.next_told() {
-                self.drop_for_caller(value);
+                self.drop_guarded(value);
             }
         }
     }
 
-    /// Drops what is the caller's. Should that panic, it changes nothing of what was decided and told.
-    pub(crate) fn drop_for_caller<T>(&self, held: T) {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(held))) {
-            log::error!(client:% = self.core.tag.name; "client `{}`: what it held for you panicked as it was dropped", self.core.tag.name);
-            std::mem::forget(payload);
+    /// Drops a value of the user's. A panic in that is reported and changes nothing else.
+    pub(crate) fn drop_guarded<T>(&self, value: T) {
+        if self.core.panics.guard(UserCode::Destructor, || drop(value)).is_none() {
+            let name = &self.core.tag.name;
+            logger::error!(client:% = name; "client `{name}`: a destructor of a handler, closure or value given to it panicked");
         }
     }
 
@@ -238,23 +280,12 @@ impl ClientState {
         }
     }
 
-    /// Makes the end known to those who wait, and says why in the log. Nothing comes after a `Closed`.
-    pub(crate) fn announce(&self, end: &End) {
-        let (name, target) = (&self.core.tag.name, &self.settings.target);
+    /// Wakes all that wait for the client's state. Nothing follows `Closed`.
+    fn announce(&self, end: &End) {
         self.core.tap().iter().for_each(|tap| tap.event(&end.event(Vec::new(), Vec::new())));
         match end {
-            End::Closed(ExitReason::Closed) => {
-                log::info!(client:% = name; "client `{name}` ({target}): closed");
-                self.core.status.close(ExitReason::Closed);
-            }
-            End::Closed(reason) => {
-                log::error!(client:% = name; "client `{name}` ({target}): ended: {reason}");
-                self.core.status.close(reason.clone());
-            }
-            End::Parked(reason) => {
-                log::error!(client:% = name; "client `{name}` ({target}): parked: {reason}");
-                self.core.status.park(reason.clone());
-            }
+            End::Closed(reason) => self.core.status.close(reason.clone()),
+            End::Parked(reason) => self.core.status.park(reason.clone()),
         }
         self.core.wanted.announce();
     }
@@ -281,7 +312,7 @@ impl ClientState {
         }
         let (mut all, lost) = kept.queue.as_mut().map(Queue::take_orphans).unwrap_or_default();
         self.core.counters.dropped.add(lost);
-        all.extend(Event::all_handed_back(kept.life.untold.drain(..)));
+        all.extend(Event::all_handed_back(kept.life.pending_events.drain(..)));
         all
     }
 }

@@ -8,12 +8,14 @@ use crate::asked::tell_caller;
 use crate::event::Event;
 use crate::inbound::queue::Queue;
 use crate::lifecycle::{End, ExitReason};
+use crate::logger;
 use crate::message::Message;
 use crate::metrics;
 use crate::outbound::accepted::Accepted;
 use crate::outbound::gate::Pass;
 use crate::outbound::link::Link;
 use crate::policy::requests::Whom;
+use crate::policy::restart::{Exit, Fate};
 use crate::response::Response;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::unsettled::UnknownRequest;
@@ -24,24 +26,51 @@ pub(crate) struct Collected {
     pub(crate) unsent: Vec<Message>,
     /// Written, and never acknowledged by the peer's kernel.
     pub(crate) uncertain: Vec<Message>,
-    /// Of requests whose outcome is an event.
-    pub(crate) responses: Vec<Response>,
+    /// Of requests whose outcome is an event, each with the request's place in the order of all.
+    responses: Vec<(u64, Response)>,
+}
+
+/// A connection that was settled.
+#[derive(Clone, Debug)]
+pub(crate) struct Disconnected {
+    epoch: u64,
+    reason: DisconnectReason,
+    /// How many messages go back to their senders.
+    returned: usize,
+}
+
+/// The end of a run: what follows, and what there is to report of it.
+#[derive(Clone, Debug)]
+pub(crate) struct RunEnd {
+    pub(crate) exit: Exit,
+    disconnected: Option<Disconnected>,
+    /// `None` where the client goes on, or its end was announced before.
+    announced: Option<End>,
 }
 
 impl Collected {
-    /// What the consumer must hear of it; `last` is made of the messages.
-    fn events(self, last: impl FnOnce(Vec<Message>, Vec<Message>) -> Event) -> impl Iterator<Item = Event> {
-        let responses = self.responses.into_iter().map(|response| Event::Response(Box::new(response)));
+    /// Responses, in the order in which their requests were made: some were never written, others were never answered.
+    fn take_responses(&mut self) -> impl Iterator<Item = Response> + use<> {
+        let mut responses = std::mem::take(&mut self.responses);
+        responses.sort_by_key(|(order, _)| *order);
+        responses.into_iter().map(|(_, response)| response)
+    }
+
+    /// Events for the consumer; `last` is made of the messages.
+    fn events(mut self, last: impl FnOnce(Vec<Message>, Vec<Message>) -> Event) -> impl Iterator<Item = Event> {
+        let responses = self.take_responses().map(|response| Event::Response(Box::new(response)));
         responses.chain([last(self.unsent, self.uncertain)])
     }
 }
 
 impl ClientState {
-    /// Closes the gate to `pass`, lets go of the connection, and collects all that was accepted and not written. Messages
-    /// for whatever connection comes next stay when the gate still lets such pass.
+    /// Closes the gate to `pass`, detaches the connection, and collects all that was accepted and not written. Messages for
+    /// the next connection stay when the gate still lets such pass.
     fn settle(&self, life: &mut Life, link: &mut Link, pass: Pass) -> Collected {
         let mailbox = &self.core.mailbox;
         let books = &mailbox.source.books;
+        // Before the gate: nobody sees an open client that refuses to send for want of a connection.
+        self.core.status.leave_open();
         mailbox.gate.close(pass);
         link.let_go(books);
         let keep_queued = pass == Pass::Queue;
@@ -79,20 +108,97 @@ impl ClientState {
     ) -> usize {
         let collected = self.settle(life, link, pass);
         let handed_back = collected.unsent.len() + collected.uncertain.len();
-        life.untold.extend(collected.events(last));
+        life.pending_events.extend(collected.events(last));
         handed_back
     }
 
     /// As `settle_for`, for a connection that is over while the client goes on.
-    pub(crate) fn settle_connection(&self, life: &mut Life, link: &mut Link, reason: DisconnectReason) -> usize {
-        let epoch = life.epoch;
+    pub(crate) fn settle_connection(&self, life: &mut Life, link: &mut Link, reason: DisconnectReason) -> Disconnected {
+        let (epoch, why) = (life.epoch, reason.clone());
         let last = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
-        let handed_back = self.settle_for(life, link, Pass::Queue, last);
-        if let Some(event @ Event::Disconnected { reason, .. }) = life.untold.back() {
+        let returned = self.settle_for(life, link, Pass::Queue, last);
+        if let Some(event) = life.pending_events.back() {
             self.core.tap().iter().for_each(|tap| tap.event(event));
-            metrics::disconnected(&self.core.tag, reason);
         }
-        handed_back
+        Disconnected { epoch, reason: why, returned }
+    }
+
+    /// Ends a run, in this order and under one lock: its fate, which the command that stands may overrule; the state; the
+    /// account; the announcement. Events for a handler are left in `pending_events`, for the caller to deliver afterwards:
+    /// nothing that user code does then changes what was decided.
+    ///
+    /// `disconnect` says how a connection that is still open has ended, where that is to be an event of its own.
+    pub(crate) fn end_run(
+        &self,
+        life: &mut Life,
+        link: &mut Link,
+        queue: Option<&mut Queue>,
+        reason: ExitReason,
+        disconnect: Option<DisconnectReason>,
+    ) -> RunEnd {
+        let run_end = self.core.commands.end_run(|standing| {
+            let exit = self.exit(reason, standing.map(|command| command.kind));
+            let disconnect = match &exit.fate {
+                Fate::Restart => disconnect.or(Some(DisconnectReason::RestartRequested)),
+                Fate::End(_) => disconnect,
+            };
+            let disconnect = disconnect.filter(|_| life.open);
+            let disconnected = disconnect.map(|reason| self.settle_connection(life, link, reason));
+            let mut announced = None;
+            match &exit.fate {
+                Fate::Restart => self.core.status.set(ReadyState::Connecting),
+                // The thread had been abandoned, and the end announced in its stead.
+                Fate::End(end) if self.has_concluded(end) => {
+                    self.settle_for(life, link, end.pass(), |unsent, uncertain| end.event(unsent, uncertain));
+                }
+                Fate::End(end) => {
+                    self.settle_for(life, link, end.pass(), |unsent, uncertain| end.event(unsent, uncertain));
+                    self.announce(end);
+                    if let Some(queue) = queue {
+                        conclude_queue(queue, end, life);
+                    }
+                    announced = Some(end.clone());
+                }
+            }
+            (exit.decided(), RunEnd { exit, disconnected, announced })
+        });
+        life.exit = Some(run_end.exit.clone());
+        run_end
+    }
+
+    /// Logs and publishes what has been announced: calls of user code, made when the lock of the decision is released.
+    pub(crate) fn report(&self, run_end: &RunEnd) {
+        if let Some(disconnected) = &run_end.disconnected {
+            self.report_disconnected(disconnected);
+        }
+        if let Some(end) = &run_end.announced {
+            self.report_end(end);
+        }
+    }
+
+    pub(crate) fn report_disconnected(&self, Disconnected { epoch, reason, returned }: &Disconnected) {
+        let name = &self.core.tag.name;
+        let back = match returned {
+            0 => String::new(),
+            one_or_more => format!("; {one_or_more} messages returned"),
+        };
+        logger::warn!(client:% = name, epoch, reason = reason.kind(); "client `{name}`: connection {epoch} ended: {reason}{back}");
+        metrics::disconnected(&self.core.tag, reason);
+    }
+
+    pub(crate) fn report_end(&self, end: &End) {
+        let (name, target) = (&self.core.tag.name, &self.settings.target);
+        match end {
+            End::Closed(ExitReason::Closed) => {
+                logger::info!(client:% = name; "client `{name}` ({target}): closed");
+            }
+            End::Closed(reason) => {
+                logger::error!(client:% = name; "client `{name}` ({target}): ended: {reason}");
+            }
+            End::Parked(reason) => {
+                logger::error!(client:% = name; "client `{name}` ({target}): parked: {reason}");
+            }
+        }
     }
 
     /// Something accepted was not written.
@@ -105,8 +211,10 @@ impl ClientState {
                 None => receipt.confirm(false),
                 Some(id) => match self.core.asked.look(|table| table.not_sent(id)) {
                     // The worker's own are nobody's loss.
-                    None | Some((_, Whom::Worker(_))) => {}
-                    Some(told) => collected.responses.extend(tell_caller(told).map(|(response, _)| response)),
+                    None | Some((_, (_, Whom::Worker(_)))) => {}
+                    Some((order, told)) => {
+                        collected.responses.extend(tell_caller(told).map(|(response, _)| (order, response)));
+                    }
                 },
             },
         }
@@ -116,38 +224,38 @@ impl ClientState {
     fn abandon_requests(&self, collected: &mut Collected) -> Vec<UnknownRequest> {
         let mut unknown = Vec::new();
         for left in self.core.asked.look(|table| table.disconnected()) {
-            collected.responses.extend(left.told.and_then(tell_caller).map(|(response, _)| response));
+            let told = left.told.and_then(tell_caller);
+            collected.responses.extend(told.map(|(response, _)| (left.order, response)));
             unknown.push(UnknownRequest { id: left.id, method: left.method, message: left.message });
         }
         self.core.wanted.look(|table| table.disconnected(Instant::now()));
         unknown
     }
 
-    /// As `conclude`, for a client without a worker.
-    pub(crate) fn conclude_idle(&self, end: &End) {
+    /// Ends a client that has no worker, or parks it: settles the account, wakes all that wait, gives its queue the last
+    /// event. Events that no handler can receive any more stay, for the supervisor's event. False when that was done before.
+    pub(crate) fn conclude_idle(&self, end: &End) -> bool {
         let mut kept = self.kept.lock();
-        self.conclude(&mut kept, &mut self.core.mailbox.line.lock(), end);
-    }
-
-    /// The client has ended for good, or is given up on: its queue is told, then everyone who waits. What a handler that is
-    /// gone can't be told stays, for the supervisor's event.
-    pub(crate) fn conclude(&self, kept: &mut Kept, link: &mut Link, end: &End) {
+        let link = &mut *self.core.mailbox.line.lock();
         if self.has_concluded(end) {
-            return;
+            return false;
         }
-        let Kept { queue, life } = kept;
+        let Kept { queue, life, .. } = &mut *kept;
         self.settle_for(life, link, end.pass(), |unsent, uncertain| end.event(unsent, uncertain));
         self.announce(end);
         if let Some(queue) = queue {
             conclude_queue(queue, end, life);
         }
+        true
     }
 
-    /// The thread was left behind: the messages in its hands can't be recovered, those on their way to it can.
-    pub(crate) fn conclude_left_behind(&self, end: &End) {
+    /// The thread is abandoned: the messages that it has taken can't be recovered, those on their way to it can. False when
+    /// the end was announced before.
+    pub(crate) fn conclude_abandoned(&self, end: &End) -> bool {
         if self.has_concluded(end) {
-            return;
+            return false;
         }
+        self.core.status.leave_open();
         let mailbox = &self.core.mailbox;
         mailbox.gate.close(end.pass());
         let collected = self.settle_unwritten(mailbox.source.queue.try_iter());
@@ -159,6 +267,7 @@ impl ClientState {
         };
         self.left.lock().extend(untold);
         self.announce(end);
+        true
     }
 
     /// Whatever is left of a client that has ended.
@@ -166,7 +275,7 @@ impl ClientState {
         let link = &mut *self.core.mailbox.line.lock();
         let collected = self.settle(life, link, Pass::Ended);
         let rest = |unsent, uncertain| End::Closed(ExitReason::Closed).event(unsent, uncertain);
-        life.untold.extend(collected.events(rest));
+        life.pending_events.extend(collected.events(rest));
     }
 
     /// None of these was written, and no answer to anything will come.
@@ -180,7 +289,9 @@ impl ClientState {
     /// The same for a connection that never was one.
     #[cfg(feature = "testing")]
     pub(crate) fn rehearse_the_end(&self, items: Vec<Accepted>) -> crate::handed_back::HandedBack {
-        let Collected { unsent, uncertain, responses } = self.settle_unwritten(items);
+        let mut collected = self.settle_unwritten(items);
+        let responses = collected.take_responses().collect();
+        let Collected { unsent, uncertain, .. } = collected;
         crate::handed_back::HandedBack { unsent, uncertain, responses, dropped: 0 }
     }
 
@@ -192,8 +303,8 @@ impl ClientState {
 
 /// The last words to a queue.
 pub(crate) fn conclude_queue(queue: &mut Queue, end: &End, life: &mut Life) {
-    let Some(last) = life.untold.pop_back() else { return };
-    life.untold.drain(..).for_each(|event| queue.push_event(event));
+    let Some(last) = life.pending_events.pop_back() else { return };
+    life.pending_events.drain(..).for_each(|event| queue.push_event(event));
     queue.conclude(end, last);
 }
 

@@ -82,10 +82,26 @@ impl ClientConfig {
     }
 
     /// Follows so many redirects of the upgrade (301, 302, 303, 307, 308) in one attempt, never from `wss` to `ws`; to another
-    /// host no header of yours goes along but `Origin` and `User-Agent`, nor the URL's credentials. Defaults to 0: whoever answers in the venue's
-    /// place could send orders elsewhere.
+    /// host neither the URL's credentials nor subprotocols go along, which may carry a token, and of your headers only `Origin`
+    /// and `User-Agent`. Defaults to 0: a server that answers in the venue's place could send orders elsewhere.
     pub fn redirects(mut self, most: u32) -> Self {
         self.redirects = most;
+        self
+    }
+
+    /// Tries again this often when the certificate of a server, or of a proxy, is not accepted, instead of parking the client.
+    /// For programs that nobody watches: venues renew expired certificates, and this machine's clock may have been wrong before
+    /// it was synchronized. No attempt sends anything before a certificate is accepted. Defaults to off.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.certificate_retry(Duration::from_secs(300));
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn certificate_retry(mut self, every: Duration) -> Self {
+        self.certificate_retry = Some(every);
         self
     }
 

@@ -33,6 +33,7 @@ pub(crate) fn effective(tag: &Tag, settings: &Settings) -> Value {
         host_header: settings.host.clone(),
         without_user_agent: !settings.user_agent,
         redirects: Some(settings.redirects),
+        certificate_retry: settings.certificate_retry.map(Time),
         tls: Some(TlsFile {
             backend: Some(tls.backend),
             root_certificate: tls.roots.iter().map(|root| format!("[{} bytes]", root.len())).collect(),
@@ -65,6 +66,7 @@ pub(crate) fn effective(tag: &Tag, settings: &Settings) -> Value {
         stale_channel_after: settings.stale.channel_after.map(Time),
         stale_action: Some(settings.stale.action),
         park_on: Some(settings.park_on.clone()),
+        park_on_close: Some(settings.park_on_close.clone()),
         max_retries: Some(reconnect.max_retries),
         backoff: Some(Backoff { base: Time(reconnect.base), cap: Time(reconnect.cap) }),
         jitter: Some(reconnect.jitter),
@@ -77,6 +79,7 @@ pub(crate) fn effective(tag: &Tag, settings: &Settings) -> Value {
         send_bytes: Some(settings.send_bytes),
         queue_while_disconnected: Some(settings.queue_while_disconnected),
         max_message_size: Some(settings.max_message_size),
+        max_frame_size: settings.max_frame_size,
         read_buffer: Some(settings.read_buffer),
         subscribe: settings.channels.iter().map(ToString::to_string).collect(),
         request_timeout: Some(Time(settings.request_timeout)),

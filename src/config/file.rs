@@ -45,6 +45,9 @@ pub(crate) struct ClientFile {
     pub(crate) without_user_agent: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) redirects: Option<u32>,
+    /// How often to try again when a certificate is not accepted, instead of parking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate_retry: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls: Option<TlsFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,6 +72,9 @@ pub(crate) struct ClientFile {
     pub(crate) stale_action: Option<StaleAction>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) park_on: Option<Vec<u16>>,
+    /// Codes of the server's close frame that park the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) park_on_close: Option<Vec<u16>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_retries: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +99,9 @@ pub(crate) struct ClientFile {
     pub(crate) queue_while_disconnected: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_message_size: Option<usize>,
+    /// Longer messages are sent in fragments of this length, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_frame_size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) read_buffer: Option<usize>,
     #[cfg(feature = "compression")]
@@ -212,12 +221,14 @@ impl ClientFile {
             )* };
         }
         set! { |value| value =>
-            subprotocol_choice host_header redirects tcp_nodelay restart stale_action park_on max_retries jitter overflow
-            event_capacity event_bytes send_capacity send_bytes queue_while_disconnected max_message_size read_buffer pin_to
+            subprotocol_choice host_header redirects tcp_nodelay restart stale_action park_on park_on_close max_retries jitter overflow
+            event_capacity event_bytes send_capacity send_bytes queue_while_disconnected max_message_size max_frame_size read_buffer
+            pin_to
             stack_size low_latency
         }
         set! { |time: Time| time.0 =>
             connect_timeout stale_after stale_channel_after stable_after close_timeout request_timeout max_age stall_threshold
+            certificate_retry
         }
         set! { SocketFile::build => socket }
         set! { IdleStrategy::from => idle_strategy }

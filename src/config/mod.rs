@@ -80,6 +80,7 @@ pub struct ClientConfig {
     pub(crate) host: Option<String>,
     pub(crate) user_agent: bool,
     pub(crate) redirects: u32,
+    pub(crate) certificate_retry: Option<Duration>,
     pub(crate) tls: Tls,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) socket: SocketOptions,
@@ -89,6 +90,7 @@ pub struct ClientConfig {
     pub(crate) stale: StaleRules,
     pub(crate) reconnect: ReconnectRules,
     pub(crate) park_on: Vec<u16>,
+    pub(crate) park_on_close: Vec<u16>,
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) delivery: Delivery,
@@ -99,6 +101,7 @@ pub struct ClientConfig {
     pub(crate) send_bytes: usize,
     pub(crate) queue_while_disconnected: usize,
     pub(crate) max_message_size: usize,
+    pub(crate) max_frame_size: Option<usize>,
     pub(crate) read_buffer: Option<usize>,
     #[cfg(feature = "compression")]
     pub(crate) compression: Option<compression::Compression>,
@@ -114,6 +117,7 @@ pub struct ClientConfig {
     pub(crate) prepare: Option<Arc<PrepareFn>>,
     pub(crate) on_open: Option<Arc<OnOpenFn>>,
     pub(crate) reconcile: Option<Arc<ReconcileFn>>,
+    pub(crate) reconciles_first: bool,
     pub(crate) venue: Option<Arc<dyn Venue>>,
     pub(crate) channels: Vec<Arc<str>>,
     pub(crate) correlation: Option<Correlation>,
@@ -164,6 +168,7 @@ impl ClientConfig {
             host: None,
             user_agent: true,
             redirects: 0,
+            certificate_retry: None,
             tls: Tls::default(),
             proxy: None,
             socket: SocketOptions::default(),
@@ -173,6 +178,7 @@ impl ClientConfig {
             stale: StaleRules::default(),
             reconnect: ReconnectRules::default(),
             park_on: vec![401, 403, 404],
+            park_on_close: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             delivery: Delivery::channel(),
@@ -183,6 +189,7 @@ impl ClientConfig {
             send_bytes: 32 << 20,
             queue_while_disconnected: 0,
             max_message_size: 16 << 20,
+            max_frame_size: None,
             read_buffer: None,
             #[cfg(feature = "compression")]
             compression: None,
@@ -198,6 +205,7 @@ impl ClientConfig {
             prepare: None,
             on_open: None,
             reconcile: None,
+            reconciles_first: false,
             venue: None,
             channels: Vec::new(),
             correlation: None,
@@ -283,6 +291,21 @@ impl ClientConfig {
     /// ```
     pub fn park_on(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
         self.park_on = statuses.into_iter().collect();
+        self
+    }
+
+    /// Codes of the server's close frame after which no connection helps before someone has changed something, as the venue
+    /// documents them (a revoked key, a second session of the same user): they park the client at once, before the first retry.
+    /// Defaults to none.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://venue.example")?.park_on_close([1008, 4401]);
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn park_on_close(mut self, codes: impl IntoIterator<Item = u16>) -> Self {
+        self.park_on_close = codes.into_iter().collect();
         self
     }
 
@@ -385,6 +408,21 @@ impl ClientConfig {
     /// it is read, one that is compressed as soon as more comes out. Defaults to 16 MiB.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
+        self
+    }
+
+    /// Sends messages that are longer than so many bytes in fragments of that length (RFC 6455 section 5.4): some gateways close
+    /// a connection on which a frame above 32 KiB arrives. Pings then leave between the fragments. Defaults to no limit: each
+    /// message is one frame.
+    ///
+    /// ```
+    /// use ws_supervisor::ClientConfig;
+    /// let config = ClientConfig::new("wss://gateway.example")?.max_frame_size(32 << 10);
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn max_frame_size(mut self, bytes: usize) -> Self {
+        self.max_frame_size = Some(bytes);
         self
     }
 

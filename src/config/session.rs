@@ -123,6 +123,29 @@ impl ClientConfig {
         self
     }
 
+    /// As [`reconcile`](ClientConfig::reconcile), and on the first connection of the process as well, where `unsettled` is
+    /// empty: a process that was restarted does not know its open orders, and the venue does.
+    ///
+    /// ```
+    /// use serde_json::{Value, json};
+    /// use ws_supervisor::ClientConfig;
+    ///
+    /// let config = ClientConfig::new("wss://venue.example/ws")?.reconcile_from_start(|session, _| {
+    ///     let orders: Vec<Value> = session.request("private/get_open_orders", json!({}))?;
+    ///     println!("{} orders are open from an earlier life", orders.len());
+    ///     Ok(())
+    /// });
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn reconcile_from_start(
+        mut self,
+        reconcile: impl Fn(&mut Session<'_>, &Unsettled) -> Result<(), SessionError> + Send + Sync + 'static,
+    ) -> Self {
+        self.reconciles_first = true;
+        self.reconcile(reconcile)
+    }
+
     /// How requests are written and answers recognised. Defaults to [`Correlation::json_rpc`], or to the
     /// [`venue`](ClientConfig::venue)'s.
     ///
@@ -152,7 +175,7 @@ impl ClientConfig {
     }
 
     /// Limits what is written; call it again for more limits, each of which a message must pass, in this order, a venue's
-    /// own last. Tokens taken from an earlier limit are not returned if a later one refuses. Heartbeat messages never wait,
+    /// own last. Tokens taken from an earlier limit are returned if a later one refuses. Heartbeat messages never wait,
     /// but count. What [waited for a connection](ClientConfig::queue_while_disconnected) is let out at the limits' pace,
     /// and until it is out new messages are refused. Defaults to none.
     ///

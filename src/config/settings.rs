@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) host: Option<String>,
     pub(crate) user_agent: bool,
     pub(crate) redirects: u32,
+    pub(crate) certificate_retry: Option<Duration>,
     pub(crate) tls: Tls,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) socket: SocketOptions,
@@ -48,6 +49,7 @@ pub(crate) struct Settings {
     pub(crate) stale: StaleRules,
     pub(crate) reconnect: ReconnectRules,
     pub(crate) park_on: Vec<u16>,
+    pub(crate) park_on_close: Vec<u16>,
     pub(crate) connect_timeout: Duration,
     pub(crate) close_timeout: Duration,
     /// Moved out when the client is made: code of the caller's is let go of at the end.
@@ -59,6 +61,7 @@ pub(crate) struct Settings {
     pub(crate) send_bytes: usize,
     pub(crate) queue_while_disconnected: usize,
     pub(crate) max_message_size: usize,
+    pub(crate) max_frame_size: Option<usize>,
     pub(crate) read_buffer: usize,
     #[cfg(feature = "compression")]
     pub(crate) compression: Option<super::compression::Compression>,
@@ -86,6 +89,8 @@ pub(crate) struct Hooks {
     pub(crate) prepare: Option<Arc<PrepareFn>>,
     pub(crate) on_open: Option<Arc<OnOpenFn>>,
     pub(crate) reconcile: Option<Arc<ReconcileFn>>,
+    /// On the first connection too.
+    pub(crate) reconciles_first: bool,
     pub(crate) venue: Option<Arc<dyn Venue>>,
     pub(crate) decode: Option<Decode>,
 }
@@ -160,6 +165,7 @@ impl ClientConfig {
             host: config.host,
             user_agent: config.user_agent,
             redirects: config.redirects,
+            certificate_retry: config.certificate_retry,
             tls,
             proxy: config.proxy,
             socket: config.socket,
@@ -169,6 +175,7 @@ impl ClientConfig {
             stale: config.stale,
             reconnect: config.reconnect,
             park_on: config.park_on,
+            park_on_close: config.park_on_close,
             connect_timeout: config.connect_timeout,
             close_timeout: config.close_timeout,
             overflow: config.overflow,
@@ -178,6 +185,7 @@ impl ClientConfig {
             send_bytes: config.send_bytes,
             queue_while_disconnected: config.queue_while_disconnected,
             max_message_size: config.max_message_size,
+            max_frame_size: config.max_frame_size,
             read_buffer: config.read_buffer.or(small(4 << 10)).unwrap_or(128 << 10),
             #[cfg(feature = "compression")]
             compression: config.compression,
@@ -195,6 +203,7 @@ impl ClientConfig {
                 prepare: config.prepare,
                 on_open: config.on_open,
                 reconcile: config.reconcile,
+                reconciles_first: config.reconciles_first,
                 venue,
                 decode: config.decode,
             },
@@ -274,6 +283,8 @@ impl Settings {
         let countable = (1..=Load::MAX_BYTES).contains(&self.send_bytes);
         faults.rule(countable, "send_bytes", "must be between 1 byte and 512 GiB");
         faults.rule(self.max_message_size > 0, "max_message_size", positive);
+        faults.rule(self.max_frame_size != Some(0), "max_frame_size", positive);
+        faults.rule(self.certificate_retry != Some(Duration::ZERO), "certificate_retry", positive);
         let in_range = (1024..=16 << 20).contains(&self.read_buffer);
         faults.rule(in_range, "read_buffer", "must be between 1 KiB and 16 MiB");
     }
@@ -346,6 +357,8 @@ mod tests {
             ("send_bytes", ok().send_bytes(0)),
             ("queue_while_disconnected", ok().queue_while_disconnected(usize::MAX)),
             ("max_message_size", ok().max_message_size(0)),
+            ("max_frame_size", ok().max_frame_size(0)),
+            ("certificate_retry", ok().certificate_retry(zero)),
             ("read_buffer", ok().read_buffer(0)),
         ];
         for (option, config) in bad {

@@ -274,7 +274,17 @@ fn every_knob_of_the_builders_is_a_key_of_the_file() {
     ];
     let knobs = sources.iter().flat_map(|source| methods(source)).collect();
     // Code of the caller's, and the recorder, which is the desk's.
-    let code = ["delivery", "prepare", "on_open", "reconcile", "resolver", "stale_while", "correlation", "record"];
+    let code = [
+        "delivery",
+        "prepare",
+        "on_open",
+        "reconcile",
+        "reconcile_from_start",
+        "resolver",
+        "stale_while",
+        "correlation",
+        "record",
+    ];
     let mut expected = without(knobs, &code);
     expected.insert("url".into());
     assert_eq!(keys(&schema, "ClientFile"), expected);

@@ -62,6 +62,8 @@ pub(crate) struct Attempt<'a> {
     pub(super) known: &'a Addresses,
     /// The address that took the connection.
     pub(super) address: Cell<Option<SocketAddr>>,
+    /// Addresses that asked to be left alone, and for how long.
+    pub(super) asked_to_wait: RefCell<Vec<(SocketAddr, Duration)>>,
 }
 
 impl<'a> Attempt<'a> {
@@ -90,6 +92,7 @@ impl<'a> Attempt<'a> {
             until: Cell::new(deadline),
             known,
             address: Cell::new(None),
+            asked_to_wait: RefCell::default(),
         }
     }
 
@@ -97,7 +100,8 @@ impl<'a> Attempt<'a> {
     pub(super) fn to<'b>(&'b self, dial: &'b Dial) -> Attempt<'b> {
         let (phase, until, address) = (self.phase.clone(), Cell::new(self.deadline), self.address.clone());
         let (entered, took) = (self.entered.clone(), self.took.clone());
-        Attempt { dial, phase, until, address, entered, took, ..*self }
+        let asked_to_wait = RefCell::default();
+        Attempt { dial, phase, until, address, entered, took, asked_to_wait, ..*self }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -134,6 +138,11 @@ impl<'a> Attempt<'a> {
     /// The address that took the connection, if one did.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address.get()
+    }
+
+    /// The addresses that asked to be left alone, and for how long.
+    pub(crate) fn asked_to_wait(&self) -> Vec<(SocketAddr, Duration)> {
+        self.asked_to_wait.take()
     }
 
     fn timeout(&self) -> Halt {
@@ -177,12 +186,22 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// An error when the attempt is cancelled or its deadline has passed.
+    pub(super) fn check(&self) -> Result<(), Halt> {
+        if (self.cancelled)() {
+            return Err(Halt::Cancelled);
+        }
+        if Instant::now() >= self.until() { Err(self.timeout()) } else { Ok(()) }
+    }
+
     /// Waits until the step that just blocked on `socket` can go on.
     pub(super) fn unblock(&self, socket: &mut Socket) -> Result<(), Halt> {
         if let Some(error) = socket.take_write_error() {
             return Err(self.broken(&error));
         }
-        self.wait(socket.tcp(), socket.interest(), self.until())?;
+        // Where the step stopped after it had read enough, there is more to read already: only the time is looked at.
+        let until = if socket.has_read_enough() { Instant::now() } else { self.until() };
+        self.wait(socket.tcp(), socket.interest(), until)?;
         socket.refresh();
         Ok(())
     }

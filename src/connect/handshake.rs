@@ -3,14 +3,13 @@
 //! understood, an extension nobody asked for is refused, and no header value reaches a log.
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::SystemTime;
 
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 
 use super::attempt::{Attempt, Halt};
 use super::compression::{Agreed, agree, offer};
-use super::http::{MAX_HEAD, MAX_HEADERS, broken, head_end, read_body, read_head, retry_after, wrong};
+use super::http::{MAX_HEAD, MAX_HEADERS, asks_to_wait, broken, head_end, parse, read_body, read_head, values, wrong};
 use crate::config::settings::Settings;
 use crate::dial::Dial;
 use crate::error::{ConnectError, Refusal};
@@ -50,7 +49,7 @@ pub(super) fn upgrade(attempt: &Attempt<'_>, wire: &mut Wire) -> Result<(Vec<u8>
             }
         };
         let rest = came.split_off(length);
-        match check(attempt.settings, &key, &came)? {
+        match check(attempt.settings, attempt.dial.was_redirected_away, &key, &came)? {
             Verdict::Upgraded(_) if !matches!(written, Written::Whole) => {
                 return Err(wrong("it was accepted before the server had read all of it"));
             }
@@ -86,7 +85,7 @@ fn request(settings: &Settings, dial: &Dial, key: &str) -> String {
     if let Some(credentials) = target.credentials.as_ref().filter(|_| !sets("authorization")) {
         request += &format!("Authorization: {}\r\n", credentials.basic());
     }
-    if !settings.subprotocols.is_empty() {
+    if !settings.subprotocols.is_empty() && !dial.was_redirected_away {
         request += &format!("Sec-WebSocket-Protocol: {}\r\n", settings.subprotocols.join(", "));
     }
     if let Some(offer) = offer(settings) {
@@ -130,7 +129,8 @@ fn write_all(
                     Err(error) => return Ok(Written::Broke(broken(attempt, &error))),
                 }
                 while let Some(length) = head_end(came, 0) {
-                    if check(attempt.settings, key, &came[..length])? != Verdict::Interim {
+                    let away = attempt.dial.was_redirected_away;
+                    if check(attempt.settings, away, key, &came[..length])? != Verdict::Interim {
                         return Ok(Written::InPart);
                     }
                     came.drain(..length);
@@ -155,25 +155,10 @@ enum Verdict {
 }
 
 /// Checks a whole head.
-fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
+fn check(settings: &Settings, away: bool, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    // RFC 9112 section 5.2: a user agent must take a folded line for a space.
-    let mut parser = httparse::ParserConfig::default();
-    parser.allow_obsolete_multiline_headers_in_responses(true);
-    // A header that may not be hides neither the status nor the others.
-    parser.allow_spaces_after_header_name_in_responses(true);
-    parser.ignore_invalid_headers_in_responses(true);
-    match parser.parse_response(&mut response, head) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(wrong("not HTTP/1.1 (a head without an end)")),
-        Err(httparse::Error::TooManyHeaders) => return Err(wrong(format!("more than {MAX_HEADERS} headers"))),
-        Err(error) => return Err(wrong(format!("not HTTP/1.1 ({error})"))),
-    };
-    let all = |name: &str| -> Vec<&str> {
-        let ours = response.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-        ours.filter_map(|header| std::str::from_utf8(header.value).ok()).collect()
-    };
+    let response = parse(&mut headers, head)?;
+    let all = |name: &str| values(&response, name);
     let status = response.code.unwrap_or_default();
     if (100..200).contains(&status) && status != 101 {
         return Ok(Verdict::Interim);
@@ -187,7 +172,7 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
     if status != 101 {
         return Ok(Verdict::Refused(Box::new(Refusal {
             status,
-            retry_after: all("retry-after").first().and_then(|value| retry_after(value, SystemTime::now())),
+            retry_after: asks_to_wait(&response),
             headers: headers(),
             body: "".into(),
         })));
@@ -215,6 +200,7 @@ fn check(settings: &Settings, key: &str, head: &[u8]) -> Result<Verdict, Halt> {
     let chosen: Vec<_> = all("sec-websocket-protocol").into_iter().filter(|value| !value.trim().is_empty()).collect();
     let subprotocol = match chosen[..] {
         [] if settings.subprotocols.is_empty() || settings.subprotocol_choice != SubprotocolChoice::Required => None,
+        [] if away => return refused("none is offered to another host, to which a redirect leads".into()),
         [] => return refused("the server chose none of those offered".into()),
         [one] if settings.subprotocols.iter().any(|offered| offered == one) => Some(one.into()),
         [one] if settings.subprotocol_choice == SubprotocolChoice::Any => Some(one.into()),
@@ -250,7 +236,7 @@ mod tests {
     }
 
     fn verdict(config: &ClientConfig, head: &[u8]) -> Result<Verdict, ConnectError> {
-        check(&config.resolve().unwrap(), KEY, head).map_err(|halt| match halt {
+        check(&config.resolve().unwrap(), false, KEY, head).map_err(|halt| match halt {
             Halt::Failed(error) => error,
             Halt::Cancelled => unreachable!(),
         })

@@ -27,6 +27,40 @@ pub(super) fn head_end(came: &[u8], looked: usize) -> Option<usize> {
     }
 }
 
+/// Parses a whole head as a user agent has to: a server's and a proxy's answer alike.
+pub(super) fn parse<'h, 'b>(
+    headers: &'h mut [httparse::Header<'b>],
+    head: &'b [u8],
+) -> Result<httparse::Response<'h, 'b>, Halt> {
+    let mut response = httparse::Response::new(headers);
+    let mut parser = httparse::ParserConfig::default();
+    // RFC 9112 section 5.2: a user agent must take a folded line for a space.
+    parser.allow_obsolete_multiline_headers_in_responses(true);
+    // A header that is not allowed hides neither the status nor the others.
+    parser.allow_spaces_after_header_name_in_responses(true);
+    parser.ignore_invalid_headers_in_responses(true);
+    match parser.parse_response(&mut response, head) {
+        Ok(httparse::Status::Complete(_)) => Ok(response),
+        Ok(httparse::Status::Partial) => Err(wrong("not HTTP/1.1 (a head without an end)")),
+        Err(httparse::Error::TooManyHeaders) => Err(wrong(format!("more than {MAX_HEADERS} headers"))),
+        Err(error) => Err(wrong(format!("not HTTP/1.1 ({error})"))),
+    }
+}
+
+/// The values of all headers of this name.
+pub(super) fn values<'h>(response: &'h httparse::Response<'_, '_>, name: &str) -> Vec<&'h str> {
+    let of_name = response.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    of_name.filter_map(|header| std::str::from_utf8(header.value).ok()).collect()
+}
+
+/// How long an answer asks to be left alone.
+pub(super) fn asks_to_wait(response: &httparse::Response<'_, '_>) -> Option<Duration> {
+    // A date is compared with the server's own clock: ours may be wrong.
+    let date = values(response, "date").first().and_then(|date| httpdate::parse_http_date(date).ok());
+    let now = date.unwrap_or_else(SystemTime::now);
+    values(response, "retry-after").first().and_then(|value| retry_after(value, now))
+}
+
 /// Writes all of it.
 pub(super) fn write(attempt: &Attempt<'_>, wire: &mut dyn Layer, mut bytes: &[u8]) -> Result<(), Halt> {
     while !bytes.is_empty() {
@@ -75,7 +109,12 @@ pub(super) fn read_body(attempt: &Attempt<'_>, wire: &mut dyn Layer, refusal: &R
     let until = Instant::now() + BODY_TIME;
     let is_chunked =
         refusal.header("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
-    let length = refusal.header("content-length").and_then(|value| value.trim().parse().ok()).unwrap_or(usize::MAX);
+    // RFC 9110 section 6.4.1: these have none. RFC 9112 section 6.3: a length that stands twice may be taken as one.
+    if matches!(refusal.status, 204 | 304) {
+        return Vec::new();
+    }
+    let length = refusal.header("content-length").and_then(|value| value.split(',').next()?.trim().parse().ok());
+    let length = length.unwrap_or(usize::MAX);
     loop {
         let (mut body, is_whole) = match is_chunked {
             true => dechunk(&came),

@@ -13,6 +13,7 @@ use crate::config::proxy::{Server, Speaks};
 use crate::dial::Dial;
 use crate::error::{ConnectError, Phase, Refusal};
 use crate::handshake::Handshake;
+use crate::logger;
 use crate::transport::{Extensions, Layer, Socket, Transport, Wire};
 
 /// Makes the connection, following redirects as far as the configuration lets it.
@@ -58,8 +59,7 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
         attempt.set_until(attempt.deadline);
         let (tcp, address) = match tcp::race(attempt, &mut left) {
             Ok(taken) => taken,
-            // What one that took the connection had to say tells more than that another did not take it.
-            Err(halt @ Halt::Failed(_)) => return Err(met.unwrap_or_else(|| of_proxy(halt))),
+            Err(halt @ Halt::Failed(_)) => return Err(worst_but_one(met, of_proxy(halt))),
             Err(halt) => return Err(halt),
         };
         attempt.address.set(Some(address));
@@ -69,9 +69,17 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
             attempt.set_until(now + attempt.deadline.saturating_duration_since(now) / 2);
         }
         match over(attempt, tcp, proxy.as_ref()) {
-            Err(Halt::Failed(error)) if !left.is_empty() && is_this_addresses_own(&error) && may_dial(attempt) => {
-                log::debug!("{address} does not serve: {error}; trying another address");
-                met = Some(error.into());
+            Err(Halt::Failed(error)) => {
+                if let Some(wait) = error.retry_after().filter(|_| !error.is_ban()) {
+                    attempt.asked_to_wait.borrow_mut().push((address, wait));
+                }
+                let goes_on = !left.is_empty() && is_this_addresses_own(&error) && may_dial(attempt);
+                let halt = worst_but_one(met.take(), error.into());
+                if !goes_on {
+                    return Err(halt);
+                }
+                logger::debug!("{address} does not serve: {}; trying another address", text_of(&halt));
+                met = Some(halt);
             }
             result => return result,
         }
@@ -83,12 +91,35 @@ fn may_dial(attempt: &Attempt<'_>) -> bool {
     attempt.settings.dial_limit.as_ref().is_none_or(|limit| limit.take_one(Instant::now()).is_ok())
 }
 
-/// Whether another address of the same host may do better.
+/// Whether another address of the same host may do better. One server of several may have an old certificate or lack a path.
 fn is_this_addresses_own(error: &ConnectError) -> bool {
     match error {
-        ConnectError::Timeout { .. } | ConnectError::Lost { .. } => true,
-        ConnectError::Refused(refusal) => (500..600).contains(&refusal.status) && refusal.retry_after.is_none(),
+        ConnectError::Timeout { .. } | ConnectError::Lost { .. } | ConnectError::Subprotocol { .. } => true,
+        ConnectError::Tls { fault, .. } => fault.is_certificate(),
+        ConnectError::Refused(refusal) => {
+            (500..600).contains(&refusal.status) || matches!(refusal.status, 401 | 403 | 404)
+        }
         _ => false,
+    }
+}
+
+/// Which of two addresses' failures speaks for the attempt. One that a retry can change comes first, so that a client is not
+/// parked while one of its addresses may serve it. Then the earlier: an address that took the connection tells more than one
+/// that did not.
+fn worst_but_one(earlier: Option<Halt>, later: Halt) -> Halt {
+    match (earlier, later) {
+        (None, later) | (Some(_), later @ Halt::Cancelled) => later,
+        (Some(Halt::Failed(earlier)), Halt::Failed(later)) if !earlier.is_retryable() && later.is_retryable() => {
+            later.into()
+        }
+        (Some(earlier), _) => earlier,
+    }
+}
+
+fn text_of(halt: &Halt) -> String {
+    match halt {
+        Halt::Failed(error) => error.to_string(),
+        Halt::Cancelled => "cancelled".into(),
     }
 }
 
@@ -139,7 +170,8 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
     let extensions = accepted.agreed.map_or_else(Extensions::default, |agreed| agreed.for_client(settings));
     let extensions = Extensions { unpack: attempt.unpack.cloned(), ..extensions };
     let (buffer, max_message) = (settings.read_buffer, settings.max_message_size);
-    let transport = Transport::new(wire, tail, Role::Client, buffer, max_message, extensions);
+    let max_frame = settings.max_frame_size.unwrap_or(usize::MAX);
+    let transport = Transport::new(wire, tail, Role::Client, buffer, max_message, max_frame, extensions);
     Ok((if proxy.is_some() { transport.through_a_proxy() } else { transport }, handshake))
 }
 

@@ -1,7 +1,9 @@
 //! The way through a proxy: which, and what it is asked. Names are resolved at the proxy.
 
+use std::num::NonZeroU16;
+
 use super::attempt::{Attempt, Halt};
-use super::http::{read_head, write};
+use super::http::{asks_to_wait, parse, read_head, values, write};
 use crate::config::proxy::{Server, Speaks};
 use crate::error::ConnectError;
 use crate::target::{bracketed, without_zone};
@@ -12,7 +14,7 @@ pub(super) fn choose(attempt: &Attempt<'_>) -> Result<Option<Server>, Halt> {
     let Some(proxy) = &attempt.settings.proxy else { return Ok(None) };
     proxy.choose(&attempt.dial.target, |name| std::env::var_os(name)).map_err(|error| {
         let message = error.to_string().into();
-        ConnectError::Proxy { proxy: "".into(), status: None, fault: None, message }.into()
+        ConnectError::Proxy { proxy: "".into(), status: None, fault: None, message, retry_after: None }.into()
     })
 }
 
@@ -33,14 +35,36 @@ pub(super) fn blame(server: &Server, halt: Halt) -> Halt {
         }
         Halt::Failed(ConnectError::Tls { fault, message, .. }) => {
             let message = format!("TLS to it failed, for which `Proxy::tls` is: {message} ({fault:?})").into();
-            ConnectError::Proxy { proxy: server.to_string().into(), status: None, fault: Some(fault), message }.into()
+            ConnectError::Proxy {
+                proxy: server.to_string().into(),
+                status: None,
+                fault: Some(fault),
+                message,
+                retry_after: None,
+            }
+            .into()
         }
         halt => halt,
     }
 }
 
 fn refused(server: &Server, status: Option<u16>, message: impl Into<Box<str>>) -> Halt {
-    ConnectError::Proxy { proxy: server.to_string().into(), status, fault: None, message: message.into() }.into()
+    ConnectError::Proxy {
+        proxy: server.to_string().into(),
+        status,
+        fault: None,
+        message: message.into(),
+        retry_after: None,
+    }
+    .into()
+}
+
+/// Whether one of the challenges in a header is Basic (RFC 9110 section 11.6.1): each begins with its scheme, behind a comma or
+/// at the beginning.
+fn takes_basic(challenges: &str) -> bool {
+    challenges
+        .split(',')
+        .any(|part| part.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("basic")))
 }
 
 /// RFC 9110 section 9.3.6.
@@ -61,10 +85,10 @@ fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Re
         })?;
         let rest = came.split_off(length);
         let mut headers = [httparse::EMPTY_HEADER; super::http::MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        if !matches!(response.parse(&came), Ok(httparse::Status::Complete(_))) {
-            return Err(refused(server, None, "it answers with no HTTP/1.1"));
-        }
+        let response = parse(&mut headers, &came).map_err(|halt| match halt {
+            Halt::Failed(ConnectError::Handshake { message }) => refused(server, None, message),
+            halt => halt,
+        })?;
         let status = response.code.unwrap_or_default();
         match status {
             100..200 => came = rest,
@@ -72,15 +96,28 @@ fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Re
             // Neither TLS nor WebSocket lets a server speak first.
             200..300 => return Err(refused(server, Some(status), "bytes that nobody asked for follow its consent")),
             407 => {
+                let schemes = values(&response, "proxy-authenticate");
+                let scheme = |value: &&str| value.split_whitespace().next().unwrap_or_default().to_owned();
+                let takes_basic = schemes.is_empty() || schemes.iter().any(|value| takes_basic(value));
                 let message = match server.credentials {
-                    Some(_) => "it does not accept the user and password (407)",
-                    None => "it wants a user and password (407): `http://user:password@host:port`",
+                    _ if !takes_basic => {
+                        let schemes: Vec<_> = schemes.iter().map(scheme).collect();
+                        format!("it wants authentication by {} (407), and only Basic is supported", schemes.join(", "))
+                    }
+                    Some(_) => "it does not accept the user and password (407)".into(),
+                    None => "it wants a user and password (407): `http://user:password@host:port`".into(),
                 };
                 return Err(refused(server, Some(status), message));
             }
             _ => {
                 // Its own words may repeat what it was told.
-                return Err(refused(server, Some(status), format!("it refuses the way to {authority}: {status}")));
+                let message = format!("it refuses the way to {authority}: {status}").into();
+                let seconds = asks_to_wait(&response).map(|wait| u16::try_from(wait.as_secs()).unwrap_or(u16::MAX));
+                let retry_after = seconds.and_then(NonZeroU16::new);
+                let proxy = server.to_string().into();
+                return Err(
+                    ConnectError::Proxy { proxy, status: Some(status), fault: None, message, retry_after }.into()
+                );
             }
         }
     }
@@ -104,7 +141,12 @@ mod socks {
         below: L,
         /// Why it does not go on.
         halt: &'a mut Option<Halt>,
+        /// User and password were sent, and the answer to them is next.
+        authenticates: bool,
     }
+
+    /// The version of the sub-negotiation (RFC 1929 section 2).
+    const SUBNEGOTIATION: u8 = 1;
 
     impl<L: Layer> Waiting<'_, L> {
         fn until_done(&mut self, mut step: impl FnMut(&mut L) -> io::Result<usize>) -> Poll<io::Result<usize>> {
@@ -124,10 +166,17 @@ mod socks {
 
     impl<L: Layer + Unpin> AsyncSocket for Waiting<'_, L> {
         fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-            self.until_done(|below| below.read(buffer))
+            let read = self.until_done(|below| below.read(buffer));
+            // Some servers answer with SOCKS' own version in place of the sub-negotiation's. Clients take both.
+            if let (Poll::Ready(Ok(1..)), [version @ 5, ..], true) = (&read, &mut *buffer, self.authenticates) {
+                *version = SUBNEGOTIATION;
+            }
+            self.authenticates = false;
+            read
         }
 
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+            self.authenticates = buffer.first() == Some(&SUBNEGOTIATION);
             self.until_done(|below| below.write(buffer))
         }
     }
@@ -136,7 +185,7 @@ mod socks {
     pub(super) fn connect<L: Layer + Unpin>(attempt: &Attempt<'_>, server: &Server, below: L) -> Result<L, Halt> {
         let to = (without_zone(&attempt.dial.target.host), attempt.dial.target.port);
         let mut halt = None;
-        let socket = Waiting { attempt, below, halt: &mut halt };
+        let socket = Waiting { attempt, below, halt: &mut halt, authenticates: false };
         let result = match &server.credentials {
             None => now(Socks5Stream::connect_with_socket(socket, to)),
             Some(of) => now(Socks5Stream::connect_with_password_and_socket(socket, to, &of.user, &of.password)),

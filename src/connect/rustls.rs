@@ -31,7 +31,7 @@ pub(super) fn handshake<L: Layer + 'static>(
 ) -> Result<Box<dyn Layer>, Halt> {
     let name = ServerName::try_from(host.to_owned());
     let name = name.map_err(|_| unusable(format!("`{host}` is no name that a certificate can have")))?;
-    let config = CONFIGS.get(tls, || config(tls))?;
+    let config = CONFIGS.get(attempt, tls, || config(tls))?;
     let connection = ClientConnection::new(config, name).map_err(|error| failed(&error))?;
     let mut stream = Rustls::new(connection, below);
     loop {
@@ -88,7 +88,7 @@ fn config(tls: &Tls) -> Result<Arc<ClientConfig>, Halt> {
             let key = PrivateKeyDer::from_pem_slice(key);
             let key = key.map_err(|error| unusable(format!("the client's key: {error}")))?;
             let config = builder.with_client_auth_cert(chain, key);
-            config.map_err(|error| unusable(format!("the client's certificate or key: {error}")))?
+            config.map_err(|error| unusable(own_certificate_fault(&error)))?
         }
         Some(Identity::Files { .. }) => return Err(unread()),
         Some(Identity::Pkcs12 { .. }) => return Err(unusable("rustls reads no PKCS#12".into())),
@@ -96,6 +96,21 @@ fn config(tls: &Tls) -> Result<Arc<ClientConfig>, Halt> {
     config.enable_sni = !tls.hides_name;
     config.alpn_protocols = tls.alpn.iter().map(|name| name.clone().into_bytes()).collect();
     Ok(Arc::new(config))
+}
+
+/// What rustls says of our own certificate: its words are made for a peer's.
+fn own_certificate_fault(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))
+            if inner.to_string().contains("UnsupportedCertVersion") =>
+        {
+            "the client's certificate is of X.509 version 1, which rustls does not take: issue one of version 3, or use \
+             `TlsBackend::NativeTls`"
+                .into()
+        }
+        Error::InvalidCertificate(fault) => format!("the client's certificate: {fault}"),
+        error => format!("the client's certificate or key: {error}"),
+    }
 }
 
 /// Verifies as rustls does by itself, remembers what it refused, and looks away where it was told to.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+#[cfg(not(target_os = "openbsd"))]
+use socket2::TcpKeepalive;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::attempt::{Attempt, Halt};
 use crate::config::socket::SocketOptions;
@@ -22,7 +24,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 pub(super) fn in_order(attempt: &Attempt<'_>, addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let local = attempt.settings.socket.local_address;
     let usable = addresses.into_iter().filter(|one| local.is_none_or(|local| local.is_ipv6() == one.is_ipv6()));
-    attempt.known.in_order(usable.collect()).into()
+    attempt.known.in_order(usable.collect(), Instant::now()).into()
 }
 
 /// The first to take the connection. It is taken from `left`; those that were still at it go to its end.
@@ -85,6 +87,12 @@ fn outcome(tcp: &TcpStream) -> Option<io::Result<()>> {
     match tcp.take_error() {
         Ok(Some(error)) | Err(error) => Some(Err(error)),
         Ok(None) => match tcp.peer_addr() {
+            // A local port of the ephemeral range that nobody listens on can be given to this very socket, which TCP then
+            // connects to itself (RFC 9293 section 3.5, simultaneous open).
+            Ok(peer) if tcp.local_addr().is_ok_and(|local| local == peer) => Some(Err(io::Error::new(
+                io::ErrorKind::ConnectionRefused,
+                "nobody listens there (connected to itself)",
+            ))),
             Ok(_) => Some(Ok(())),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
             Err(error) => Some(Err(error)),
@@ -113,8 +121,7 @@ fn set_up(socket: &Socket, options: &SocketOptions, address: SocketAddr) -> io::
         named("local_address", socket.bind(&SocketAddr::new(local, 0).into()))?;
     }
     if let Some((idle, interval, retries)) = options.keepalive {
-        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
-        named("keepalive", socket.set_tcp_keepalive(&keepalive))?;
+        named("keepalive", keep_alive(socket, idle, interval, retries))?;
     }
     if let Some(bytes) = options.receive_buffer {
         named("receive_buffer", socket.set_recv_buffer_size(bytes))?;
@@ -141,6 +148,17 @@ fn set_up(socket: &Socket, options: &SocketOptions, address: SocketAddr) -> io::
         }
     }
     Ok(())
+}
+
+#[cfg(not(target_os = "openbsd"))]
+fn keep_alive(socket: &Socket, idle: Duration, interval: Duration, retries: u32) -> io::Result<()> {
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries))
+}
+
+/// OpenBSD has one setting for all connections of the machine.
+#[cfg(target_os = "openbsd")]
+fn keep_alive(socket: &Socket, _: Duration, _: Duration, _: u32) -> io::Result<()> {
+    socket.set_keepalive(true)
 }
 
 fn in_progress(error: &io::Error) -> bool {

@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::attempt::Halt;
+use super::attempt::{Attempt, Halt};
 use crate::config::tls::{Identity, Tls, are_certificates, identity_fault};
 use crate::error::{ConnectError, TlsFault};
 
@@ -40,35 +41,90 @@ fn read(path: &Path) -> Result<Vec<u8>, Halt> {
     fs::read(path).map_err(|error| unusable(format!("cannot read {}: {error}", path.display())))
 }
 
-/// Reading the system's roots takes a tenth of a second and a megabyte: once for all clients with the same settings.
-pub(super) struct Cache<T>(Mutex<Vec<(Tls, T)>>);
+/// Reading the system's roots takes a tenth of a second and a megabyte: once for all clients with the same settings. While one
+/// attempt reads them the others with the same settings wait.
+pub(super) struct Cache<T> {
+    entries: Mutex<Vec<Entry<T>>>,
+    changed: Condvar,
+}
 
-/// Files that are renewed leave what was made of the old behind.
-const MOST_KEPT: usize = 32;
+struct Entry<T> {
+    tls: Tls,
+    /// `None` while it is being made.
+    made: Option<T>,
+    used: Instant,
+}
+
+/// What was made of files that have been renewed since is dropped when it was not used for so long, where there is more than
+/// this of it.
+const KEPT_FOR: Duration = Duration::from_secs(3600);
+const FEW: usize = 8;
+
+/// How often a waiting attempt looks whether it was cancelled.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl<T: Clone> Cache<T> {
     pub(super) const fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+        Self { entries: Mutex::new(Vec::new()), changed: Condvar::new() }
     }
 
-    pub(super) fn get(&self, tls: &Tls, make: impl FnOnce() -> Result<T, Halt>) -> Result<T, Halt> {
-        if let Some((_, kept)) = self.0.lock().iter().find(|(other, _)| other == tls) {
-            return Ok(kept.clone());
+    pub(super) fn get(
+        &self,
+        attempt: &Attempt<'_>,
+        tls: &Tls,
+        make: impl FnOnce() -> Result<T, Halt>,
+    ) -> Result<T, Halt> {
+        let mut entries = self.entries.lock();
+        loop {
+            let now = Instant::now();
+            match entries.iter_mut().find(|entry| entry.tls == *tls) {
+                None => break,
+                Some(Entry { made: Some(made), used, .. }) => {
+                    *used = now;
+                    return Ok(made.clone());
+                }
+                Some(_) => {}
+            }
+            let _ = self.changed.wait_until(&mut entries, now + LOOK);
+            MutexGuard::unlocked(&mut entries, || attempt.check())?;
         }
+        let now = Instant::now();
+        if entries.len() >= FEW {
+            entries.retain(|entry| entry.made.is_none() || now.saturating_duration_since(entry.used) < KEPT_FOR);
+        }
+        entries.push(Entry { tls: tls.clone(), made: None, used: now });
+        drop(entries);
+        // Should `make` panic, the place is given up all the same.
+        let place = Place { cache: self, tls };
         let made = make()?;
-        let mut kept = self.0.lock();
-        let excess = (kept.len() + 1).saturating_sub(MOST_KEPT);
-        kept.drain(..excess);
-        kept.push((tls.clone(), made.clone()));
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.tls == *tls) {
+            entry.made = Some(made.clone());
+        }
+        drop(entries);
+        drop(place);
         Ok(made)
     }
 
-    /// What came of a handshake speaks against the roots: they are read anew for the next.
+    /// Forgets the roots when the outcome of a handshake speaks against them: the next attempt reads them anew.
     pub(super) fn doubt(&self, tls: &Tls, halt: Halt) -> Halt {
         if let Halt::Failed(ConnectError::Tls { fault: TlsFault::UnknownIssuer | TlsFault::SelfSigned, .. }) = &halt {
-            self.0.lock().retain(|(other, _)| other != tls);
+            self.entries.lock().retain(|entry| entry.tls != *tls || entry.made.is_none());
         }
         halt
+    }
+}
+
+/// A place in the cache for what is being made. Dropped, it wakes those that wait, and is gone unless it was filled.
+struct Place<'a, T> {
+    cache: &'a Cache<T>,
+    tls: &'a Tls,
+}
+
+impl<T> Drop for Place<'_, T> {
+    fn drop(&mut self) {
+        self.cache.entries.lock().retain(|entry| entry.tls != *self.tls || entry.made.is_some());
+        self.cache.changed.notify_all();
     }
 }
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::session::SessionError;
@@ -103,6 +104,8 @@ pub enum ConnectError {
         fault: Option<TlsFault>,
         /// What it said, or what is wrong.
         message: Box<str>,
+        /// How many seconds the proxy asked to be left alone (`Retry-After`), if it did.
+        retry_after: Option<NonZeroU16>,
     },
     /// The TLS handshake failed. Not retried when the server's [certificate](TlsFault::is_certificate) is at fault.
     #[non_exhaustive]
@@ -180,7 +183,10 @@ impl ConnectError {
     /// Whether another attempt may succeed without anyone changing anything. False for certificates, for the
     /// statuses 401, 403 and 404 without a `Retry-After`, for a refused subprotocol, for a proxy that wants other credentials
     /// (407) or is misconfigured; true for the rest, known or not.
-    /// What a client makes of a status is its [`park_on`](crate::ClientConfig::park_on)'s to say.
+    ///
+    /// A client goes by its own configuration: [`park_on`](crate::ClientConfig::park_on) says which statuses park it, with a
+    /// [`prepare`](crate::ClientConfig::prepare) it tries again after 401 and 403, and with
+    /// [`certificate_retry`](crate::ClientConfig::certificate_retry) after a certificate that is not accepted.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Tls { fault, .. } => !fault.is_certificate(),
@@ -196,6 +202,19 @@ impl ConnectError {
 
     /// Whether the server refused since it has too much to do, or we were too hasty: 429 (RFC 6585 section 4), 503 (RFC
     /// 9110 section 15.6.4), or 418, by which Binance tells of a ban.
+    /// Whether the server's certificate was not accepted, or a proxy's.
+    pub(crate) fn is_certificate(&self) -> bool {
+        match self {
+            Self::Tls { fault, .. } | Self::Proxy { fault: Some(fault), .. } => fault.is_certificate(),
+            _ => false,
+        }
+    }
+
+    /// Whether the server counts requests of this address, at whichever of its own they arrive.
+    pub(crate) fn is_ban(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if matches!(refusal.status, 418 | 429))
+    }
+
     pub(crate) fn is_overload(&self) -> bool {
         matches!(self, Self::Refused(refusal) if matches!(refusal.status, 418 | 429 | 503))
     }
@@ -204,6 +223,7 @@ impl ConnectError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
+            Self::Proxy { retry_after, .. } => retry_after.map(|seconds| Duration::from_secs(seconds.get().into())),
             _ => None,
         }
     }

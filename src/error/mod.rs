@@ -43,8 +43,13 @@ mod tests {
         let tls = |fault| ConnectError::Tls { fault, message: "".into(), presented: None };
         assert!(!tls(TlsFault::Expired).is_retryable() && !tls(TlsFault::Pin).is_retryable());
         assert!(tls(TlsFault::WantsCertificate).is_retryable() && tls(TlsFault::Other).is_retryable());
-        let proxy =
-            |status| ConnectError::Proxy { proxy: "http://p:1".into(), status, fault: None, message: "".into() };
+        let proxy = |status| ConnectError::Proxy {
+            proxy: "http://p:1".into(),
+            status,
+            fault: None,
+            message: "".into(),
+            retry_after: None,
+        };
         assert!(!proxy(Some(407)).is_retryable() && proxy(Some(502)).is_retryable() && proxy(None).is_retryable());
         assert!(!ConnectError::Subprotocol { message: "".into() }.is_retryable());
         assert!(ConnectError::Timeout { phase: Phase::Tls, limit: Duration::from_secs(1) }.is_retryable());

@@ -20,6 +20,60 @@ pub(crate) struct Backlog {
     byte_limit: usize,
 }
 
+/// Messages that came while the session was being opened, kept for the consumer. They outlive a panic, so that each is
+/// delivered or counted.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    backlog: Option<Backlog>,
+    /// The session is not open yet: none of them may be delivered.
+    opening: bool,
+}
+
+impl Held {
+    /// Keeps messages from now on until `open`, within these bounds.
+    pub(crate) fn begin(&mut self, limit: usize, byte_limit: usize) {
+        (self.backlog, self.opening) = (Some(Backlog::new(limit, byte_limit)), true);
+    }
+
+    pub(crate) fn backlog(&mut self) -> Option<&mut Backlog> {
+        self.backlog.as_mut()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.backlog.as_ref().is_some_and(Backlog::is_full)
+    }
+
+    /// The session is open: the messages may be delivered. Returns how many there are.
+    pub(crate) fn open(&mut self) -> usize {
+        self.opening = false;
+        self.backlog.as_ref().map_or(0, Backlog::messages)
+    }
+
+    /// Whether there are some that may be delivered.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.backlog.is_some() && !self.opening
+    }
+
+    /// The next of them, in order, once the session is open.
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        if !self.is_ready() {
+            return None;
+        }
+        let next = self.backlog.as_mut().and_then(Backlog::pop);
+        if next.is_none() {
+            self.backlog = None;
+        }
+        next
+    }
+
+    /// Drops those that are left. Returns how many messages they were.
+    pub(crate) fn drop_rest(&mut self) -> u64 {
+        self.opening = false;
+        self.backlog.take().map_or(0, |backlog| backlog.messages() as u64)
+    }
+}
+
 /// What a message takes: an empty one is not free.
 fn weight(message: &Message) -> usize {
     message.len() + size_of::<Event>()

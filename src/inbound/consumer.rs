@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::time::{Duration, Instant};
 
-use super::backlog::{Backlog, Overrun};
+use super::backlog::{Held, Overrun};
 use super::context::Context;
 use super::delivery::Handler;
 use super::outlet::Capacity;
@@ -22,20 +22,32 @@ use crate::telemetry::duty::Doing;
 pub(crate) struct Consumer<'a> {
     to: To<'a>,
     overflow: Overflow,
-    /// What came while the session was being opened, and is delivered once it is open.
-    held: Option<Backlog>,
-    /// It is not open yet: nothing of that is delivered.
-    holding: bool,
+    held: &'a mut Held,
     pacer: Pacer,
 }
 
 enum To<'a> {
     Queue(&'a mut Queue),
-    /// Not owned: it is dropped when the run has been accounted for, however that ended.
-    Handler {
-        handler: &'a mut dyn Handler,
-        timers: Timers,
-    },
+    Handler(&'a mut Inline),
+}
+
+/// A handler and its timers, which are handed from run to run. After a panic this says whether the handler's own code was
+/// running.
+pub(crate) struct Inline {
+    handler: Box<dyn Handler>,
+    timers: Timers,
+    is_running: bool,
+}
+
+impl Inline {
+    pub(crate) fn new(handler: Box<dyn Handler>) -> Self {
+        Self { handler, timers: Timers::default(), is_running: false }
+    }
+
+    /// Whether its handler has not returned: it panicked.
+    pub(crate) fn is_running(&self) -> bool {
+        self.is_running
+    }
 }
 
 /// What a handler is shown and may use.
@@ -53,18 +65,12 @@ const TIMERS_AT_ONCE: usize = 16;
 const FIRES_FOR: Duration = Duration::from_millis(1);
 
 impl<'a> Consumer<'a> {
-    pub(crate) fn queue(queue: &'a mut Queue, overflow: Overflow) -> Self {
-        Self { to: To::Queue(queue), overflow, held: None, holding: false, pacer: Pacer::default() }
+    pub(crate) fn queue(queue: &'a mut Queue, overflow: Overflow, held: &'a mut Held) -> Self {
+        Self { to: To::Queue(queue), overflow, held, pacer: Pacer::default() }
     }
 
-    pub(crate) fn handler(handler: &'a mut dyn Handler, overflow: Overflow) -> Self {
-        Self {
-            to: To::Handler { handler, timers: Timers::default() },
-            overflow,
-            held: None,
-            holding: false,
-            pacer: Pacer::default(),
-        }
+    pub(crate) fn handler(inline: &'a mut Inline, overflow: Overflow, held: &'a mut Held) -> Self {
+        Self { to: To::Handler(inline), overflow, held, pacer: Pacer::default() }
     }
 
     /// A message, for the handler. Inlined where every message passes: a call and a move cost a tenth of a flood.
@@ -72,27 +78,38 @@ impl<'a> Consumer<'a> {
     pub(crate) fn message(&mut self, scene: Scene<'_>, message: MessageRef<'_>) {
         let Some((handler, mut context)) = self.on_stage(scene) else { return };
         handler.on_message(&mut context, message);
+        self.off_stage();
     }
 
-    /// The handler, if there is one, and what it may use.
+    /// The handler, if there is one, and what it may use. `off_stage` follows when its code has returned.
     #[inline(always)]
     pub(crate) fn on_stage<'s>(&'s mut self, scene: Scene<'s>) -> Option<(&'s mut dyn Handler, Context<'s>)> {
-        let To::Handler { handler, timers } = &mut self.to else { return None };
+        let To::Handler(Inline { handler, timers, is_running }) = &mut self.to else { return None };
         let Scene { core, outbox, epoch, now } = scene;
         core.duty.begin(now, Doing::Handler);
+        *is_running = true;
         Some((&mut **handler, Context { core, outbox, timers, epoch, now }))
+    }
+
+    /// The handler's code has returned.
+    #[inline(always)]
+    pub(crate) fn off_stage(&mut self) {
+        if let To::Handler(inline) = &mut self.to {
+            inline.is_running = false;
+        }
     }
 
     /// Any other event: never dropped.
     pub(crate) fn event(&mut self, scene: Scene<'_>, event: Event) {
         match &mut self.to {
             To::Queue(queue) => queue.push_event(event),
-            To::Handler { .. } => {
+            To::Handler(_) => {
                 let Some((handler, mut context)) = self.on_stage(scene) else { return };
                 match event {
                     Event::Open { .. } => handler.on_open(&mut context),
                     event => handler.on_event(&mut context, event),
                 }
+                self.off_stage();
             }
         }
     }
@@ -101,25 +118,28 @@ impl<'a> Consumer<'a> {
     pub(crate) fn command(&mut self, scene: Scene<'_>, value: Box<dyn Any + Send>) {
         let Some((handler, mut context)) = self.on_stage(scene) else { return };
         handler.on_command(&mut context, value);
+        self.off_stage();
     }
 
     /// When a timer of the handler's is due.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         match &self.to {
-            To::Handler { timers, .. } => timers.next(),
+            To::Handler(inline) => inline.timers.next(),
             To::Queue(_) => None,
         }
     }
 
     /// Calls the handler for every timer that is due.
     pub(crate) fn fire_timers(&mut self, scene: Scene<'_>) {
-        let To::Handler { handler, timers } = &mut self.to else { return };
+        let To::Handler(Inline { handler, timers, is_running }) = &mut self.to else { return };
         let Scene { core, outbox, epoch, now } = scene;
         let mark = timers.mark();
         for _ in 0..TIMERS_AT_ONCE {
             let Some(token) = timers.due(now, mark) else { break };
             core.duty.begin(now, Doing::Handler);
+            *is_running = true;
             handler.on_timer(&mut Context { core, outbox, timers, epoch, now }, token);
+            *is_running = false;
             if now.elapsed() >= FIRES_FOR {
                 break;
             }
@@ -130,7 +150,7 @@ impl<'a> Consumer<'a> {
     pub(crate) fn has_room_to_read(&mut self) -> bool {
         match &mut self.to {
             To::Queue(queue) => queue.has_room_to_read(),
-            To::Handler { .. } => true,
+            To::Handler(_) => true,
         }
     }
 
@@ -138,6 +158,7 @@ impl<'a> Consumer<'a> {
     pub(crate) fn flush(&mut self) {
         if let To::Queue(queue) = &mut self.to {
             queue.flush();
+            queue.log();
         }
     }
 
@@ -153,18 +174,19 @@ impl<'a> Consumer<'a> {
     pub(crate) fn hand_over(&mut self, now: Instant, paused: bool) -> Option<Instant> {
         let To::Queue(queue) = &mut self.to else { return None };
         let waits = !queue.hand_over();
+        queue.log();
         self.pacer.next(now, waits || paused, queue.handed_over())
     }
 
     pub(crate) fn is_handler(&self) -> bool {
-        matches!(self.to, To::Handler { .. })
+        matches!(self.to, To::Handler(_))
     }
 
     /// The queue, if it is one.
     pub(crate) fn as_queue(&mut self) -> Option<&mut Queue> {
         match &mut self.to {
             To::Queue(queue) => Some(queue),
-            To::Handler { .. } => None,
+            To::Handler(_) => None,
         }
     }
 
@@ -178,58 +200,33 @@ impl<'a> Consumer<'a> {
         matches!(&self.to, To::Queue(queue) if queue.is_behind())
     }
 
-    /// From now on messages are kept until `open`. Where the policy drops, no more of them than of unread events; in any
-    /// case no more than so many bytes.
+    /// Keeps messages until `open`. Where the policy drops, no more of them than of unread events; in any case no more than so
+    /// many bytes.
     pub(crate) fn hold(&mut self, capacity: Capacity) {
         let drops = matches!(self.overflow, Overflow::DropOldest | Overflow::DropNewest);
-        self.held = Some(Backlog::new(if drops { capacity.events } else { usize::MAX }, capacity.bytes));
-        self.holding = true;
+        self.held.begin(if drops { capacity.events } else { usize::MAX }, capacity.bytes);
     }
 
     /// Keeps a message until the session is open; returns how many were dropped for it.
     pub(crate) fn keep(&mut self, message: Message) -> Result<u64, Overrun> {
         let at_limit = self.overflow.at_limit(Stage::Opening);
-        self.held.as_mut().map_or(Ok(0), |held| held.push_message(message, at_limit))
+        self.held.backlog().map_or(Ok(0), |backlog| backlog.push_message(message, at_limit))
     }
 
     /// Whether no more can be kept, where none may be dropped.
     pub(crate) fn holds_enough(&self) -> bool {
         let keeps_all = !matches!(self.overflow, Overflow::DropOldest | Overflow::DropNewest);
-        keeps_all && self.held.as_ref().is_some_and(Backlog::is_full)
+        keeps_all && self.held.is_full()
     }
 
     /// Takes the first of the kept messages that is wanted.
     pub(crate) fn take_kept(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<Message> {
-        self.held.as_mut()?.take_message(wanted)
+        self.held.backlog()?.take_message(wanted)
     }
 
-    /// The session is open: what was kept may be delivered. Returns how many messages that is.
-    pub(crate) fn open(&mut self) -> usize {
-        self.holding = false;
-        self.held.as_ref().map_or(0, Backlog::messages)
-    }
-
-    /// Whether something of what was kept may be delivered.
+    /// Messages that came while the session was being opened.
     #[inline]
-    pub(crate) fn has_held(&self) -> bool {
-        self.held.is_some() && !self.holding
-    }
-
-    /// The next of what was kept, in order, once the session is open.
-    pub(crate) fn next_held(&mut self) -> Option<Event> {
-        if !self.has_held() {
-            return None;
-        }
-        let next = self.held.as_mut().and_then(Backlog::pop);
-        if next.is_none() {
-            self.held = None;
-        }
-        next
-    }
-
-    /// The session will not open: what was kept for it is forgotten. Returns how many messages that were.
-    pub(crate) fn forget_held(&mut self) -> usize {
-        self.holding = false;
-        self.held.take().map_or(0, |held| held.messages())
+    pub(crate) fn held(&mut self) -> &mut Held {
+        self.held
     }
 }

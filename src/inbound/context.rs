@@ -8,6 +8,7 @@ use crate::command::CommandKind;
 use crate::core::Core;
 use crate::deadline::later;
 use crate::error::{RequestError, SendError, SubscribeError};
+use crate::lifecycle::StopError;
 use crate::message::Message;
 use crate::outbound::accepted::Accepted;
 use crate::outbound::outbox::Outbox;
@@ -104,6 +105,7 @@ impl Context<'_> {
         let pending = Pending {
             method: request.method,
             message: message.clone(),
+            asked_at: self.now,
             deadline: later(self.now, request.timeout.unwrap_or(core.request_timeout)),
             receipt: receipt.clone(),
             whom: Whom::Consumer,
@@ -184,6 +186,16 @@ impl Context<'_> {
     /// ```
     pub fn close(&mut self) {
         self.core.command(CommandKind::Close, self.core.close_timeout);
+    }
+
+    /// As [`close`](Context::close), with this code and reason in the close frame in place of 1000.
+    ///
+    /// # Errors
+    /// [`StopError::InvalidCloseFrame`]: the code or the reason may not be sent. Nothing was done.
+    pub fn close_with(&mut self, code: u16, reason: &str) -> Result<(), StopError> {
+        self.core.set_close_frame(code, reason)?;
+        self.close();
+        Ok(())
     }
 
     /// Ends this connection in good order, once this method of the handler has returned, and makes the next at once: for

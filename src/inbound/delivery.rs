@@ -85,8 +85,9 @@ impl Delivery {
         (Self(Way::Shared(sender, Arc::default())), receiver)
     }
 
-    /// A handler on the worker's own thread: no channel, no queue, no hop. The factory is called on that thread at
-    /// the start of every run of the worker, because a handler that panicked is never used again.
+    /// A handler on the worker's own thread: no channel, no queue, no hop. The factory is called on that thread, for the first
+    /// run of the worker and after each panic of the handler: a handler that panicked is never used again, and every other
+    /// restart hands it to the next run.
     ///
     /// ```
     /// use ws_supervisor::{ClientConfig, Context, Delivery, Handler, MessageRef, Supervisor, testing::Server};
@@ -133,12 +134,17 @@ impl fmt::Debug for Delivery {
 }
 
 /// A strategy that lives on the worker's thread. While one of these methods runs, nothing else of the client does: no
-/// read, no heartbeat, no stop. A panic ends the run of the worker, and the supervisor starts another with a new
-/// handler.
+/// read, no heartbeat, no stop.
 ///
-/// It is dropped on that thread, when all has been told; and after it what your code keeps in thread-locals, for which
-/// whoever joins the thread waits: the supervisor, and with it its other clients. Let those be quick to drop.
-pub trait Handler {
+/// A handler lives until it panics or its client ends. It is kept, with its timers, across reconnects and across every restart
+/// that is not its own panic: a lost heartbeat, exhausted retries, `restart_client`, a parked client that is resumed, a panic in
+/// another closure of yours. Each run of the worker is a thread of its own, so a handler is `Send`. Its own panic ends the run,
+/// and the supervisor starts another with a new handler.
+///
+/// A handler is dropped on its worker's thread after the last event was delivered; that of a parked client that is stopped, on
+/// the supervisor's side. Values that your code keeps in thread-locals are dropped after it, and the supervisor, which joins
+/// the thread, waits for their destructors: keep those short.
+pub trait Handler: Send {
     /// A connection is open. Called instead of [`on_event`](Handler::on_event) with [`Event::Open`]; which channels the
     /// server has acknowledged or refused, [`Context::subscriptions`] says.
     fn on_open(&mut self, context: &mut Context<'_>) {
@@ -158,9 +164,11 @@ pub trait Handler {
         let _ = (context, command);
     }
 
-    /// Anything else that happened. A run that panicked is followed by another, whose handler is told first what the last
-    /// one could not be: `Disconnected`, with what was handed back, and the responses. When there is no other (`Parked`
-    /// after too many restarts) it is in [`Supervisor::events`](crate::Supervisor::events).
+    /// Anything else that happened. The run after a panic begins with the events that the last run could not deliver:
+    /// `Disconnected`, with the messages that are returned, and responses. When no run follows (`Parked` after too many
+    /// restarts) they are in [`Supervisor::events`](crate::Supervisor::events).
+    ///
+    /// The end of a run is decided before its last event is delivered: a panic here does not change it.
     fn on_event(&mut self, context: &mut Context<'_>, event: Event) {
         let _ = (context, event);
     }

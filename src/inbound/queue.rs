@@ -11,6 +11,7 @@ use super::outlet::{Capacity, Deserted, Outlet, SharedTail, Tail, Unread, put};
 use crate::event::Event;
 use crate::handed_back::HandedBack;
 use crate::lifecycle::End;
+use crate::logger;
 use crate::message::{Message, MessageRef};
 use crate::overflow::{AtLimit, Overflow, Stage};
 use crate::policy::requests::MAX_PENDING;
@@ -36,7 +37,11 @@ pub(crate) struct Queue {
     handed_over: u64,
     /// So many messages handed back are kept when events are summed up.
     handed_back_limit: usize,
+    /// Bytes of messages of a connection that is over that may still be kept without room.
+    rest: usize,
     warned: bool,
+    /// What is to be logged, once no lock is held.
+    log: Option<&'static str>,
     deserted: bool,
     /// What nobody could be told of, and how many messages of the server's nobody could be given.
     orphans: HandedBack,
@@ -91,7 +96,9 @@ impl Queue {
             burst,
             handed_over: 0,
             handed_back_limit,
+            rest: 0,
             warned: false,
+            log: None,
             deserted: false,
             orphans: HandedBack::default(),
             lost: 0,
@@ -149,6 +156,11 @@ impl Queue {
     /// Whether nobody is left who could read: the receiver of a shared channel was dropped.
     pub(crate) fn is_deserted(&self) -> bool {
         self.deserted
+    }
+
+    /// The connection is over, and so many bytes of it have arrived and are not delivered.
+    pub(crate) fn begin_rest(&mut self, bytes: u64) {
+        self.rest = usize::try_from(bytes).unwrap_or(usize::MAX);
     }
 
     /// Whether messages wait behind the channel.
@@ -235,8 +247,14 @@ impl Queue {
         let at_limit = match self.overflow.at_limit(stage) {
             // A server that goes on talking while it is asked to close: what it says has a bound too.
             AtLimit::Keep if stage == Stage::Closing && backlog.bytes() >= self.capacity.bytes => AtLimit::DropNewest,
+            // Of a connection that is over as many bytes are kept as had arrived, which the kernel's buffer bounds. What a
+            // server compressed a thousandfold is not.
+            AtLimit::Keep if stage == Stage::Over && message.len() > self.rest => AtLimit::DropNewest,
             at_limit => at_limit,
         };
+        if stage == Stage::Over {
+            self.rest = self.rest.saturating_sub(message.len());
+        }
         let result = backlog.push_message(message, at_limit);
         self.waits = !backlog.is_empty();
         result
@@ -271,7 +289,7 @@ impl Queue {
             return backlog.push_event(event);
         }
         if !matches!(backlog.last_mut(), Some(Event::Collapsed { .. })) {
-            log::error!(client:% = self.tag.name; "client `{}`: nobody reads its events; from now on they are summed up", self.tag.name);
+            self.log = Some("events are not read: from now on they are summarized");
             backlog.push_event(Event::Collapsed { events: 0, dropped: 0, handed_back: Box::default() });
         }
         if let Some(Event::Collapsed { events, handed_back, .. }) = backlog.last_mut() {
@@ -283,9 +301,16 @@ impl Queue {
     fn warn(&mut self) {
         if !self.warned {
             self.warned = true;
+            self.log = Some("event queue full");
+        }
+    }
+
+    /// Logs that the queue is full, or that events are summarized. Called by the worker, which holds no lock of the queue.
+    pub(crate) fn log(&mut self) {
+        if let Some(what) = self.log.take() {
             let (name, overflow) = (&self.tag.name, self.overflow);
             let (events, bytes) = (self.unread.events, self.unread.bytes);
-            log::warn!(client:% = name; "client `{name}`: its event queue is full ({events} unread, {bytes} bytes): {overflow:?}");
+            logger::warn!(client:% = name; "client `{name}`: {what} ({events} unread, {bytes} bytes, overflow policy {overflow:?})");
         }
     }
 

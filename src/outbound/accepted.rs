@@ -52,7 +52,11 @@ const ONE: u64 = 1 << BYTES;
 impl Load {
     /// More messages than this can't be counted.
     pub(crate) const MAX_MESSAGES: usize = (1 << (64 - BYTES)) - 1;
-    pub(crate) const MAX_BYTES: usize = (1 << (BYTES - 1)) - 1;
+    /// Nor more bytes than this.
+    pub(crate) const MAX_BYTES: usize = {
+        const MAX: u64 = (1 << (BYTES - 1)) - 1;
+        if MAX < usize::MAX as u64 { MAX as usize } else { usize::MAX / 2 }
+    };
 
     /// Takes a place for a message of so many bytes. False: there is none.
     pub(crate) fn enter(&self, bytes: usize, bound: Bound) -> bool {
@@ -60,7 +64,8 @@ impl Load {
         // Looked at before it is taken: one that is refused is not in the way of others meanwhile.
         let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
             let (messages, waiting) = ((before >> BYTES) as usize, (before & (ONE - 1)) as usize);
-            let fits = messages < bound.messages && (messages == 0 || waiting + bytes <= bound.bytes);
+            let fits = messages < bound.messages
+                && (messages == 0 || waiting.checked_add(bytes).is_some_and(|all| all <= bound.bytes));
             fits.then_some(before + weight)
         });
         entered.is_ok()

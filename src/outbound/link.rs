@@ -12,10 +12,14 @@ use crate::outbound::accepted::{Accepted, Bound};
 use crate::outbound::line::{Guard, Line, WriteSide};
 use crate::outbound::outbox::{Books, Outbox};
 use crate::policy::rate_limit::Limits;
-use crate::transport::{Broken, Transport, Waited, poll_until};
+use crate::transport::{Broken, SLICE, Transport, Waited, poll_until};
 
 /// Messages taken from the callers' channel in one go.
 const TAKEN_AT_ONCE: usize = 256;
+
+/// A caller writes at most about this much by itself, and no part of a longer message: `send` takes a bounded time, whatever
+/// the message's length. The worker writes the rest.
+const CALLERS_SLICE: usize = 64 << 10;
 
 /// Where messages come from that callers sent, and where they are counted.
 #[derive(Debug)]
@@ -47,7 +51,8 @@ impl Link {
 
     /// Nothing more is written on it.
     pub(crate) fn only_read_from_now_on(&mut self) {
-        (self.only_read, self.outbox.only_urgent) = (true, true);
+        self.only_read = true;
+        self.outbox.only_urgent_from_now_on();
     }
 
     /// The one way out of a connection. What the kernel has by now was written, whoever wrote it: the goodbye, a pong of
@@ -55,16 +60,16 @@ impl Link {
     /// What the peer's kernel has not acknowledged by now may never arrive.
     pub(crate) fn let_go(&mut self, books: &Books) {
         if let Some(mut transport) = self.transport.take() {
-            self.outbox.count_written(&transport, books);
+            self.outbox.count_written(&mut transport, books);
             self.outbox.settle_sent(transport.proven(), books);
             transport.say_goodbye();
             self.outbox.count_bytes(&transport, books);
         }
     }
 
-    /// The session is open: what callers send may be written.
-    pub(crate) fn release(&mut self) {
-        self.outbox.only_urgent = false;
+    /// The session is open: messages of callers may be written.
+    pub(crate) fn release(&mut self, epoch: u64) {
+        self.outbox.open(epoch);
     }
 
     /// Takes what callers sent, but no more than the transport can carry away. True when something was taken.
@@ -85,13 +90,26 @@ impl Link {
         sent.try_iter().for_each(|item| self.outbox.push(item));
     }
 
-    /// Writes what waits, as far as the kernel takes it; true when all is out.
+    /// Forgets messages that have arrived, when it is time to ask for that.
+    pub(crate) fn review_sent(&mut self, now: Instant) {
+        if let Some(transport) = &self.transport {
+            self.outbox.review_sent(transport, now);
+        }
+    }
+
+    /// Writes a slice of the messages that wait, as far as the kernel takes them; true when all are out.
     pub(crate) fn write_out(&mut self, books: &Books) -> Result<bool, Broken> {
+        self.write_slice(books, SLICE, false)
+    }
+
+    fn write_slice(&mut self, books: &Books, most: usize, leaves_long: bool) -> Result<bool, Broken> {
         if let Some(broken) = self.broken.take() {
             return Err(broken);
         }
         match &mut self.transport {
-            Some(transport) if !self.only_read => self.outbox.write_out(transport, books, Instant::now),
+            Some(transport) if !self.only_read => {
+                self.outbox.write_out(transport, books, Instant::now, most, leaves_long)
+            }
             _ => Ok(false),
         }
     }
@@ -102,7 +120,7 @@ impl WriteSide for Link {
 
     /// Not before the session is open, and not on a connection that is known to be broken: that is the worker's to see to.
     fn is_open_to_callers(&self) -> bool {
-        self.transport.is_some() && !self.outbox.only_urgent && self.broken.is_none() && !self.only_read
+        self.transport.is_some() && !self.outbox.is_only_urgent() && self.broken.is_none() && !self.only_read
     }
 
     fn is_unfinished(&self) -> bool {
@@ -111,7 +129,7 @@ impl WriteSide for Link {
 
     fn write_from(&mut self, source: &Source) -> bool {
         self.take(&source.queue);
-        match self.write_out(&source.books) {
+        match self.write_slice(&source.books, CALLERS_SLICE, true) {
             Ok(all_out) => all_out && source.queue.is_empty(),
             Err(broken) => {
                 self.broken = Some(broken);

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::message::Message;
 use crate::outbound::accepted::{Accepted, Bound, Load, Tally};
@@ -12,7 +12,13 @@ use crate::record::tap::Tap;
 use crate::transport::{Broken, Outgoing, Transport};
 
 /// Bytes handed to the transport in one go.
-const BATCH: u64 = 64 << 10;
+const BATCH: usize = 64 << 10;
+
+/// So many bytes of messages are kept before the kernel is asked whether they have arrived.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// Pauses between two such questions while no other message is sent, at first and at most.
+const REVIEW: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// What is counted of accepted messages: those that wait, and what became of the others.
 #[derive(Debug, Default)]
@@ -71,10 +77,12 @@ pub(crate) struct Outbox {
     /// Pings and heartbeats: before everything else.
     urgent: VecDeque<Outgoing>,
     waiting: VecDeque<Accepted>,
-    /// In the transport's buffer, each with the count of bytes written at which it is out.
-    in_flight: VecDeque<(u64, Accepted)>,
-    /// The session is not open yet: only what is urgent is written.
-    pub(crate) only_urgent: bool,
+    /// Handed to the transport, which reports each when the kernel has all of it.
+    in_flight: VecDeque<Accepted>,
+    /// Accepted for another connection than the open one: never written, returned when this connection ends.
+    foreign: Vec<Accepted>,
+    /// The open connection. `None` before the session is open: only what is urgent is written.
+    epoch: Option<u64>,
     limits: Limits,
     /// The latest that were written, for when the line breaks before the peer has acknowledged them.
     sent: VecDeque<Sent>,
@@ -84,6 +92,8 @@ pub(crate) struct Outbox {
     /// So much is kept before the peer's kernel is asked what it has; and how much it is next time.
     keeps: Bound,
     look_at: Bound,
+    /// When it is asked next, without another message being sent, and how long after the time before.
+    review: Option<(Instant, Duration)>,
     /// Written on the connection that was let go of, and never acknowledged.
     uncertain: Vec<Message>,
     /// The rate limits let the next message pass no sooner than this.
@@ -93,12 +103,27 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Keeps as much of what was written as may wait before it asks whether that has arrived.
     pub(crate) fn new(limits: Limits, keeps: Bound) -> Self {
-        Self { limits, keeps, look_at: keeps, ..Self::default() }
+        let look_at = Bound { bytes: keeps.bytes.min(KEPT_BYTES), ..keeps };
+        Self { limits, keeps, look_at, ..Self::default() }
     }
 
-    /// When to try again, while the rate limits hold up what waited for a connection.
+    /// When to try again, while the rate limits delay messages that waited for a connection.
     pub(crate) fn limited_until(&self) -> Option<Instant> {
-        self.limited_until.filter(|_| !self.only_urgent)
+        self.limited_until.filter(|_| self.epoch.is_some())
+    }
+
+    /// The session is open: messages that were accepted for this connection may be written.
+    pub(crate) fn open(&mut self, epoch: u64) {
+        self.epoch = Some(epoch);
+    }
+
+    /// From now on only what is urgent is written.
+    pub(crate) fn only_urgent_from_now_on(&mut self) {
+        self.epoch = None;
+    }
+
+    pub(crate) fn is_only_urgent(&self) -> bool {
+        self.epoch.is_none()
     }
 
     pub(crate) fn push(&mut self, item: Accepted) {
@@ -111,7 +136,7 @@ impl Outbox {
 
     /// A new connection, on which the session is still to be opened.
     pub(crate) fn hold(&mut self, now: Instant) {
-        (self.only_urgent, self.limited_until, self.bytes_seen) = (true, None, 0);
+        (self.epoch, self.limited_until, self.bytes_seen) = (None, None, 0);
         self.limits.begin_connection(now);
     }
 
@@ -140,18 +165,24 @@ impl Outbox {
         self.urgent.len()
     }
 
-    /// Writes as much as the kernel takes; true when all is out.
-    /// `clock` is asked only where a rate limit holds something up.
+    /// Writes until about so many bytes have left, as far as the kernel takes them. True when all is out. A message that is
+    /// longer than `most` is not begun where `leaves_long` says so.
+    /// `clock` is asked only where a rate limit delays something.
     pub(crate) fn write_out(
         &mut self,
         transport: &mut Transport,
         books: &Books,
         clock: fn() -> Instant,
+        most: usize,
+        leaves_long: bool,
     ) -> Result<bool, Broken> {
+        let until = transport.written().saturating_add(most as u64);
         loop {
-            // Nothing is added to the transport's buffer before it is empty: that keeps the count of bytes exact,
-            // since a pong that tungstenite adds on its own then always comes after what is counted here.
-            let result = transport.flush();
+            if transport.fragments() {
+                self.fill_controls(transport, books);
+            }
+            let left = until.saturating_sub(transport.written()) as usize;
+            let result = transport.flush(left.max(1));
             self.count_written(transport, books);
             if !result? {
                 return Ok(false);
@@ -159,41 +190,54 @@ impl Outbox {
             if self.urgent.is_empty() && self.waiting.is_empty() {
                 return Ok(true);
             }
-            if !self.fill(transport, books, clock)? {
+            if left == 0 || !self.fill(transport, books, clock, leaves_long.then_some(left)) {
                 return Ok(false);
             }
         }
     }
 
-    /// False when all that is left is held up.
-    fn fill(&mut self, transport: &mut Transport, books: &Books, clock: fn() -> Instant) -> Result<bool, Broken> {
-        let base = transport.written();
-        let mut end = base;
-        while end - base < BATCH {
-            let packed = if let Some(outgoing) = self.urgent.pop_front() {
-                books.tap.iter().for_each(|tap| tap.outgoing(&outgoing));
-                let packed = transport.pack(outgoing);
-                end += packed.len;
-                packed
-            } else if self.only_urgent || !self.may_go(clock) {
-                return Ok(end != base);
-            } else if let Some(mut item) = self.waiting.pop_front() {
-                if item.receipt.as_ref().is_some_and(|receipt| !receipt.begin()) {
-                    books.not_sent(&mut item, &self.limits);
-                    continue;
-                }
-                let packed = transport.pack(Outgoing::Message(item.message.clone()));
-                end += packed.len;
-                self.in_flight.push_back((end, item));
-                packed
-            } else {
-                break;
-            };
-            let result = transport.queue(packed);
-            self.count_written(transport, books);
-            result?;
+    /// Hands over pings that need not wait for the end of a message.
+    fn fill_controls(&mut self, transport: &mut Transport, books: &Books) {
+        while self.urgent.front().is_some_and(|outgoing| matches!(outgoing, Outgoing::Ping(_))) {
+            let Some(outgoing) = self.urgent.pop_front() else { return };
+            books.tap.iter().for_each(|tap| tap.outgoing(&outgoing));
+            transport.queue(outgoing, false);
         }
-        Ok(true)
+    }
+
+    /// Hands messages to the transport. False when all that are left are delayed.
+    fn fill(
+        &mut self,
+        transport: &mut Transport,
+        books: &Books,
+        clock: fn() -> Instant,
+        longest: Option<usize>,
+    ) -> bool {
+        while transport.buffered() < BATCH && !transport.is_in_a_message() {
+            if let Some(outgoing) = self.urgent.pop_front() {
+                books.tap.iter().for_each(|tap| tap.outgoing(&outgoing));
+                transport.queue(outgoing, false);
+                continue;
+            }
+            let Some(epoch) = self.epoch else { return transport.buffered() > 0 };
+            let is_long = |item: &Accepted| longest.is_some_and(|longest| item.message.len() > longest);
+            if self.waiting.front().is_some_and(is_long) || !self.may_go(clock) {
+                return transport.buffered() > 0;
+            }
+            let Some(mut item) = self.waiting.pop_front() else { break };
+            // A message is never written on another connection than the one that it was accepted for.
+            if item.epoch.is_some_and(|of| of != epoch) {
+                self.foreign.push(item);
+                continue;
+            }
+            if item.receipt.as_ref().is_some_and(|receipt| !receipt.begin()) {
+                books.not_sent(&mut item, &self.limits);
+                continue;
+            }
+            transport.queue(Outgoing::Message(item.message.clone()), true);
+            self.in_flight.push_back(item);
+        }
+        true
     }
 
     /// Whether the rate limits let the next one pass.
@@ -237,11 +281,10 @@ impl Outbox {
     }
 
     /// Counts what the kernel has by now.
-    pub(crate) fn count_written(&mut self, transport: &Transport, books: &Books) {
-        let written = transport.written();
+    pub(crate) fn count_written(&mut self, transport: &mut Transport, books: &Books) {
         self.count_bytes(transport, books);
-        while self.in_flight.front().is_some_and(|(end, _)| *end <= written) {
-            let Some((end, item)) = self.in_flight.pop_front() else { return };
+        while let Some(end) = transport.next_written() {
+            let Some(item) = self.in_flight.pop_front() else { return };
             books.leave(&item);
             books.tap.iter().for_each(|tap| tap.sent(&item.message, item.own));
             if item.own {
@@ -254,18 +297,38 @@ impl Outbox {
             }
             let len = item.message.len();
             let message = (!is_request).then_some(item.message);
-            self.keep_sent(Sent { end: transport.end_on_the_wire(end), len, message }, transport);
+            self.keep_sent(Sent { end, len, message }, transport);
         }
     }
 
-    /// Keeps it until the peer's kernel has it, which is asked for once in a while only. So what is kept is bounded by that
-    /// while, and by the kernel's send buffer.
+    /// Keeps a message until the peer's kernel has it. The kernel is asked once in a while only, so what is kept is bounded by
+    /// that while and by the kernel's send buffer.
     fn keep_sent(&mut self, sent: Sent, transport: &Transport) {
         self.sent_bytes += sent.len;
         self.sent.push_back(sent);
-        if self.sent.len() <= self.look_at.messages && self.sent_bytes <= self.look_at.bytes {
-            return;
+        if self.sent.len() > self.look_at.messages || self.sent_bytes > self.look_at.bytes {
+            self.forget_arrived(transport);
         }
+        if self.sent_bytes > KEPT_BYTES && self.review.is_none() {
+            self.review = Some((Instant::now() + REVIEW.0, REVIEW.0));
+        }
+    }
+
+    /// When the kernel is to be asked again what has arrived, so that large messages don't stay in memory until more are sent.
+    pub(crate) fn review_at(&self) -> Option<Instant> {
+        self.review.map(|(at, _)| at)
+    }
+
+    pub(crate) fn review_sent(&mut self, transport: &Transport, now: Instant) {
+        if let Some((_, pause)) = self.review.take_if(|(at, _)| *at <= now) {
+            self.forget_arrived(transport);
+            let pause = (pause * 2).min(REVIEW.1);
+            self.review = (self.sent_bytes > KEPT_BYTES).then_some((now + pause, pause));
+        }
+    }
+
+    /// Forgets messages that the peer's kernel has.
+    fn forget_arrived(&mut self, transport: &Transport) {
         // Where the system does not say, it may as well be forgotten.
         let arrived = transport.proven().unwrap_or(u64::MAX);
         let Bound { messages, bytes } = self.keeps;
@@ -278,12 +341,13 @@ impl Outbox {
             self.sent_bytes -= oldest.len;
             self.sent.pop_front();
         }
-        self.look_at = Bound { messages: messages + self.sent.len(), bytes: bytes + self.sent_bytes };
+        self.look_at = Bound { messages: messages + self.sent.len(), bytes: bytes.min(KEPT_BYTES) + self.sent_bytes };
     }
 
     /// The connection is let go of. Of its bytes so many have arrived for sure; `None`: nobody can say.
     pub(crate) fn settle_sent(&mut self, arrived: Option<u64>, books: &Books) {
-        (self.sent_bytes, self.look_at) = (0, self.keeps);
+        (self.sent_bytes, self.look_at, self.review) = (0, self.keeps, None);
+        self.look_at.bytes = self.keeps.bytes.min(KEPT_BYTES);
         for Sent { end, message, .. } in self.sent.drain(..) {
             if arrived.is_some_and(|arrived| end > arrived) {
                 books.tally.uncertain.add(1);
@@ -302,7 +366,8 @@ impl Outbox {
     pub(crate) fn take_all(&mut self, books: &Books) -> Vec<Accepted> {
         self.urgent.clear();
         self.limited_until = None;
-        let mut all: Vec<_> = std::mem::take(&mut self.in_flight).into_iter().map(|(_, item)| item).collect();
+        let mut all = std::mem::take(&mut self.foreign);
+        all.extend(std::mem::take(&mut self.in_flight));
         for mut item in std::mem::take(&mut self.waiting) {
             match item.receipt.as_ref().is_none_or(|receipt| receipt.begin()) {
                 true => all.push(item),

@@ -94,6 +94,7 @@ impl Connection {
                     Ok(()) => count += size,
                     Err(unasked) => match unasked.try_again(now) {
                         Some(at) => {
+                            self.waits_for_id = matches!(unasked, Unasked::Barred(Barred::Duplicate));
                             tables.subscriptions(|table| table.withdrawn(batch));
                             self.upkeep.hold_up_until(at);
                             held_up = true;
@@ -159,6 +160,7 @@ impl Connection {
         let pending = Pending {
             method: request.method,
             message: message.clone(),
+            asked_at: now,
             deadline: later(now, request.timeout.unwrap_or(self.rules.request_timeout)),
             receipt: receipt.clone(),
             whom: Whom::Worker(purpose),

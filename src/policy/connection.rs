@@ -21,6 +21,17 @@ use crate::request::RequestId;
 use crate::response::Response;
 use crate::state::DisconnectReason;
 
+/// Whose a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// It is delivered, and counts as data.
+    Caller,
+    /// A heartbeat or an answer: it is not delivered.
+    Library,
+    /// A heartbeat that is delivered all the same. It is no data.
+    Both,
+}
+
 pub(crate) struct Connection {
     pub(super) rules: Arc<Rules>,
     pub(super) monitors: Monitors,
@@ -34,6 +45,8 @@ pub(crate) struct Connection {
     renewal_patience: Duration,
     /// When to look at the table of channels again.
     pub(super) channels_due: Option<Instant>,
+    /// Channels wait for the answer to a request under whose id they have to be asked for.
+    pub(super) waits_for_id: bool,
 }
 
 /// Channels planned in one go, at least and at most: other work gets its turn in between.
@@ -58,8 +71,18 @@ impl Connection {
         let watch = Watch::new(rules.stale.clone(), now);
         let (upkeep, opening, plans, patience) = (Upkeep::default(), false, PLANS.1, PATIENCE.0);
         let (renewal_patience, channels_due) = (patience, None);
-        let connection =
-            Self { rules, monitors, watch, upkeep, opening, plans, patience, renewal_patience, channels_due };
+        let connection = Self {
+            rules,
+            monitors,
+            watch,
+            upkeep,
+            opening,
+            plans,
+            patience,
+            renewal_patience,
+            channels_due,
+            waits_for_id: false,
+        };
         for beat in first {
             connection.beat(beat, false, now, tables, out);
         }
@@ -139,30 +162,30 @@ impl Connection {
         self.watch.start_afresh(now);
     }
 
-    /// A message came; false if it is the caller's.
+    /// A message came: whose it is.
     pub(crate) fn message<T: Tables>(
         &mut self,
         message: MessageRef<'_>,
         now: Instant,
         tables: &T,
         out: &mut Vec<Action<T::Caller>>,
-    ) -> bool {
+    ) -> Owner {
         if let Some(verdict) = self.monitors.message(message, now) {
             if verdict.alive {
                 out.push(Action::Alive);
             }
             self.beat(verdict.action, false, now, tables, out);
-            return true;
+            return if verdict.is_delivered { Owner::Both } else { Owner::Library };
         }
         if !tables.expects_no_answer() && self.answer(message, now, tables, out) {
-            return true;
+            return Owner::Library;
         }
         if self.watch.tells_channels_apart() {
             if let Some(channel) = self.rules.dialect.as_ref().and_then(|dialect| dialect.channel_of(message)) {
                 self.watch.channel(&channel, now);
             }
         }
-        false
+        Owner::Caller
     }
 
     /// A message that may be an answer came; false if it is none of ours.
@@ -175,20 +198,17 @@ impl Connection {
     ) -> bool {
         let Some(answer) = self.rules.correlation.read(message) else { return false };
         let outcome = answer.outcome.map_err(RequestError::Rpc);
-        let answer_id = answer.id.clone();
         match tables.requests(|table| table.claim(&answer.id, outcome.is_err())) {
             Claim::Nobody => return false,
-            Claim::Late { own: Some(purpose), method } => {
-                self.own_answered(purpose, Response { id: answer.id, method, outcome }, now, tables, out);
-                self.expect_more(purpose, answer_id, now, tables);
+            Claim::Late { id, own: Some(purpose), method }
+            | Claim::Pending(id, Pending { method, whom: Whom::Worker(purpose), .. }) => {
+                self.own_answered(purpose, Response { id: id.clone(), method, outcome }, now, tables, out);
+                self.expect_more(purpose, id, now, tables);
             }
-            Claim::Late { method, .. } => out.push(Action::TellLate(Response { id: answer.id, method, outcome })),
-            Claim::Pending(Pending { method, whom: Whom::Worker(purpose), .. }) => {
-                self.own_answered(purpose, Response { id: answer.id, method, outcome }, now, tables, out);
-                self.expect_more(purpose, answer_id, now, tables);
-            }
-            Claim::Pending(pending) => {
-                let response = Response { id: answer.id, method: pending.method, outcome };
+            Claim::Late { id, method, .. } => out.push(Action::TellLate(Response { id, method, outcome })),
+            Claim::Pending(id, pending) => {
+                tables.answered(&pending.method, now.saturating_duration_since(pending.asked_at));
+                let response = Response { id, method: pending.method, outcome };
                 self.ended((response, pending.whom), now, tables, out);
             }
         }
@@ -348,7 +368,10 @@ impl Connection {
                 }
                 self.batch_answered(batch, &outcome, now, tables, out);
                 // A batch that was refused is tried again in halves, and what callers wanted meanwhile is next.
-                self.ask_when_free(now);
+                match std::mem::take(&mut self.waits_for_id) {
+                    true => self.upkeep.ask_for_channels_at(now),
+                    false => self.ask_when_free(now),
+                }
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::message::{Message, MessageRef};
 pub struct Heartbeat {
     pub(super) kind: Kind,
     pub(super) max_missed: u32,
+    pub(super) is_delivered: bool,
     /// Others that run besides it.
     others: Vec<Heartbeat>,
 }
@@ -42,39 +43,74 @@ pub(super) type Payload = Arc<dyn Fn(u64) -> Message + Send + Sync>;
 
 pub(super) type Matcher = dyn Fn(MessageRef<'_>) -> bool + Send + Sync;
 
-/// A venue's own heartbeat messages.
-pub(crate) trait HeartbeatDialect: Send + Sync {
-    fn kind(&self) -> HeartbeatKind;
+/// A venue's own heartbeat messages, for [`Heartbeat::dialect`]: Deribit's are built on this. All methods are called on the
+/// client's thread; they should be quick.
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::venue::{Classified, HeartbeatDialect};
+/// use ws_supervisor::{Heartbeat, Message, MessageRef};
+///
+/// /// Asks once to be pinged, and answers each ping.
+/// struct Venue;
+/// impl HeartbeatDialect for Venue {
+///     fn begin(&self, interval: Duration) -> Option<Message> {
+///         Some(Message::text(format!(r#"{{"op":"heartbeat","every":{}}}"#, interval.as_secs())))
+///     }
+///     fn classify(&self, message: MessageRef<'_>) -> Classified {
+///         match message.as_text() {
+///             Some(r#"{"op":"ping"}"#) => Classified::Alive { reply: Some(r#"{"op":"pong"}"#.into()) },
+///             Some(r#"{"op":"heartbeat","ok":true}"#) => Classified::Response { refused: None },
+///             _ => Classified::NotHeartbeat,
+///         }
+///     }
+/// }
+/// let heartbeat = Heartbeat::dialect(Duration::from_secs(10), Venue);
+/// # let _ = heartbeat;
+/// ```
+pub trait HeartbeatDialect: Send + Sync {
+    /// Its kind, for reports. Defaults to [`HeartbeatKind::Dialect`].
+    fn kind(&self) -> HeartbeatKind {
+        HeartbeatKind::Dialect
+    }
 
-    /// Why this interval cannot be meant, if it cannot.
+    /// Why this interval is refused, if it is: the text of a [`ConfigError`]. Defaults to no refusal.
     fn refuses(&self, interval: Duration) -> Option<&'static str> {
         let _ = interval;
         None
     }
 
-    /// What asks the venue for its heartbeats, if it has to be asked.
+    /// The message that asks the venue for its heartbeats: the first that is sent on a connection. Defaults to none.
     fn begin(&self, interval: Duration) -> Option<Message> {
         let _ = interval;
         None
     }
 
-    /// How much longer than the interval a heartbeat may take: those that the venue sends once an interval arrive a little
-    /// after it, every time.
+    /// How much longer than the interval a heartbeat may take: those that a venue sends once an interval arrive a little after
+    /// it, every time. Defaults to half the interval.
     fn slack(&self, interval: Duration) -> Duration {
         interval / 2
     }
 
-    fn read(&self, message: MessageRef<'_>) -> Heard;
+    /// What a message is to the heartbeat. Called for every message.
+    fn classify(&self, message: MessageRef<'_>) -> Classified;
 }
 
-/// What a message is to a heartbeat.
-pub(crate) enum Heard {
-    /// Nothing: it is the caller's.
-    Other,
-    /// A sign of life, and what the venue wants to hear in return.
-    Beat { answer: Option<Message> },
-    /// The venue's answer to a request of the heartbeat's own; it may be a refusal.
-    Answer { refused: Option<Box<str>> },
+/// What a message is to a [`HeartbeatDialect`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Classified {
+    /// It is the caller's.
+    NotHeartbeat,
+    /// The venue is alive.
+    Alive {
+        /// The reply that the venue expects, which waits for no rate limit.
+        reply: Option<Message>,
+    },
+    /// The venue's response to a request of the heartbeat's own. It does not count as life.
+    Response {
+        /// Why the venue refused the request, if it did: for the log.
+        refused: Option<Box<str>>,
+    },
 }
 
 /// Which kind of heartbeat a client runs.
@@ -95,6 +131,8 @@ pub enum HeartbeatKind {
     Answer,
     /// Messages that the venue sends by itself.
     Expect,
+    /// A dialect of your own.
+    Dialect,
 }
 
 impl Heartbeat {
@@ -178,12 +216,12 @@ impl Heartbeat {
     }
 
     fn of(kind: Kind, max_missed: u32) -> Self {
-        Self { kind, max_missed, others: Vec::new() }
+        Self { kind, max_missed, is_delivered: false, others: Vec::new() }
     }
 
     /// This one and those besides it, each by itself.
     pub(super) fn each(&self) -> Vec<Self> {
-        let mut all = vec![Self::of(self.kind.clone(), self.max_missed)];
+        let mut all = vec![Self { others: Vec::new(), ..self.clone() }];
         all.extend(self.others.iter().flat_map(Self::each));
         all
     }
@@ -207,6 +245,23 @@ impl Heartbeat {
         reply: impl Fn(MessageRef<'_>) -> Option<Message> + Send + Sync + 'static,
     ) -> Self {
         Self::dialect(max_silence, Answering(reply)).max_missed(1)
+    }
+
+    /// Delivers the heartbeat's messages as well, for a consumer that needs their content (Bitfinex numbers its heartbeats,
+    /// Coinbase's carry a counter). They still count as life, and as no data: `stale_after` finds a feed that sends nothing
+    /// else. Defaults to off.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ws_supervisor::Heartbeat;
+    /// let bitfinex = Heartbeat::expect(Duration::from_secs(20), |m| m.as_text().is_some_and(|t| t.contains("\"hb\"")));
+    /// let config = ws_supervisor::ClientConfig::new("wss://venue.example")?.heartbeat(bitfinex.deliver_messages());
+    /// # let _ = config;
+    /// # Ok::<(), ws_supervisor::ConfigError>(())
+    /// ```
+    pub fn deliver_messages(mut self) -> Self {
+        self.is_delivered = true;
+        self
     }
 
     /// How many misses in a row end the connection, at least 1.
@@ -242,8 +297,9 @@ impl Heartbeat {
         }
     }
 
-    /// As a venue does it. Two misses in a row are too many, unless `max_missed` says otherwise.
-    pub(crate) fn dialect(interval: Duration, dialect: impl HeartbeatDialect + 'static) -> Self {
+    /// By messages of the venue's own. None for `interval`, and the dialect's slack, is a miss. Two misses in a row are too many,
+    /// unless `max_missed` says otherwise.
+    pub fn dialect(interval: Duration, dialect: impl HeartbeatDialect + 'static) -> Self {
         Self::of(Kind::Dialect { interval, dialect: Arc::new(dialect) }, 2)
     }
 
@@ -273,8 +329,8 @@ impl<F: Fn(MessageRef<'_>) -> bool + Send + Sync> HeartbeatDialect for Expecting
         Duration::ZERO
     }
 
-    fn read(&self, message: MessageRef<'_>) -> Heard {
-        if (self.0)(message) { Heard::Beat { answer: None } } else { Heard::Other }
+    fn classify(&self, message: MessageRef<'_>) -> Classified {
+        if (self.0)(message) { Classified::Alive { reply: None } } else { Classified::NotHeartbeat }
     }
 }
 
@@ -289,8 +345,8 @@ impl<F: Fn(MessageRef<'_>) -> Option<Message> + Send + Sync> HeartbeatDialect fo
         Duration::ZERO
     }
 
-    fn read(&self, message: MessageRef<'_>) -> Heard {
-        (self.0)(message).map_or(Heard::Other, |answer| Heard::Beat { answer: Some(answer) })
+    fn classify(&self, message: MessageRef<'_>) -> Classified {
+        (self.0)(message).map_or(Classified::NotHeartbeat, |answer| Classified::Alive { reply: Some(answer) })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::heartbeat::{Heard, Heartbeat, Kind};
+use super::heartbeat::{Classified, Heartbeat, Kind};
 use crate::deadline::later;
 use crate::message::{Message, MessageRef};
 
@@ -31,10 +31,12 @@ pub(crate) struct Verdict {
     pub(crate) ours: bool,
     /// It is a sign of life.
     pub(crate) alive: bool,
+    /// It is delivered all the same.
+    pub(crate) is_delivered: bool,
     pub(crate) action: Beat,
 }
 
-const NOT_OURS: Verdict = Verdict { ours: false, alive: false, action: Beat::Nothing };
+const NOT_OURS: Verdict = Verdict { ours: false, alive: false, is_delivered: false, action: Beat::Nothing };
 
 /// One connection's heartbeat. A new connection gets a new one, so nothing stale is carried over.
 #[derive(Debug)]
@@ -198,17 +200,19 @@ impl Monitor {
                 }
                 self.unanswered.clear();
                 self.alive(now);
-                Verdict { ours: true, alive: true, action: Beat::Nothing }
+                Verdict { ours: true, alive: true, is_delivered: self.rules.is_delivered, action: Beat::Nothing }
             }
-            Kind::Dialect { dialect, .. } => match dialect.read(message) {
-                Heard::Other => NOT_OURS,
-                Heard::Answer { refused } => {
-                    Verdict { ours: true, alive: false, action: refused.map_or(Beat::Nothing, Beat::Refused) }
+            Kind::Dialect { dialect, .. } => match dialect.classify(message) {
+                Classified::NotHeartbeat => NOT_OURS,
+                Classified::Response { refused } => {
+                    let action = refused.map_or(Beat::Nothing, Beat::Refused);
+                    Verdict { ours: true, alive: false, is_delivered: false, action }
                 }
-                Heard::Beat { answer } => {
+                Classified::Alive { reply } => {
                     self.alive(now);
                     self.due = self.next_due(now, true);
-                    Verdict { ours: true, alive: true, action: answer.map_or(Beat::Nothing, Beat::Send) }
+                    let action = reply.map_or(Beat::Nothing, Beat::Send);
+                    Verdict { ours: true, alive: true, is_delivered: self.rules.is_delivered, action }
                 }
             },
         }

@@ -66,6 +66,7 @@ impl Monitors {
         let verdicts = self.all.iter_mut().map(|monitor| monitor.message(message, now)).filter(|verdict| verdict.ours);
         verdicts.reduce(|first, other| Verdict {
             alive: first.alive || other.alive,
+            is_delivered: first.is_delivered || other.is_delivered,
             action: if first.action == Beat::Nothing { other.action } else { first.action },
             ..first
         })

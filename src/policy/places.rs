@@ -2,6 +2,7 @@
 //! down since.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 /// The URLs, by number: the configuration's own is 0.
 #[derive(Debug)]
@@ -10,26 +11,39 @@ pub(crate) struct Places {
     at: usize,
     /// Attempts that failed since a session was open last.
     tried: usize,
-    /// Those that no retry of ours mends, in this run of the worker.
+    /// Those that no retry of ours helps, in this run of the worker.
     refused: Vec<usize>,
+    /// Until when each asked to be left alone.
+    waits: Vec<Option<Instant>>,
 }
 
 impl Places {
     pub(crate) fn new(count: usize) -> Self {
-        Self { count, at: 0, tried: 0, refused: Vec::new() }
+        Self { count, at: 0, tried: 0, refused: Vec::new(), waits: vec![None; count] }
     }
 
     pub(crate) fn current(&self) -> usize {
         self.at
     }
 
-    /// An attempt there failed; for good, as far as it is ours to say.
-    pub(crate) fn failed(&mut self, for_good: bool) {
+    /// An attempt there failed; for good, as far as it is ours to say. The server asked to be left alone until `not_before`.
+    /// Returns how long to wait for the first of all URLs that is ready: the wait belongs to the URL that asked for it.
+    pub(crate) fn failed(&mut self, for_good: bool, not_before: Option<Instant>, now: Instant) -> Duration {
         self.tried = self.tried.saturating_add(1);
         if for_good && !self.refused.contains(&self.at) {
             self.refused.push(self.at);
         }
-        self.move_on();
+        self.waits[self.at] = not_before;
+        let ready_in = |at: usize| self.waits[at].map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        // The next in turn, of those that are ready soonest.
+        let next = (1..=self.count).map(|step| (self.at + step) % self.count).min_by_key(|at| ready_in(*at));
+        self.at = next.unwrap_or(self.at);
+        ready_in(self.at)
+    }
+
+    /// Someone asked for a connection now.
+    pub(crate) fn reset(&mut self) {
+        self.waits.fill(None);
     }
 
     /// Whether each was tried.
@@ -44,6 +58,7 @@ impl Places {
 
     pub(crate) fn opened(&mut self) {
         self.tried = 0;
+        self.waits[self.at] = None;
         self.refused.clear();
     }
 
@@ -67,12 +82,19 @@ pub(crate) struct Addresses {
     prefer: Option<SocketAddr>,
     /// Those that took a connection since and did not serve, the latest at the end.
     avoid: Vec<SocketAddr>,
+    /// Those that asked to be left alone, and until when.
+    waits: Vec<(SocketAddr, Instant)>,
 }
 
 impl Addresses {
     /// In the order in which they are tried: the one that served last, then the resolver's order with the families in turns
     /// (RFC 8305 section 4), and last those that did not serve lately.
-    pub(crate) fn in_order(&self, all: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    /// One that asked to be left alone is left out, unless each did.
+    pub(crate) fn in_order(&self, mut all: Vec<SocketAddr>, now: Instant) -> Vec<SocketAddr> {
+        let is_ready = |address: &SocketAddr| !self.waits.iter().any(|(of, until)| of == address && now < *until);
+        if all.iter().any(is_ready) {
+            all.retain(is_ready);
+        }
         let first_family = all.first().is_some_and(SocketAddr::is_ipv6);
         let (one, other): (Vec<_>, Vec<_>) = all.into_iter().partition(|address| address.is_ipv6() == first_family);
         let (mut one, mut other) = (one.into_iter(), other.into_iter());
@@ -99,6 +121,17 @@ impl Addresses {
         self.avoid.drain(..excess);
     }
 
+    /// It asked to be left alone until then.
+    pub(crate) fn asked_to_wait(&mut self, address: SocketAddr, until: Instant, now: Instant) {
+        self.waits.retain(|(other, until)| *other != address && now < *until);
+        self.waits.push((address, until));
+    }
+
+    /// Someone asked for a connection now.
+    pub(crate) fn reset(&mut self) {
+        self.waits.clear();
+    }
+
     /// The session over the one that took it last is open.
     pub(crate) fn opened(&mut self) {
         self.prefer = self.avoid.pop();
@@ -123,13 +156,13 @@ mod tests {
 
     #[test]
     fn urls_are_given_up_only_when_each_was_refused() {
-        let mut places = Places::new(2);
-        places.failed(true);
+        let (mut places, now) = (Places::new(2), Instant::now());
+        places.failed(true, None, now);
         assert_eq!((places.current(), places.all_tried(), places.all_refused()), (1, false, false));
-        places.failed(false);
-        places.failed(true);
+        places.failed(false, None, now);
+        places.failed(true, None, now);
         assert!(places.all_tried() && !places.all_refused(), "the second may come back");
-        places.failed(true);
+        places.failed(true, None, now);
         assert!(places.all_refused());
         places.new_run();
         assert!(!places.all_refused(), "someone may have mended it");
@@ -141,26 +174,47 @@ mod tests {
 
     #[test]
     fn what_served_is_first_until_it_lets_us_down() {
-        let all = addresses(&[1, 2, 3]);
+        let (all, now) = (addresses(&[1, 2, 3]), Instant::now());
         let mut known = Addresses::default();
-        assert_eq!(known.in_order(all.clone()), all);
+        assert_eq!(known.in_order(all.clone(), now), all);
         known.took(all[0]);
         known.took(all[1]);
-        assert_eq!(known.in_order(all.clone()), addresses(&[3, 1, 2]));
+        assert_eq!(known.in_order(all.clone(), now), addresses(&[3, 1, 2]));
         known.opened();
-        assert_eq!(known.in_order(all.clone()), addresses(&[2, 1, 3]));
+        assert_eq!(known.in_order(all.clone(), now), addresses(&[2, 1, 3]));
         known.took(all[1]);
-        assert_eq!(known.in_order(all.clone()), addresses(&[1, 3, 2]), "it took the connection and did not serve");
+        assert_eq!(known.in_order(all.clone(), now), addresses(&[1, 3, 2]), "it took the connection and did not serve");
         known.opened();
         known.let_down();
-        assert_eq!(known.in_order(all), addresses(&[1, 3, 2]), "it served and fell silent");
+        assert_eq!(known.in_order(all, now), addresses(&[1, 3, 2]), "it served and fell silent");
+    }
+
+    #[test]
+    fn a_wait_belongs_to_the_url_and_the_address_that_asked_for_it() {
+        const S: Duration = Duration::from_secs(1);
+        let now = Instant::now();
+        let mut places = Places::new(2);
+        assert_eq!(places.failed(false, Some(now + 3600 * S), now), Duration::ZERO, "the other is ready");
+        assert_eq!(places.current(), 1);
+        assert_eq!(places.failed(false, Some(now + 60 * S), now), 60 * S, "the sooner of both");
+        assert_eq!((places.current(), places.failed(false, None, now + 60 * S)), (1, Duration::ZERO));
+        assert_eq!(places.current(), 1, "the first still waits");
+        assert_eq!(places.failed(false, None, now + 3600 * S), Duration::ZERO);
+        assert_eq!(places.current(), 0);
+
+        let (all, mut known) = (addresses(&[1, 2]), Addresses::default());
+        known.asked_to_wait(all[0], now + 5 * S, now);
+        assert_eq!(known.in_order(all.clone(), now), addresses(&[2]));
+        assert_eq!(known.in_order(all.clone(), now + 5 * S), all);
+        known.asked_to_wait(all[1], now + 5 * S, now);
+        assert_eq!(known.in_order(all.clone(), now), all, "each asked for it: the caller waits");
     }
 
     #[test]
     fn families_take_turns() {
         let six = |port| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port));
         let four = |port| SocketAddr::from(([192, 0, 2, 1], port));
-        let order = Addresses::default().in_order(vec![six(1), six(2), six(3), four(1)]);
+        let order = Addresses::default().in_order(vec![six(1), six(2), six(3), four(1)], Instant::now());
         assert_eq!(order, [six(1), four(1), six(2), six(3)]);
     }
 }

@@ -8,6 +8,9 @@ use crate::error::ConfigError;
 /// A server may ask for more patience than the backoff has, but not for ever.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
+/// Clients of a server that restarts come back spread over the first step of the backoff, and no more than this.
+const MAX_SPREAD: Duration = Duration::from_secs(5);
+
 /// A wait beyond all reason is a year.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
@@ -26,6 +29,9 @@ pub(crate) struct Hint {
     pub(crate) retry_after: Option<Duration>,
     /// It refused since it has too much to do: the next attempt is not at once, not even the first.
     pub(crate) overloaded: bool,
+    /// It is about to restart, and all its clients lose their connections at the same moment: they come back one by one,
+    /// within the first step of the backoff (IANA's registry of close codes on 1012).
+    pub(crate) spread: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -165,16 +171,21 @@ impl Reconnect {
         self.forget_if_stable(now);
         self.opened_at = None;
         self.failures = self.failures.saturating_add(1);
-        // Later than it asked for, never sooner: all its clients were told the same.
-        let asked = hint.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER).mul_f64(1.0 + self.rules.jitter * dice);
         let failures = if hint.overloaded { self.failures.max(2) } else { self.failures };
-        let wait = self.rules.delay(failures, dice).max(asked);
+        let spread = if hint.spread { self.rules.base.min(MAX_SPREAD).mul_f64(dice) } else { Duration::ZERO };
+        let wait = self.rules.delay(failures, dice).max(hint.retry_after.unwrap_or_default()).max(spread);
         self.not_before = Some(later(now, wait));
         if self.retries >= self.rules.max_retries {
             return Next::Exhausted;
         }
         self.retries += 1;
         Next::RetryIn(wait)
+    }
+
+    /// The wait that a server asked for, with jitter: later than it asked for, never sooner, since it asked all its clients for
+    /// the same. Never longer than `MAX_RETRY_AFTER`.
+    pub(crate) fn asked(&self, retry_after: Duration, dice: f64) -> Duration {
+        retry_after.min(MAX_RETRY_AFTER).mul_f64(1.0 + self.rules.jitter * dice).min(MAX_RETRY_AFTER)
     }
 
     /// The open connection was given up on purpose, for another.
@@ -186,7 +197,7 @@ impl Reconnect {
 
     /// The worker panicked. Not the network's fault: from an open connection the next run dials at once, the first time;
     /// then it pauses more and more, and meets the restart intensity. A wait that was under way still stands.
-    pub(crate) fn panicked(&mut self, now: Instant) {
+    pub(crate) fn crashed(&mut self, now: Instant) {
         self.forget_if_stable(now);
         self.opened_at = None;
         self.crashes = self.crashes.saturating_add(1);
@@ -250,14 +261,14 @@ mod tests {
         }
         reconnect.opened(now);
         for pause in [0, 50, 100, 200, 400, 800, 1000, 1000] {
-            reconnect.panicked(now);
+            reconnect.crashed(now);
             reconnect.new_run();
             let at = (pause > 0).then(|| now + Duration::from_millis(pause));
             assert_eq!(reconnect.not_before(), at, "the first at once, then less and less often");
             reconnect.opened(now);
         }
         assert_eq!(reconnect.failures(), 4);
-        reconnect.panicked(now + 10 * S);
+        reconnect.crashed(now + 10 * S);
         assert_eq!(reconnect.not_before(), None, "the last connection was stable");
     }
 
@@ -288,7 +299,7 @@ mod tests {
             let mut reconnect = Reconnect::new(rules);
             for dice in [0.0, 0.5, 1.0] {
                 reconnect.opened(now);
-                let hint = Hint { retry_after: Some(ever), overloaded: true };
+                let hint = Hint { retry_after: Some(reconnect.asked(ever, dice)), overloaded: true, spread: true };
                 reconnect.failed(now, hint, dice);
                 reconnect.forget_if_stable(now);
             }
@@ -323,17 +334,24 @@ mod tests {
 
     #[test]
     fn retry_after_is_honoured_within_reason() {
-        let now = Instant::now();
+        let reconnect = Reconnect::new(rules());
+        assert_eq!(reconnect.asked(7 * S, 0.0), 7 * S);
+        assert_eq!(reconnect.asked(86_400 * S, 0.0), MAX_RETRY_AFTER);
+        let jittery = Reconnect::new(ReconnectRules::default());
+        assert_eq!(jittery.asked(10 * S, 0.5), Duration::from_millis(11_500), "never sooner");
+        assert_eq!(jittery.asked(3600 * S, 1.0), MAX_RETRY_AFTER, "never later than that, jitter included");
         let mut reconnect = Reconnect::new(rules());
-        let asks = |time| Hint { retry_after: Some(time), ..Hint::default() };
-        assert_eq!(reconnect.failed(now, asks(7 * S), 0.0), Next::RetryIn(7 * S));
-        assert_eq!(reconnect.failed(now, asks(86_400 * S), 0.0), Next::RetryIn(MAX_RETRY_AFTER));
-        let mut jittery = Reconnect::new(ReconnectRules::default());
-        assert_eq!(
-            jittery.failed(now, asks(10 * S), 0.5),
-            Next::RetryIn(Duration::from_millis(11_500)),
-            "never sooner"
-        );
+        let hint = Hint { retry_after: Some(7 * S), ..Hint::default() };
+        assert_eq!(reconnect.failed(Instant::now(), hint, 0.0), Next::RetryIn(7 * S));
+    }
+
+    #[test]
+    fn clients_of_a_server_that_restarts_come_back_spread_over_the_first_step() {
+        let hint = Hint { spread: true, ..Hint::default() };
+        for (dice, wait) in [(0.0, 0), (0.25, 250), (1.0, 1000)] {
+            let mut reconnect = Reconnect::new(rules());
+            assert_eq!(reconnect.failed(Instant::now(), hint, dice), Next::RetryIn(Duration::from_millis(wait)));
+        }
     }
 
     #[cfg(feature = "property-tests")]

@@ -49,6 +49,7 @@ pub(crate) enum Purpose {
 pub(crate) struct Pending<C> {
     pub(crate) method: Box<str>,
     pub(crate) message: Message,
+    pub(crate) asked_at: Instant,
     pub(crate) deadline: Instant,
     pub(crate) receipt: Arc<Receipt>,
     pub(crate) whom: Whom<C>,
@@ -75,9 +76,10 @@ pub(crate) type Told<C> = (Response, Whom<C>);
 /// Whom an answer answers.
 #[derive(Debug)]
 pub(crate) enum Claim<C> {
-    Pending(Pending<C>),
+    Pending(RequestId, Pending<C>),
     /// A request that was given up on; what for, if it was the worker's.
     Late {
+        id: RequestId,
         method: Box<str>,
         own: Option<Purpose>,
     },
@@ -103,6 +105,7 @@ impl Barred {
 /// A request that failed by its time, and may be answered late.
 #[derive(Debug)]
 struct GivenUp {
+    order: u64,
     method: Box<str>,
     message: Message,
     own: Option<Purpose>,
@@ -114,6 +117,8 @@ struct GivenUp {
 /// What a connection's end leaves behind.
 #[derive(Debug)]
 pub(crate) struct Leftover<C> {
+    /// Rises with each request that was made.
+    pub(crate) order: u64,
     pub(crate) id: RequestId,
     pub(crate) method: Box<str>,
     pub(crate) message: Message,
@@ -149,7 +154,9 @@ pub struct RequestOutcomes {
 #[derive(Debug)]
 pub(crate) struct Requests<C> {
     outcomes: RequestOutcomes,
-    pending: HashMap<RequestId, Pending<C>>,
+    /// Each with the number of requests made before it.
+    pending: HashMap<RequestId, (u64, Pending<C>)>,
+    made: u64,
     given_up: HashMap<RequestId, GivenUp>,
     /// In the order in which they came, and are forgotten; some may be gone already.
     to_forget: VecDeque<(Instant, RequestId)>,
@@ -162,6 +169,7 @@ impl<C> Default for Requests<C> {
         Self {
             outcomes: RequestOutcomes::default(),
             pending: HashMap::new(),
+            made: 0,
             given_up: HashMap::new(),
             to_forget: VecDeque::new(),
             due: None,
@@ -203,7 +211,8 @@ impl<C> Requests<C> {
             Entry::Vacant(place) => {
                 // An answer under this id is this one's from now on.
                 self.given_up.remove(place.key());
-                place.insert(pending);
+                place.insert((self.made, pending));
+                self.made += 1;
             }
         }
         let sooner = self.due.is_none_or(|due| deadline < due);
@@ -218,25 +227,28 @@ impl<C> Requests<C> {
 
     /// Nobody waits for it any more: it gives up its place, and an answer that still comes is a late one.
     pub(crate) fn abandon(&mut self, id: &RequestId, receipt: &Arc<Receipt>, now: Instant) {
-        if self.pending.get(id).is_some_and(|pending| Arc::ptr_eq(&pending.receipt, receipt)) {
-            if let Some(pending) = self.pending.remove(id) {
+        if self.pending.get(id).is_some_and(|(_, pending)| Arc::ptr_eq(&pending.receipt, receipt)) {
+            if let Some((order, pending)) = self.pending.remove(id) {
                 self.outcomes.abandoned += u64::from(!pending.is_own());
-                self.remember(id.clone(), &pending, now, true);
+                self.remember(id.clone(), order, &pending, now, true);
             }
         }
     }
 
-    /// An answer came.
+    /// An answer came. One under an id of another JSON type answers the request that has the same id in its own.
     pub(crate) fn claim(&mut self, id: &RequestId, is_refusal: bool) -> Claim<C> {
-        if let Some(pending) = self.pending.remove(id) {
+        let known = |id: &RequestId| self.pending.contains_key(id) || self.given_up.contains_key(id);
+        let other = if known(id) { None } else { id.in_the_other_type().filter(known) };
+        let id = other.as_ref().unwrap_or(id);
+        if let Some((_, pending)) = self.pending.remove(id) {
             if !pending.is_own() {
                 *(if is_refusal { &mut self.outcomes.refused } else { &mut self.outcomes.answered }) += 1;
             }
-            return Claim::Pending(pending);
+            return Claim::Pending(id.clone(), pending);
         }
         let Some(GivenUp { method, own, abandoned, .. }) = self.given_up.remove(id) else { return Claim::Nobody };
         self.outcomes.late += u64::from(own.is_none() && !abandoned);
-        Claim::Late { method, own }
+        Claim::Late { id: id.clone(), method, own }
     }
 
     /// It ends without an answer.
@@ -252,80 +264,88 @@ impl<C> Requests<C> {
         pending.fail(id, cause, written)
     }
 
-    /// Fails what is due by `now`. While not everything that came is read the worker's own requests are left alone:
-    /// their answers may wait unread.
+    /// Fails what is due by `now`, in the order in which it was made. While not everything that came is read the worker's own
+    /// requests are left alone: their answers may wait unread.
     pub(crate) fn expire(&mut self, now: Instant, caught_up: bool) -> Vec<Told<C>> {
         let mut due = Vec::new();
-        for (id, pending) in self.pending.iter_mut().filter(|(_, pending)| pending.deadline <= now) {
+        for (id, (order, pending)) in self.pending.iter_mut().filter(|(_, (_, pending))| pending.deadline <= now) {
             match pending.whom {
                 Whom::Worker(_) if !caught_up => pending.deadline = now + LONGER_UNREAD,
-                _ => due.push(id.clone()),
+                _ => due.push((*order, id.clone())),
             }
         }
-        let failed = due.into_iter().filter_map(|id| self.time_out(id, now)).collect();
+        due.sort_unstable_by_key(|(order, _)| *order);
+        let failed = due.into_iter().filter_map(|(_, id)| self.time_out(id, now)).collect();
         while self.to_forget.front().is_some_and(|(at, _)| *at <= now) {
             self.forget_one();
         }
         let forget = self.to_forget.front().map(|(at, _)| *at);
-        self.due = self.pending.values().map(|pending| pending.deadline).chain(forget).min();
+        self.due = self.pending.values().map(|(_, pending)| pending.deadline).chain(forget).min();
         failed
     }
 
     /// Fails one request whose time has run out by the clock of the one who asked.
     pub(crate) fn give_up(&mut self, id: &RequestId, receipt: &Arc<Receipt>, now: Instant) -> Option<Told<C>> {
-        if !self.pending.get(id).is_some_and(|pending| Arc::ptr_eq(&pending.receipt, receipt)) {
+        if !self.pending.get(id).is_some_and(|(_, pending)| Arc::ptr_eq(&pending.receipt, receipt)) {
             // It has ended, and its id may be another's by now.
             return None;
         }
         self.time_out(id.clone(), now)
     }
 
-    /// The connection is over and these bytes never left.
-    pub(crate) fn not_sent(&mut self, id: &RequestId) -> Option<Told<C>> {
-        let pending = self.pending.remove(id)?;
-        Some(self.fail(pending, id.clone(), Unanswered::Disconnected, false))
+    /// The connection is over and these bytes never left. Returns the request's place in the order of all, too.
+    pub(crate) fn not_sent(&mut self, id: &RequestId) -> Option<(u64, Told<C>)> {
+        let (order, pending) = self.pending.remove(id)?;
+        Some((order, self.fail(pending, id.clone(), Unanswered::Disconnected, false)))
     }
 
-    /// The connection is over: of what still waits nobody knows what became. Answers to what was given up on cannot
-    /// come any more.
+    /// The connection is over: whether the server acted on a request that is still pending is unknown. Late answers to
+    /// requests that timed out can't arrive any more. In the order in which the requests were made.
     pub(crate) fn disconnected(&mut self) -> Vec<Leftover<C>> {
-        let Self { pending, mut given_up, to_forget, outcomes, .. } = std::mem::take(self);
-        self.outcomes = outcomes;
-        // In the order in which they were given up on.
-        let foreign = to_forget.into_iter().filter_map(|(_, id)| given_up.remove_entry(&id));
-        let foreign = foreign.filter(|(_, given_up)| given_up.own.is_none());
-        let before = foreign.map(|(id, GivenUp { method, message, .. })| Leftover { id, method, message, told: None });
-        let waiting = pending.into_iter().filter(|(_, pending)| !pending.is_own());
-        let now = waiting.map(|(id, pending)| {
+        let Self { pending, made, given_up, outcomes, .. } = std::mem::take(self);
+        (self.outcomes, self.made) = (outcomes, made);
+        let foreign = given_up.into_iter().filter(|(_, given_up)| given_up.own.is_none());
+        let before = foreign.map(|(id, GivenUp { order, method, message, .. })| Leftover {
+            order,
+            id,
+            method,
+            message,
+            told: None,
+        });
+        let waiting = pending.into_iter().filter(|(_, (_, pending))| !pending.is_own());
+        let now = waiting.map(|(id, (order, pending))| {
             let (method, message) = (pending.method.clone(), pending.message.clone());
             let told = self.fail(pending, id.clone(), Unanswered::Disconnected, true);
-            Leftover { id, method, message, told: Some(told) }
+            Leftover { order, id, method, message, told: Some(told) }
         });
-        before.chain(now).collect()
+        let mut all: Vec<_> = before.chain(now).collect();
+        all.sort_unstable_by_key(|left| left.order);
+        all
     }
 
     fn time_out(&mut self, id: RequestId, now: Instant) -> Option<Told<C>> {
-        let pending = self.pending.remove(&id)?;
+        let (order, pending) = self.pending.remove(&id)?;
         let written = !pending.receipt.take_back();
         if written {
-            self.remember(id.clone(), &pending, now, false);
+            self.remember(id.clone(), order, &pending, now, false);
         }
         Some(self.fail(pending, id, Unanswered::TimedOut, written))
     }
 
-    fn remember(&mut self, id: RequestId, pending: &Pending<C>, now: Instant, abandoned: bool) {
+    fn remember(&mut self, id: RequestId, order: u64, pending: &Pending<C>, now: Instant, abandoned: bool) {
         let (method, message) = (pending.method.clone(), pending.message.clone());
         let own = match pending.whom {
             Whom::Worker(purpose) => Some(purpose),
             _ => None,
         };
-        self.keep(id, GivenUp { method, message, own, abandoned, forget_at: now + REMEMBERED });
+        self.keep(id, GivenUp { order, method, message, own, abandoned, forget_at: now + REMEMBERED });
     }
 
     /// The answer that came was a part: what else comes under this id is for the same.
     pub(crate) fn expect_more(&mut self, id: RequestId, purpose: Purpose, now: Instant) {
         let (method, message) = ("".into(), Message::text(""));
-        self.keep(id, GivenUp { method, message, own: Some(purpose), abandoned: false, forget_at: now + PARTS_FOLLOW });
+        let (own, order) = (Some(purpose), self.made);
+        self.keep(id, GivenUp { order, method, message, own, abandoned: false, forget_at: now + PARTS_FOLLOW });
     }
 
     fn keep(&mut self, id: RequestId, given_up: GivenUp) {

@@ -15,7 +15,17 @@ type Table = Requests<u64>;
 fn pending(caller: u64, deadline: Instant) -> (Pending<u64>, Arc<Receipt>) {
     let receipt = Arc::new(Receipt::request(caller.into()));
     let whom = Whom::Caller(caller);
-    (Pending { method: "m".into(), message: Message::text("q"), deadline, receipt: receipt.clone(), whom }, receipt)
+    (
+        Pending {
+            method: "m".into(),
+            message: Message::text("q"),
+            asked_at: deadline,
+            deadline,
+            receipt: receipt.clone(),
+            whom,
+        },
+        receipt,
+    )
 }
 
 fn cause(response: &Response) -> (&'static str, Unanswered) {
@@ -77,9 +87,9 @@ fn an_id_is_taken_until_its_request_has_ended() {
     table.abandon(&41.into(), &receipt, now);
     assert!(!table.is_taken(&41.into()), "nobody waits for it");
     assert!(matches!(table.claim(&41.into(), false), Claim::Late { .. }));
-    table.give_up(&40.into(), &table.pending[&40.into()].receipt.clone(), now);
+    table.give_up(&40.into(), &table.pending[&40.into()].1.receipt.clone(), now);
     table.register(40.into(), pending(5, now).0).unwrap();
-    assert!(matches!(table.claim(&40.into(), false), Claim::Pending(_)), "an id is used again after its time ran out");
+    assert!(matches!(table.claim(&40.into(), false), Claim::Pending(..)), "an id is used again after its time ran out");
 }
 
 #[test]
@@ -119,17 +129,17 @@ proptest! {
                     receipts.push(receipt);
                 }
                 2 => if let (id, Some(_)) = known() {
-                    if let Claim::Pending(pending) = table.claim(&id.into(), false) { end(pending.whom); }
+                    if let Claim::Pending(_, pending) = table.claim(&id.into(), false) { end(pending.whom); }
                 },
                 3 => { now += n as u32 * MS; table.expire(now, true).into_iter().for_each(|(_, whom)| end(whom)); }
                 4 => if let (id, Some(receipt)) = known() {
-                    let told = if n % 3 == 0 { table.give_up(&id.into(), receipt, now) } else { table.not_sent(&id.into()) };
+                    let told = if n % 3 == 0 { table.give_up(&id.into(), receipt, now) } else { table.not_sent(&id.into()).map(|(_, told)| told) };
                     told.into_iter().for_each(|(_, whom)| end(whom));
                 },
                 _ if n == 0 => table.disconnected().into_iter().filter_map(|left| left.told).for_each(|(_, whom)| end(whom)),
                 _ => {}
             }
-            let earliest = table.pending.values().map(|pending| pending.deadline)
+            let earliest = table.pending.values().map(|(_, pending)| pending.deadline)
                 .chain(table.given_up.values().map(|given_up| given_up.forget_at)).min();
             prop_assert!(earliest.is_none_or(|at| table.due().is_some_and(|due| due <= at)), "never too late");
         }

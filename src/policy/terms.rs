@@ -54,6 +54,8 @@ pub(crate) trait Tables {
     fn requests_due(&self) -> Option<Instant>;
     /// Without a look: whether no message can be an answer.
     fn expects_no_answer(&self) -> bool;
+    /// A request of a caller's was answered after so long.
+    fn answered(&self, method: &str, took: Duration);
     fn next_id(&self) -> RequestId;
     /// The client's own numbers stay clear of this one.
     fn reserve(&self, id: &RequestId);

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use super::entry;
 use super::files::{Files, Rules};
 use super::tap::{self, Head, Tap};
+use crate::logger;
 
 /// How often what was put down is fetched and written.
 const EVERY: Duration = Duration::from_millis(100);
@@ -224,7 +225,7 @@ impl Drop for Owner {
             while !self.shared.ended.load(Ordering::Acquire) {
                 if self.shared.passed.wait_until(&mut passes, until).timed_out() {
                     drop(passes);
-                    log::error!(
+                    logger::error!(
                         "the recorder's disk does not answer: its thread is left behind with what is not written"
                     );
                     return;
@@ -273,7 +274,7 @@ impl Shared {
             std::thread::park_timeout(EVERY);
         }
         if let Err(error) = files.end() {
-            log::error!("recording to {}: its end is not written: {error}", files.path().display());
+            logger::error!("recording to {}: its end is not written: {error}", files.path().display());
         }
         let _passes = self.passes.lock();
         self.ended.store(true, Ordering::Release);
@@ -340,10 +341,10 @@ impl Shared {
         let file = file.display();
         match (before, fault) {
             (None, Some(fault)) => {
-                log::error!("recording to {file} fails, and what it would have held is lost: {fault}")
+                logger::error!("recording to {file} fails, and what it would have held is lost: {fault}")
             }
             (Some(_), None) => {
-                log::warn!("recording to {file} goes on; {} entries are lost", self.dropped.load(Ordering::Relaxed));
+                logger::warn!("recording to {file} goes on; {} entries are lost", self.dropped.load(Ordering::Relaxed));
             }
             _ => {}
         }
@@ -354,7 +355,10 @@ impl Shared {
         let of_taps: u64 = taps.iter().map(|tap| tap.dropped.load(Ordering::Relaxed)).sum();
         let now = Instant::now();
         if of_taps > told.0 && told.1.is_none_or(|at| now >= at + TOLD_EVERY) {
-            log::error!("the recorder's disk is too slow: {} entries more have no room and are lost", of_taps - told.0);
+            logger::error!(
+                "the recorder's disk is too slow: {} entries more have no room and are lost",
+                of_taps - told.0
+            );
             *told = (of_taps, Some(now));
         }
         told.0 = told.0.min(of_taps);

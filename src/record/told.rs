@@ -56,7 +56,7 @@ fn bare(reason: &DisconnectReason) -> String {
     match reason {
         DisconnectReason::Transport(text)
         | DisconnectReason::Protocol(text)
-        | DisconnectReason::Panicked(text)
+        | DisconnectReason::Panicked { message: text, .. }
         | DisconnectReason::RenewalFailed(text) => text.to_string(),
         DisconnectReason::HeartbeatLost { missed } => missed.to_string(),
         DisconnectReason::ClosedByServer(Some(frame)) => format!("{} {}", frame.code, frame.reason),
@@ -144,7 +144,7 @@ fn reason(kind: &str, text: Box<str>) -> DisconnectReason {
         "deserted" => DisconnectReason::Deserted,
         "restart_requested" => DisconnectReason::RestartRequested,
         "reconnect_requested" => DisconnectReason::ReconnectRequested,
-        "panicked" => DisconnectReason::Panicked(text),
+        "panicked" => DisconnectReason::Panicked { message: text, dropped: 0 },
         "max_age" => DisconnectReason::MaxAge,
         "renewal_failed" => DisconnectReason::RenewalFailed(text),
         _ => DisconnectReason::Transport(text),

@@ -21,6 +21,7 @@ use serde_json::json;
 
 pub use self::snapshot::{ClientStatus, Status, StatusEvent};
 use crate::client::Supervises;
+use crate::logger;
 use crate::supervisor::{Supervisor, Table};
 
 /// What whoever attaches to a [`StatusServer`] may do.
@@ -172,7 +173,7 @@ fn accept(listener: &UnixListener, table: &Weak<Table>, access: StatusAccess, en
             }
             Err(error) => {
                 // No descriptors to be had, for one: that passes.
-                log::error!("the status is not served to one that asked: {error}");
+                logger::error!("the status is not served to one that asked: {error}");
                 std::thread::sleep(AGAIN);
                 continue;
             }
@@ -243,7 +244,7 @@ pub(crate) fn obey(table: &Arc<Table>, command: &StatusCommand) -> Result<String
     let (what, result) = match command {
         StatusCommand::Restart { .. } => ("restart", table.restart(id)),
         StatusCommand::Resume { .. } => ("resume", table.resume(id)),
-        StatusCommand::Stop { .. } => ("stop", table.stop(id)),
+        StatusCommand::Stop { .. } => ("stop", table.clone().stop(id)),
     };
     result.map(|()| format!("{what} {client}")).map_err(|error| error.to_string())
 }

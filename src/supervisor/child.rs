@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::client_state::ClientState;
 use crate::error::ConnectError;
 use crate::lifecycle::{ExitReason, ParkReason};
-use crate::policy::restart::Restart;
+use crate::policy::restart::{Exit, Restart};
 use crate::policy::restart_intensity::RestartIntensity;
 use crate::state::{ClientId, ReadyState};
-use crate::worker::exit::Exit;
+use crate::user_code::PanicsSeen;
 
 /// A client in the supervisor's table.
 pub(crate) struct Child {
@@ -28,6 +28,8 @@ pub(crate) struct Child {
     pub(crate) stopping: bool,
     /// The system had no thread for it: when to try again, and what it is to be started for.
     pub(crate) waits: Option<Waits>,
+    /// Panics of its user code outside a run that have been reported.
+    pub(crate) panics_seen: PanicsSeen,
 }
 
 /// A client that waits for a thread.
@@ -41,6 +43,11 @@ impl Child {
     /// Whether nobody has to be waited for when it is to end.
     pub(crate) fn is_without_thread(&self) -> bool {
         self.parked || self.waits.is_some()
+    }
+
+    /// Whether its worker has ended, joined or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     pub(crate) fn info(&self) -> ClientInfo {

@@ -8,6 +8,7 @@ use crate::handed_back::HandedBack;
 use crate::lifecycle::{ExitReason, ParkReason};
 use crate::state::ClientId;
 use crate::telemetry::duty::Doing;
+use crate::user_code::UserCode;
 
 /// What happens to a supervisor's clients, for alerts.
 #[derive(Clone, Debug)]
@@ -94,6 +95,28 @@ pub enum SupervisorEvent {
         /// The messages and requests that it had in its hands.
         handed_back: HandedBack,
     },
+    /// Code of yours panicked outside a client's run: the panic was caught and changed nothing else. Reported at most once in
+    /// half a second for each kind of code.
+    #[non_exhaustive]
+    UserCodePanicked {
+        /// Which client called it; `None` for the logger and the metrics recorder, which belong to the process.
+        client: Option<ClientId>,
+        /// The client's name.
+        name: Option<Arc<str>>,
+        /// What panicked.
+        code: UserCode,
+        /// How many times since the last such event.
+        times: u64,
+        /// The latest panic's message.
+        panic: Box<str>,
+    },
+    /// The supervisor has ended. The last event, unless threads were abandoned: [`CameBack`](Self::CameBack) may follow for
+    /// each. Then the channel is disconnected.
+    #[non_exhaustive]
+    Ended {
+        /// Why.
+        exit: SupervisorExit,
+    },
     /// The supervisor's own thread panicked and was replaced; the clients did not notice.
     #[non_exhaustive]
     Recovered {
@@ -122,7 +145,8 @@ impl SupervisorEvent {
             | Self::Closed { name, .. }
             | Self::LeftBehind { name, .. }
             | Self::CameBack { name, .. } => Some(name),
-            Self::Recovered { .. } => None,
+            Self::UserCodePanicked { name, .. } => name.as_deref(),
+            Self::Recovered { .. } | Self::Ended { .. } => None,
         }
     }
 
@@ -153,13 +177,18 @@ impl fmt::Display for SupervisorEvent {
     /// What happened, without the name; and how much it hands back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Restarted { reason, restarts, .. } => write!(f, "restarted ({reason}), {restarts} times now")?,
+            Self::Restarted { reason, restarts, .. } => write!(f, "restart {restarts} ({reason})")?,
             Self::Parked { reason, .. } => write!(f, "parked: {reason}")?,
             Self::Stalled { lasts, doing, .. } => write!(f, "stalled: {doing} has not returned for {lasts:.1?}")?,
             Self::ReaderBehind { lasts, .. } => write!(f, "its events are not read, nor its socket, for {lasts:.1?}")?,
             Self::Closed { reason, .. } => write!(f, "closed: {reason}")?,
             Self::LeftBehind { .. } => f.write_str("its thread did not end in time and is left behind")?,
             Self::CameBack { .. } => f.write_str("its thread, which was left behind, has ended")?,
+            Self::UserCodePanicked { code, times: 1, panic, .. } => write!(f, "{code} panicked: {panic}")?,
+            Self::UserCodePanicked { code, times, panic, .. } => {
+                write!(f, "{code} panicked {times} times; last: {panic}")?
+            }
+            Self::Ended { exit } => write!(f, "the supervisor ended: {exit}")?,
             Self::Recovered { panic } => write!(f, "the supervisor's thread panicked and was replaced: {panic}")?,
         }
         match self.handed_back() {
@@ -186,6 +215,17 @@ pub enum SupervisorExit {
         /// Why its worker ended.
         last: ExitReason,
     },
+}
+
+impl fmt::Display for SupervisorExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ShutDown => f.write_str("shut down"),
+            Self::IntensityExceeded { client, last } => {
+                write!(f, "restart intensity exceeded by client `{client}`; last: {last}")
+            }
+        }
+    }
 }
 
 /// What a shutdown left.

@@ -13,14 +13,15 @@ use super::event::{SupervisorEvent, SupervisorExit};
 use super::settings::IntensityScope;
 use super::table::{Notice, Progress, Rows, Table};
 use crate::client_state::ClientState;
+use crate::command::CommandKind;
 use crate::deadline::later;
 use crate::lifecycle::{End, ExitReason, ParkReason};
+use crate::logger;
 use crate::metrics;
 use crate::policy::clocks::Clocks;
-use crate::policy::restart::Fate;
+use crate::policy::restart::{Exit, Fate, Restart};
 use crate::state::ClientId;
-use crate::worker::exit::Exit;
-use crate::worker::thread::panic_message;
+use crate::user_code::{PROCESS, PanicReport, PanicsSeen, panic_message};
 
 /// How long a client for which there was no thread waits, at first and at most.
 const THREAD_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
@@ -29,19 +30,13 @@ impl Table {
     pub(super) fn run(self: &Arc<Self>) {
         self.adopt();
         let mut next_look = Instant::now();
-        let mut next_metrics = cfg!(feature = "metrics").then_some(next_look);
         let mut clocks = Clocks::new(next_look, SystemTime::now());
         loop {
-            self.publish_owed();
             let now = Instant::now();
-            if next_metrics.is_some_and(|at| now >= at) {
-                self.publish_metrics();
-                next_metrics = Some(later(now, self.settings.metrics_every));
-            }
             if now >= next_look {
                 self.look_for_stalls(now);
                 if clocks.show_a_gap(now, SystemTime::now(), now + self.watch_every()) {
-                    log::warn!("this machine or process has stood still: every line is tried");
+                    self.defer(|_| logger::warn!("this machine or process was suspended: every connection is tested"));
                     self.rows.lock().children.values().for_each(|child| child.state.core.try_line());
                 }
             }
@@ -52,10 +47,7 @@ impl Table {
                 let rows = self.rows.lock();
                 match &rows.progress {
                     Progress::Running if rows.children.is_empty() => None,
-                    Progress::Running => {
-                        let waits = rows.children.values().filter_map(|child| child.waits.as_ref());
-                        Some(waits.map(|waits| waits.until).chain(next_metrics).fold(next_look, Instant::min))
-                    }
+                    Progress::Running => Some(rows.next_start().map_or(next_look, |at| at.min(next_look))),
                     Progress::ShuttingDown { deadline, .. } => Some((*deadline).min(next_look)),
                     Progress::Ended { .. } => break,
                 }
@@ -67,15 +59,14 @@ impl Table {
                 Some(Notice::Look | Notice::ShutDown) | None => {}
             }
             if deadline.is_none() {
-                // Nobody was looked after meanwhile.
+                // While there were no clients, nothing was looked at.
                 next_look = Instant::now();
                 clocks = Clocks::new(next_look, SystemTime::now());
             }
             self.start_those_that_wait();
             self.end_if_due();
         }
-        self.publish_owed();
-        // From now on threads that were left behind tell of themselves.
+        // From now on threads that were abandoned report their own end.
         self.ended.store(true, Ordering::Relaxed);
         self.hear_the_late();
     }
@@ -91,39 +82,56 @@ impl Table {
         }
     }
 
-    /// What is counted of all clients, and of them together.
-    pub(super) fn publish_metrics(&self) {
-        let _turn = self.publishing.lock();
-        // Publishing is the recorder's code: not under the table's lock.
-        let states: Vec<_> = self.rows.lock().children.values().map(|child| child.state.clone()).collect();
-        states.iter().for_each(|state| state.publish_metrics());
-        let count = self.count();
-        let states = [
-            ("running", count.running),
-            ("open", count.open),
-            ("restarting", count.restarting),
-            ("parked", count.parked),
-        ];
-        metrics::clients(&states);
+    fn look_for_stalls(&self, now: Instant) {
+        let mut rows = self.rows.lock();
+        for child in rows.children.values_mut() {
+            let core = &child.state.core;
+            let (client, name, tag) = (core.tag.id, core.tag.name.clone(), core.tag.clone());
+            if let Some((lasts, doing)) = core.duty.stalled(now) {
+                self.defer(move |_| {
+                    let name = &tag.name;
+                    logger::error!(client:% = name; "client `{name}`: {doing} has not returned for {lasts:.1?}");
+                    metrics::stalled(&tag, doing);
+                });
+                self.publish(SupervisorEvent::Stalled { client, name: name.clone(), lasts, doing });
+            }
+            let tag = core.tag.clone();
+            if let Some(lasts) = core.pauses.is_long(now, core.duty.threshold()) {
+                self.defer(move |_| {
+                    let name = &tag.name;
+                    logger::error!(client:% = name; "client `{name}`: event queue full for {lasts:.1?}; reading from the socket is paused");
+                    metrics::reader_behind(&tag);
+                });
+                self.publish(SupervisorEvent::ReaderBehind { client, name, lasts });
+            }
+            self.report_panics(&child.state, &mut child.panics_seen);
+        }
+        drop(rows);
+        self.report_panics_of_process();
     }
 
-    fn look_for_stalls(&self, now: Instant) {
-        for child in self.rows.lock().children.values() {
-            let core = &child.state.core;
-            let (client, name) = (core.tag.id, &core.tag.name);
-            if let Some((lasts, doing)) = core.duty.stalled(now) {
-                log::error!(client:% = name; "client `{name}`: {doing} has not returned for {lasts:.1?}");
-                let tag = core.tag.clone();
-                self.owe(move || metrics::stalled(&tag, doing));
-                self.tell(SupervisorEvent::Stalled { client, name: name.clone(), lasts, doing });
-            }
-            if let Some(lasts) = core.pauses.is_long(now, core.duty.threshold()) {
-                log::error!(client:% = name; "client `{name}`: its events are not read, and so its socket has not been for {lasts:.1?}");
-                let tag = core.tag.clone();
-                self.owe(move || metrics::reader_behind(&tag));
-                self.tell(SupervisorEvent::ReaderBehind { client, name: name.clone(), lasts });
-            }
+    /// Publishes an event for each kind of code that panicked outside a run of this client since the last look.
+    pub(super) fn report_panics(&self, state: &ClientState, seen: &mut PanicsSeen) {
+        let tag = &state.core.tag;
+        for PanicReport { code, times, panic } in state.core.panics.collect(seen) {
+            let (client, name) = (Some(tag.id), Some(tag.name.clone()));
+            self.publish(SupervisorEvent::UserCodePanicked { client, name, code, times, panic });
         }
+    }
+
+    fn report_panics_of_process(&self) {
+        for PanicReport { code, times, panic } in PROCESS.collect(&mut self.panics_seen.lock()) {
+            self.publish(SupervisorEvent::UserCodePanicked { client: None, name: None, code, times, panic });
+        }
+    }
+
+    /// Has the guardian drop an ended client's handler, closures and values, which may panic too.
+    fn release(&self, closed: Option<(Arc<ClientState>, PanicsSeen)>) {
+        let Some((state, mut seen)) = closed else { return };
+        self.defer(move |table| {
+            state.release_user_code();
+            table.report_panics(&state, &mut seen);
+        });
     }
 
     /// Clients that ended while nobody looked.
@@ -141,7 +149,7 @@ impl Table {
     }
 
     /// A worker has ended: join it, then do what its exit says.
-    fn exited(self: &Arc<Self>, client: ClientId, run: u64) {
+    pub(super) fn exited(self: &Arc<Self>, client: ClientId, run: u64) {
         let of_this_run = |child: &&mut Child| child.run == run;
         let thread = {
             let mut rows = self.rows.lock();
@@ -154,9 +162,9 @@ impl Table {
         let Some(child) = rows.children.get_mut(&client).filter(of_this_run) else {
             return self.came_back(rows, client, run);
         };
-        let panicked = |state: &_, message| Exit::new(state, ExitReason::Panicked(message));
+        let panicked = |state: &ClientState, message| state.exit_outside_a_run(ExitReason::Panicked(message));
         if let Some(result) = joined {
-            let exit = result.unwrap_or_else(|payload| panicked(&child.state, panic_message(payload.as_ref())));
+            let exit = result.unwrap_or_else(|payload| panicked(&child.state, panic_message(payload)));
             child.exit = Some(exit);
         } else if child.is_without_thread() || child.thread.is_some() {
             return;
@@ -167,12 +175,18 @@ impl Table {
 
     /// The thread of a client that was left behind has ended after all.
     pub(super) fn came_back(&self, mut rows: MutexGuard<'_, Rows>, client: ClientId, run: u64) {
-        let Some(state) = rows.lost.remove(&(client, run)) else { return };
-        // What it lets go of may be the caller's.
+        let Some((state, mut seen)) = rows.lost.remove(&(client, run)) else { return };
+        let was_last = rows.lost.is_empty() && matches!(rows.progress, Progress::Ended { .. });
         drop(rows);
         let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
-        log::warn!(client:% = name; "client `{name}`: its thread, which was left behind, has ended after all");
-        self.tell(SupervisorEvent::CameBack { client, name, handed_back });
+        self.publish(SupervisorEvent::CameBack { client, name: name.clone(), handed_back });
+        self.report_panics(&state, &mut seen);
+        if was_last {
+            self.close_events();
+        }
+        self.defer(move |_| {
+            logger::warn!(client:% = name; "client `{name}`: its thread, which had been abandoned, has ended");
+        });
     }
 
     /// What an exit says is done, unless a stop overrules it, the budget of restarts is spent, a resume is waiting for just
@@ -181,13 +195,17 @@ impl Table {
         let shutting_down = !matches!(rows.progress, Progress::Running);
         let Some(child) = rows.children.get_mut(&client) else { return };
         let (state, name) = (child.state.clone(), child.state.core.tag.name.clone());
-        let stops = child.stopping || shutting_down;
+        // A close that was given after the run's end was decided, by its handler for example, is carried out here.
+        let closes = state.core.commands.close_given() && state.settings.restart != Restart::Permanent;
+        let stops = child.stopping || shutting_down || closes;
         match exit.fate {
             Fate::End(End::Parked(_)) if child.resumes && !stops => {
                 child.resumes = false;
                 (child.parked, child.exit) = (true, None);
                 if let Err(error) = self.start_parked(child) {
-                    log::error!(client:% = name; "client `{name}`: no thread to resume it, so it stays parked: {error}");
+                    self.defer(move |_| {
+                        logger::error!(client:% = name; "client `{name}`: no thread to resume it, so it stays parked: {error}");
+                    });
                 }
                 self.changed.notify_all();
             }
@@ -200,11 +218,9 @@ impl Table {
                     Fate::End(End::Closed(reason)) => reason,
                     _ => ExitReason::Closed,
                 };
-                rows.children.remove(&client);
-                self.close_idle(&state, reason);
+                let closed = self.close_idle(&mut rows, client, reason);
+                self.release(closed);
                 self.changed.notify_all();
-                drop(rows);
-                state.let_go();
             }
         }
     }
@@ -221,13 +237,14 @@ impl Table {
             return match self.settings.scope {
                 IntensityScope::Client => self.park(child, ParkReason::IntensityExceeded { last: exit }),
                 IntensityScope::Supervisor => {
-                    log::error!(client:% = name; "client `{name}`: one restart too many: the supervisor ends ({exit})");
-                    rows.children.remove(&client);
-                    self.close_idle(&state, exit.clone());
+                    let (of, why) = (name.clone(), exit.clone());
+                    self.defer(move |_| {
+                        logger::error!(client:% = of; "client `{of}`: one restart too many: the supervisor ends ({why})");
+                    });
+                    let closed = self.close_idle(rows, client, exit.clone());
+                    self.release(closed);
                     let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
-                    let ended = self.begin_shut_down(rows, exit, self.settings.grace);
-                    drop(guard);
-                    ended.iter().chain([&state]).for_each(|state| state.let_go());
+                    self.begin_shut_down(rows, exit, self.settings.grace);
                 }
             };
         }
@@ -244,16 +261,26 @@ impl Table {
         match self.start_worker(&state, Some((exit.clone(), restarts))) {
             Ok((thread, run)) => {
                 (child.thread, child.run, child.exit) = (Some(thread), run, None);
-                log::warn!(client:% = name; "client `{name}`: restarted ({exit}), {restarts} times now");
                 let (tag, reason) = (state.core.tag.clone(), exit.clone());
-                self.owe(move || metrics::restarted(&tag, &reason));
+                self.defer(move |_| {
+                    let name = &tag.name;
+                    match reason {
+                        ExitReason::RestartRequested => {
+                            logger::info!(client:% = name; "client `{name}`: restarted, as requested");
+                        }
+                        _ => logger::warn!(client:% = name; "client `{name}`: restart {restarts} ({reason})"),
+                    }
+                    metrics::restarted(&tag, &reason);
+                });
                 if exit != ExitReason::RestartRequested {
                     let client = state.core.tag.id;
-                    self.tell(SupervisorEvent::Restarted { client, name, reason: exit, restarts });
+                    self.publish(SupervisorEvent::Restarted { client, name, reason: exit, restarts });
                 }
             }
             Err(error) => {
-                log::error!(client:% = name; "client `{name}`: no thread for it, trying again in {pause:?}: {error}");
+                self.defer(move |_| {
+                    logger::error!(client:% = name; "client `{name}`: no thread for it, trying again in {pause:?}: {error}");
+                });
                 let (until, next) = (Instant::now() + pause, (pause * 2).min(THREAD_PAUSE.1));
                 child.waits = Some(Waits { until, pause: next, exit });
                 child.exit = None;
@@ -261,26 +288,46 @@ impl Table {
         }
     }
 
-    fn park(&self, child: &mut Child, reason: ParkReason) {
-        child.state.conclude_idle(&End::Parked(reason.clone()));
+    pub(super) fn park(&self, child: &mut Child, reason: ParkReason) {
+        let is_news = child.state.conclude_idle(&End::Parked(reason.clone()));
         (child.parked, child.exit) = (true, None);
         let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
         let handed_back = child.state.take_handed_back();
-        let (tag, why) = (child.state.core.tag.clone(), reason.clone());
-        self.owe(move || metrics::parked(&tag, &why));
-        self.tell(SupervisorEvent::Parked { client, name, reason, handed_back });
+        let (state, why) = (child.state.clone(), reason.clone());
+        self.defer(move |_| {
+            metrics::parked(&state.core.tag, &why);
+            if is_news {
+                state.report_end(&End::Parked(why));
+            }
+        });
+        self.report_panics(&child.state, &mut child.panics_seen);
+        self.publish(SupervisorEvent::Parked { client, name, reason, handed_back });
         self.changed.notify_all();
     }
 
-    /// A client without a thread is closed, and whoever watches is told. The worker said so itself, unless it was on its
-    /// way to something else when the stop came. What it held is to be let go of outside the lock.
-    pub(super) fn close_idle(&self, state: &Arc<ClientState>, reason: ExitReason) {
-        state.conclude_idle(&End::Closed(reason.clone()));
-        let (client, name) = (state.core.tag.id, state.core.tag.name.clone());
-        let handed_back = state.take_handed_back();
+    /// Takes a client without a thread out of the table and closes it. Its worker has announced the end already, unless
+    /// another run was to follow when the stop came.
+    /// What the client has of the user's is for the caller to release, without the lock.
+    pub(super) fn close_idle(
+        &self,
+        rows: &mut Rows,
+        client: ClientId,
+        reason: ExitReason,
+    ) -> Option<(Arc<ClientState>, PanicsSeen)> {
+        let Child { state, mut panics_seen, .. } = rows.children.remove(&client)?;
+        let end = End::Closed(reason.clone());
+        let is_news = state.conclude_idle(&end);
+        let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
+        self.report_panics(&state, &mut panics_seen);
+        self.publish(SupervisorEvent::Closed { client, name, reason, handed_back });
         let closed = state.clone();
-        self.owe(move || closed.publish_metrics());
-        self.tell(SupervisorEvent::Closed { client, name, reason, handed_back });
+        self.defer(move |_| {
+            if is_news {
+                closed.report_end(&end);
+            }
+            closed.publish_metrics();
+        });
+        Some((state, panics_seen))
     }
 
     pub(super) fn end_if_due(&self) {
@@ -291,50 +338,62 @@ impl Table {
         }
         let exit = exit.clone();
         for (_, child) in std::mem::take(&mut rows.children) {
-            self.leave_behind(&mut rows, &child);
+            self.abandon(&mut rows, child);
         }
+        self.report_panics_of_process();
+        self.publish(SupervisorEvent::Ended { exit: exit.clone() });
         rows.progress = Progress::Ended { exit };
+        if rows.lost.is_empty() {
+            self.close_events();
+        }
         self.changed.notify_all();
     }
 
-    pub(super) fn leave_behind(&self, rows: &mut Rows, child: &Child) {
-        let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
-        log::error!(client:% = name; "client `{name}`: its thread did not end in time and is left behind");
-        child.state.shut_socket();
-        child.state.conclude_left_behind(&End::Closed(ExitReason::Closed));
-        rows.left_behind.push(name.clone());
-        rows.lost.insert((client, child.run), child.state.clone());
-        let state = child.state.clone();
-        self.owe(move || {
+    /// Gives up on a thread that did not end in time: its socket is shut, and its messages that can be recovered are returned.
+    pub(super) fn abandon(&self, rows: &mut Rows, child: Child) {
+        let Child { state, run, panics_seen, .. } = child;
+        let (client, name) = (state.core.tag.id, state.core.tag.name.clone());
+        state.shut_socket();
+        let end = End::Closed(ExitReason::Closed);
+        let is_news = state.conclude_abandoned(&end);
+        rows.abandoned.push((client, name.clone()));
+        rows.lost.insert((client, run), (state.clone(), panics_seen));
+        let handed_back = state.take_left();
+        self.publish(SupervisorEvent::LeftBehind { client, name, handed_back });
+        self.changed.notify_all();
+        self.defer(move |_| {
+            let name = &state.core.tag.name;
+            logger::error!(client:% = name; "client `{name}`: its thread did not end within its grace time and is abandoned");
+            if is_news {
+                state.report_end(&end);
+            }
             state.publish_metrics();
             metrics::left_behind(&state.core.tag);
         });
-        let handed_back = child.state.take_left();
-        self.tell(SupervisorEvent::LeftBehind { client, name, handed_back });
     }
 
-    /// Returns the clients that had no thread, and so have ended: what they held is to be let go of outside the lock.
-    pub(super) fn begin_shut_down(
-        &self,
-        rows: &mut Rows,
-        exit: SupervisorExit,
-        grace: Duration,
-    ) -> Vec<Arc<ClientState>> {
-        if !matches!(rows.progress, Progress::Running) {
-            return Vec::new();
+    /// Stops all clients. Of two shutdowns the one with less patience decides how long the clients have.
+    pub(super) fn begin_shut_down(&self, rows: &mut Rows, exit: SupervisorExit, grace: Duration) {
+        let deadline = later(Instant::now(), grace);
+        match &mut rows.progress {
+            Progress::Ended { .. } => return,
+            Progress::ShuttingDown { deadline: earlier, .. } if *earlier <= deadline => return,
+            Progress::ShuttingDown { deadline: earlier, .. } => *earlier = deadline,
+            Progress::Running => rows.progress = Progress::ShuttingDown { exit, deadline },
         }
-        let mut ended = Vec::new();
-        rows.progress = Progress::ShuttingDown { exit, deadline: crate::deadline::later(Instant::now(), grace) };
-        for child in rows.children.values_mut() {
+        let mut without_thread = Vec::new();
+        for (client, child) in &mut rows.children {
             child.stopping = true;
-            child.state.core.command(crate::command::CommandKind::Stop, grace);
+            child.state.core.command(CommandKind::Stop, grace);
             if child.is_without_thread() {
-                self.close_idle(&child.state, ExitReason::Closed);
-                ended.push(child.state.clone());
+                without_thread.push(*client);
             }
         }
-        rows.children.retain(|_, child| !child.is_without_thread());
+        for client in without_thread {
+            let closed = self.close_idle(rows, client, ExitReason::Closed);
+            self.release(closed);
+        }
         self.notify(Notice::ShutDown);
-        ended
+        self.changed.notify_all();
     }
 }

@@ -2,6 +2,7 @@
 //! never reads or writes a connection; it shuts the socket of a thread that it leaves behind.
 
 mod child;
+mod deferred;
 mod event;
 mod exits;
 mod guardian;
@@ -9,14 +10,13 @@ mod settings;
 mod table;
 
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use parking_lot::Mutex;
 
 pub use self::child::{ClientCount, ClientInfo, ClientPhase};
 pub use self::event::{ShutdownReport, SupervisorEvent, SupervisorExit};
+use self::guardian::Guardian;
 pub use self::settings::{IntensityScope, RestartCounting, SupervisorBuilder};
 #[cfg(feature = "status")]
 pub(crate) use self::table::Table;
@@ -25,6 +25,7 @@ use self::table::Table;
 use crate::client::{Client, Supervises};
 use crate::client_state::ClientState;
 use crate::config::ClientConfig;
+use crate::deadline::later;
 use crate::lifecycle::{StartError, StopError};
 use crate::state::ClientId;
 
@@ -37,8 +38,8 @@ impl SupervisorBuilder {
         self.check()?;
         let grace = self.grace;
         let table = Arc::new(Table::new(self));
-        let guardian = guardian::guard(&table).map_err(|error| StartError::Os(error.to_string().into()))?;
-        Ok(Supervisor { table, guardian: Mutex::new(Some(guardian)), grace })
+        let guardian = Guardian::start(&table).map_err(|error| StartError::Os(error.to_string().into()))?;
+        Ok(Supervisor { table, guardian, grace })
     }
 }
 
@@ -59,9 +60,10 @@ impl SupervisorBuilder {
 /// assert!(report.left_behind.is_empty());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "dropping a supervisor shuts it down"]
 pub struct Supervisor {
     table: Arc<Table>,
-    guardian: Mutex<Option<JoinHandle<()>>>,
+    guardian: Guardian,
     grace: Duration,
 }
 
@@ -134,7 +136,7 @@ impl Supervisor {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stop_client(&self, client: ClientId) -> Result<(), StopError> {
-        self.table.stop(client)
+        self.table.clone().stop(client)
     }
 
     /// Gives a client a fresh connection on a fresh thread. On purpose, so it is not counted as a restart; a parked
@@ -155,6 +157,31 @@ impl Supervisor {
     /// ```
     pub fn restart_client(&self, client: ClientId) -> Result<(), StopError> {
         self.table.restart(client)
+    }
+
+    /// Ends a client's connection and keeps the client, which dials no more before [`resume_client`](Self::resume_client) or
+    /// [`restart_client`](Self::restart_client) (OTP's `terminate_child` and `restart_child`). Accepted messages are written
+    /// first, as when it is stopped. Returns at once; [`SupervisorEvent::Parked`] follows.
+    ///
+    /// # Errors
+    /// [`StopError::NotFound`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use ws_supervisor::{*, testing::{Script, Server}};
+    /// # let server = Server::echo()?;
+    /// # let supervisor = Supervisor::start()?;
+    /// # let client = supervisor.spawn_client(ClientConfig::new(server.url())?)?;
+    /// # client.wait_until_open(Duration::from_secs(10))?;
+    /// supervisor.park_client(client.id())?; // maintenance
+    /// let alert = supervisor.events().recv()?;
+    /// assert!(matches!(alert, SupervisorEvent::Parked { reason: ParkReason::Requested, .. }));
+    /// supervisor.resume_client(client.id())?;
+    /// client.wait_until_open(Duration::from_secs(10))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn park_client(&self, client: ClientId) -> Result<(), StopError> {
+        self.table.park_client(client)
     }
 
     /// Starts a parked client again, its restart budget and backoff as new. Returns at once.
@@ -283,7 +310,7 @@ impl Supervisor {
     /// ```
     pub fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let report = self.table.shut_down(SupervisorExit::ShutDown, grace);
-        self.reap();
+        self.reap(grace);
         report
     }
 
@@ -304,7 +331,7 @@ impl Supervisor {
     /// ```
     pub fn join(&self) -> SupervisorExit {
         let exit = self.table.wait_for_end();
-        self.reap();
+        self.reap(self.grace);
         exit
     }
 
@@ -313,13 +340,11 @@ impl Supervisor {
         &self.table
     }
 
-    fn reap(&self) {
-        if !self.table.has_ended() {
-            return;
-        }
-        // It has nothing left to do but return, so this does not wait.
-        if let Some(guardian) = self.guardian.lock().take() {
-            let _ = guardian.join();
+    /// Joins the guardian of a supervisor that has ended. It may have log lines and metrics left to deliver: a logger that
+    /// blocks is waited for no longer than this.
+    fn reap(&self, patience: Duration) {
+        if self.table.has_ended() {
+            self.guardian.join_by(later(Instant::now(), patience));
         }
     }
 

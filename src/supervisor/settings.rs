@@ -118,7 +118,8 @@ impl SupervisorBuilder {
             IntensityScope::Supervisor => RestartCounting::All,
         };
         match self.counting.unwrap_or(usual) {
-            RestartCounting::Crashes => matches!(exit, ExitReason::Panicked(_)),
+            // Of normal exits only a permanent client is restarted, and OTP counts those.
+            RestartCounting::Crashes => matches!(exit, ExitReason::Panicked(_) | ExitReason::Closed),
             RestartCounting::All => *exit != ExitReason::RestartRequested,
         }
     }

@@ -15,15 +15,17 @@ use super::event::{ShutdownReport, SupervisorEvent, SupervisorExit};
 use super::settings::SupervisorBuilder;
 use crate::client::{Supervises, resolve};
 use crate::client_state::ClientState;
-use crate::command::CommandKind;
+use crate::command::{CommandKind, Decided};
 use crate::config::ClientConfig;
-use crate::lifecycle::{ExitReason, StartError, StopError};
+use crate::lifecycle::{ExitReason, ParkReason, StartError, StopError};
+use crate::logger;
 use crate::outbound::gate::Pass;
+use crate::policy::restart::Exit;
 use crate::policy::restart_intensity::RestartIntensity;
 use crate::state::{ClientId, ReadyState};
 #[cfg(feature = "status")]
 use crate::telemetry::{health::HeartbeatHealth, stats::Stats};
-use crate::worker::exit::Exit;
+use crate::user_code::{PROCESS, PanicsSeen};
 use crate::worker::thread;
 
 /// Events that wait for whoever watches; older ones give way, those that hand something back last.
@@ -48,8 +50,16 @@ pub(crate) struct Noted {
     pub(crate) what: String,
 }
 
-/// What is to be published of a client.
-pub(super) type Owed = Box<dyn FnOnce() + Send>;
+/// Work for the guardian's thread.
+pub(super) enum Job {
+    /// Calls user code.
+    Call(Call),
+    /// The first client was spawned: metrics have to be published from now on.
+    Look,
+    SupervisorThreadEnded,
+}
+
+pub(super) type Call = Box<dyn FnOnce(&Table) + Send>;
 
 pub(crate) struct Table {
     pub(super) settings: SupervisorBuilder,
@@ -60,13 +70,21 @@ pub(crate) struct Table {
     /// A client left the table or was parked, or the supervisor ended.
     pub(super) changed: Condvar,
     notices: (Sender<Notice>, Receiver<Notice>),
-    events: (Sender<SupervisorEvent>, Receiver<SupervisorEvent>),
-    telling: Mutex<()>,
+    events: Receiver<SupervisorEvent>,
+    /// `None` when no event can follow any more. One thread publishes at a time, so that events that are put back keep their
+    /// order.
+    events_in: Mutex<Option<Sender<SupervisorEvent>>>,
     recent: Mutex<VecDeque<Noted>>,
-    /// What is to be published, by code that is not ours, once no lock of ours is held.
-    owed: Mutex<VecDeque<Owed>>,
-    /// One thread publishes at a time.
+    /// Calls of user code, for the guardian's thread.
+    pub(super) jobs: (Sender<Job>, Receiver<Job>),
+    /// The guardian makes no calls any more.
+    pub(super) guardian_ended: AtomicBool,
+    /// One thread calls the metrics recorder at a time.
     pub(super) publishing: ReentrantMutex<()>,
+    /// `None` without metrics.
+    pub(super) next_metrics: Mutex<Option<Instant>>,
+    /// Panics of the process's logger and metrics recorder that have been reported.
+    pub(super) panics_seen: Mutex<PanicsSeen>,
     /// There is no supervisor any more who would hear a notice.
     pub(super) ended: AtomicBool,
 }
@@ -75,9 +93,10 @@ pub(super) struct Rows {
     pub(super) children: BTreeMap<ClientId, Child>,
     pub(super) intensity: RestartIntensity,
     pub(super) progress: Progress,
-    pub(super) left_behind: Vec<Arc<str>>,
-    /// Those whose thread, of this run, may still end.
-    pub(super) lost: BTreeMap<(ClientId, u64), Arc<ClientState>>,
+    /// Clients whose threads did not end in time, in that order.
+    pub(super) abandoned: Vec<(ClientId, Arc<str>)>,
+    /// Those of them whose thread, of this run, may still end.
+    pub(super) lost: BTreeMap<(ClientId, u64), (Arc<ClientState>, PanicsSeen)>,
 }
 
 pub(super) enum Progress {
@@ -117,43 +136,65 @@ impl Drop for ExitNotice {
     }
 }
 
+impl Rows {
+    /// When the next client that waits for a thread is started.
+    pub(super) fn next_start(&self) -> Option<Instant> {
+        self.children.values().filter_map(|child| child.waits.as_ref()).map(|waits| waits.until).min()
+    }
+
+    /// Whether a client that is not in the table any more ended, or its thread was abandoned.
+    fn how_it_ended(&self, client: ClientId) -> Result<(), StopError> {
+        match self.abandoned.iter().find(|(abandoned, _)| *abandoned == client) {
+            Some((_, name)) => Err(StopError::LeftBehind((&**name).into())),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Supervises for Table {
-    fn stop(&self, client: ClientId) -> Result<(), StopError> {
+    fn stop(self: Arc<Self>, client: ClientId) -> Result<(), StopError> {
         let mut rows = self.rows.lock();
-        let Some(child) = rows.children.get_mut(&client) else { return Err(StopError::NotFound) };
+        let Some(child) = rows.children.get_mut(&client) else {
+            return rows.how_it_ended(client).and(Err(StopError::NotFound));
+        };
         child.stopping = true;
         let state = child.state.clone();
         let core = &state.core;
-        let until = core.command(CommandKind::Stop, core.close_timeout).deadline;
+        let until = core.command(CommandKind::Stop, core.close_timeout).0.deadline;
         if child.is_without_thread() {
-            rows.children.remove(&client);
-            self.close_idle(&state, ExitReason::Closed);
+            let closed = self.close_idle(&mut rows, client, ExitReason::Closed);
             drop(rows);
-            state.let_go();
-            self.publish_owed();
+            // On the caller's thread: when this returns, the client's closures and handler are dropped.
+            if let Some((state, mut seen)) = closed {
+                state.release_user_code();
+                self.report_panics(&state, &mut seen);
+            }
             return Ok(());
         }
         if core.is_own_thread() {
             return Ok(());
         }
         while rows.children.contains_key(&client) {
-            if self.changed.wait_until(&mut rows, until).timed_out() {
-                let Some(child) = rows.children.remove(&client) else { break };
-                self.leave_behind(&mut rows, &child);
-                drop(rows);
-                self.publish_owed();
-                return Err(StopError::LeftBehind((&*core.tag.name).into()));
+            if !self.changed.wait_until(&mut rows, until).timed_out() {
+                continue;
+            }
+            // A client whose thread has ended was not too late, even if the supervisor's thread is.
+            let ended = rows.children.get(&client).filter(|child| child.has_ended()).map(|child| child.run);
+            if let Some(run) = ended {
+                MutexGuard::unlocked(&mut rows, || self.exited(client, run));
+            }
+            if let Some(child) = rows.children.remove(&client) {
+                self.abandon(&mut rows, child);
             }
         }
-        drop(rows);
-        self.publish_owed();
-        Ok(())
+        rows.how_it_ended(client)
     }
 }
 
 impl Table {
     pub(super) fn new(settings: SupervisorBuilder) -> Self {
         let intensity = RestartIntensity::new(settings.max_restarts, settings.window);
+        let (events_in, events) = crossbeam_channel::bounded(EVENTS);
         Self {
             settings,
             watch: AtomicU64::new(WATCH.1.as_nanos() as u64),
@@ -162,16 +203,19 @@ impl Table {
                 children: BTreeMap::new(),
                 intensity,
                 progress: Progress::Running,
-                left_behind: Vec::new(),
+                abandoned: Vec::new(),
                 lost: BTreeMap::new(),
             }),
             changed: Condvar::new(),
             notices: crossbeam_channel::unbounded(),
-            events: crossbeam_channel::bounded(EVENTS),
-            telling: Mutex::default(),
+            events,
+            events_in: Mutex::new(Some(events_in)),
             recent: Mutex::default(),
-            owed: Mutex::default(),
+            jobs: crossbeam_channel::unbounded(),
+            guardian_ended: AtomicBool::new(false),
             publishing: ReentrantMutex::new(()),
+            next_metrics: Mutex::new(cfg!(feature = "metrics").then(Instant::now)),
+            panics_seen: Mutex::new(PROCESS.seen_by_now()),
             ended: AtomicBool::new(false),
         }
     }
@@ -226,12 +270,14 @@ impl Table {
             resumes: false,
             stopping: false,
             waits: None,
+            panics_seen: PanicsSeen::default(),
         };
         rows.children.insert(tag.id, child);
         let every = (state.settings.stall_threshold / 2).clamp(WATCH.0, WATCH.1);
         let sooner = self.watch.fetch_min(every.as_nanos() as u64, Ordering::Relaxed) > every.as_nanos() as u64;
         if sooner || rows.children.len() == 1 {
             self.notify(Notice::Look);
+            self.push_job(Job::Look);
         }
         Ok(state)
     }
@@ -252,46 +298,70 @@ impl Table {
             Err(StopError::NotParked) => {}
             other => return other,
         }
-        let rows = self.rows.lock();
-        let core = &rows.children.get(&client).ok_or(StopError::NotFound)?.state.core;
-        core.command(CommandKind::Restart, core.close_timeout);
-        Ok(())
+        let mut rows = self.rows.lock();
+        let child = rows.children.get_mut(&client).ok_or(StopError::NotFound)?;
+        let core = &child.state.core;
+        match core.command(CommandKind::Restart, core.close_timeout).1 {
+            None | Some(Decided::Restart) => Ok(()),
+            Some(Decided::Park) => self.resume_child(child),
+            Some(Decided::Close) => Err(StopError::NotFound),
+        }
     }
 
-    pub(crate) fn resume(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
+    pub(super) fn park_client(&self, client: ClientId) -> Result<(), StopError> {
         let mut rows = self.rows.lock();
         let child = rows.children.get_mut(&client).ok_or(StopError::NotFound)?;
         if child.parked {
-            Self::unpark(&child.state);
-            return self.start_parked(child).map_err(|error| StopError::Os(error.to_string().into()));
+            return Ok(());
         }
-        if child.state.core.status.get() != ReadyState::Parked {
-            return Err(StopError::NotParked);
+        // A resume that was granted is overruled.
+        child.resumes = false;
+        if child.waits.take().is_some() {
+            self.park(child, ParkReason::Requested);
+            return Ok(());
         }
-        // Its thread says so before it is joined: it is started again as soon as it is.
-        child.resumes = true;
-        Self::unpark(&child.state);
-        Ok(())
+        let core = &child.state.core;
+        match core.command(CommandKind::Park, core.close_timeout).1 {
+            Some(Decided::Close) => Err(StopError::NotFound),
+            _ => Ok(()),
+        }
     }
 
-    /// From now on it counts as connecting, and takes what may wait for a connection.
-    fn unpark(state: &ClientState) {
-        // What was asked of the run that parked itself is done by starting another.
-        state.core.commands.take();
-        state.core.status.set(ReadyState::Connecting);
-        state.core.mailbox.gate.set(Pass::Queue);
+    pub(crate) fn resume(self: &Arc<Self>, client: ClientId) -> Result<(), StopError> {
+        self.resume_child(self.rows.lock().children.get_mut(&client).ok_or(StopError::NotFound)?)
+    }
+
+    fn resume_child(self: &Arc<Self>, child: &mut Child) -> Result<(), StopError> {
+        let core = &child.state.core;
+        if core.status.get() != ReadyState::Parked {
+            return Err(StopError::NotParked);
+        }
+        if core.commands.close_given() {
+            // Its own handler has closed it: it ends when its thread is joined.
+            return Err(StopError::NotFound);
+        }
+        // From now on it counts as connecting, and accepts messages for the next connection.
+        core.status.set(ReadyState::Connecting);
+        core.mailbox.gate.set(Pass::Queue);
+        if child.parked {
+            return self.start_parked(child).map_err(|error| StopError::Os(error.to_string().into()));
+        }
+        // Its thread has not been joined yet: it is started again when it is.
+        child.resumes = true;
+        Ok(())
     }
 
     /// Starts a client that was parked and is unparked, its restart budget and backoff as new.
     pub(super) fn start_parked(self: &Arc<Self>, child: &mut Child) -> io::Result<()> {
         let state = child.state.clone();
         let core = &state.core;
-        state.kept.lock().life.reconnect.reset();
+        state.kept.lock().life.dial_anew();
         match self.start_worker(&state, None) {
             Ok((thread, run)) => {
                 child.intensity.forgive();
                 (child.thread, child.run, child.parked) = (Some(thread), run, false);
-                log::info!(client:% = core.tag.name; "client `{}`: resumed", core.tag.name);
+                let name = core.tag.name.clone();
+                self.defer(move |_| logger::info!(client:% = name; "client `{name}`: resumed"));
                 Ok(())
             }
             Err(error) => {
@@ -341,39 +411,28 @@ impl Table {
     }
 
     pub(super) fn events(&self) -> Receiver<SupervisorEvent> {
-        self.events.1.clone()
+        self.events.clone()
     }
 
-    pub(super) fn tell(&self, event: SupervisorEvent) {
-        // One at a time: what is put back keeps its order.
-        let _turn = self.telling.lock();
+    /// Puts an event into the queue of events.
+    pub(super) fn publish(&self, event: SupervisorEvent) {
+        let events_in = self.events_in.lock();
         self.note(&event);
-        let Err(TrySendError::Full(event)) = self.events.0.try_send(event) else { return };
-        let mut all: Vec<_> = self.events.1.try_iter().chain([event]).collect();
+        let Some(events_in) = &*events_in else { return };
+        let Err(TrySendError::Full(event)) = events_in.try_send(event) else { return };
+        let mut all: Vec<_> = self.events.try_iter().chain([event]).collect();
         if all.len() > EVENTS {
             let is_the_only_word =
                 |event: &SupervisorEvent| event.handed_back().is_some_and(|handed_back| !handed_back.is_empty());
             all.remove(all.iter().position(|event| !is_the_only_word(event)).unwrap_or(0));
         }
-        // There is room for them: nobody else puts anything in.
-        all.into_iter().for_each(|event| drop(self.events.0.try_send(event)));
+        // There is room for them: every other sender waits for the lock.
+        all.into_iter().for_each(|event| drop(events_in.try_send(event)));
     }
 
-    /// To be published when no lock is held.
-    pub(super) fn owe(&self, publish: impl FnOnce() + Send + 'static) {
-        if cfg!(feature = "metrics") {
-            self.owed.lock().push_back(Box::new(publish));
-        }
-    }
-
-    /// Publishes what is owed. Called without any lock: a recorder may do what it likes, but not at the same time twice.
-    pub(super) fn publish_owed(&self) {
-        let _turn = self.publishing.lock();
-        // The lock is let go of before foreign code runs.
-        let next = || self.owed.lock().pop_front();
-        while let Some(publish) = next() {
-            publish();
-        }
+    /// No event follows: a reader that has read the last of them finds the channel disconnected.
+    pub(super) fn close_events(&self) {
+        *self.events_in.lock() = None;
     }
 
     /// Keeps in words what happened, for whoever looks later.
@@ -391,8 +450,7 @@ impl Table {
 
     pub(super) fn shut_down(&self, exit: SupervisorExit, grace: Duration) -> ShutdownReport {
         let mut rows = self.rows.lock();
-        let ended: Vec<_> = self.begin_shut_down(&mut rows, exit, grace);
-        MutexGuard::unlocked(&mut rows, || ended.iter().for_each(|state| state.let_go()));
+        self.begin_shut_down(&mut rows, exit, grace);
         let own = rows.children.values().find(|child| child.state.core.is_own_thread());
         if let Some(own) = own.map(|child| child.state.core.tag.name.clone()) {
             return ShutdownReport { left_behind: vec![own] };
@@ -404,10 +462,7 @@ impl Table {
                 MutexGuard::unlocked(&mut rows, || self.end_if_due());
             }
         }
-        let left_behind = rows.left_behind.clone();
-        drop(rows);
-        self.publish_owed();
-        ShutdownReport { left_behind }
+        ShutdownReport { left_behind: rows.abandoned.iter().map(|(_, name)| name.clone()).collect() }
     }
 
     pub(super) fn wait_for_end(&self) -> SupervisorExit {

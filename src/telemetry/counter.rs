@@ -1,5 +1,7 @@
 //! A counter and a histogram, read from any thread without holding up the worker.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -95,6 +97,39 @@ impl Times {
             p999: at(0.999),
             max: time(histogram.max()),
         }
+    }
+}
+
+/// How long requests took, of all and by method.
+#[derive(Debug, Default)]
+pub(crate) struct Latencies {
+    /// Microseconds.
+    pub(crate) all: Times,
+    methods: Mutex<BTreeMap<Box<str>, Arc<Times>>>,
+}
+
+/// Methods that are told apart: names come from the caller, and memory is bounded.
+const MAX_METHODS: usize = 64;
+
+impl Latencies {
+    pub(crate) fn record(&self, method: &str, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.all.record(micros);
+        let times = {
+            let mut methods = self.methods.lock();
+            match methods.get(method) {
+                Some(times) => Some(times.clone()),
+                None if methods.len() < MAX_METHODS => Some(methods.entry(method.into()).or_default().clone()),
+                None => None,
+            }
+        };
+        if let Some(times) = times {
+            times.record(micros);
+        }
+    }
+
+    pub(crate) fn by_method(&self) -> BTreeMap<Box<str>, Arc<Times>> {
+        self.methods.lock().clone()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::policy::requests::RequestOutcomes;
-use crate::telemetry::counter::{Counter, Percentiles, Times};
+use crate::telemetry::counter::{Counter, Latencies, Percentiles, Times};
 use crate::telemetry::duty::{Duty, Pauses};
 use crate::telemetry::health::Health;
 
@@ -21,10 +21,8 @@ pub struct Stats {
     /// Messages and requests of yours that were accepted. Each is among `sent` or `unsent` once it has ended; until then it
     /// waits.
     pub accepted: u64,
-    /// Those that the kernel had in full: `written` and `uncertain` together.
+    /// Those that the kernel had in full.
     pub sent: u64,
-    /// Those of them that were not lost with a connection, as far as is known.
-    pub written: u64,
     /// Those of them that were lost with a connection, or may have been: the peer's kernel never acknowledged them.
     pub uncertain: u64,
     /// Those that were never written, and were handed back.
@@ -61,6 +59,9 @@ pub struct Stats {
     pub stalls: u64,
     /// The longest turn of the worker's loop that has ended, most of it your handler: nothing was read meanwhile.
     pub longest_turn: Duration,
+    /// From a request of yours to its answer, refusals among them; to the microsecond. By method:
+    /// [`Client::request_latencies`](crate::Client::request_latencies).
+    pub request_latency: Percentiles,
     /// From a ping, or a heartbeat message that has an answer, to its answer; to the microsecond.
     pub ping_round_trip: Percentiles,
     /// From the kernel's receipt to the worker's read; one measurement a read. Empty unless
@@ -97,6 +98,7 @@ pub(crate) struct Counters {
     pub(crate) heartbeats: Counter,
     pub(crate) failed_attempts: Counter,
     pub(crate) restarts: Counter,
+    pub(crate) request_latency: Latencies,
     /// Microseconds.
     pub(crate) ping_round_trip: Times,
     /// Nanoseconds.
@@ -123,7 +125,6 @@ impl Counters {
             received_this_epoch: received.saturating_sub(before),
             accepted,
             sent,
-            written: sent.saturating_sub(uncertain),
             uncertain,
             unsent,
             dropped: self.dropped.get(),
@@ -142,6 +143,7 @@ impl Counters {
             paused: pauses.total(now),
             stalls: duty.excesses(),
             longest_turn: duty.longest(),
+            request_latency: self.request_latency.all.percentiles(Duration::from_micros(1)),
             ping_round_trip: self.ping_round_trip.percentiles(Duration::from_micros(1)),
             time_in_socket: self.time_in_socket.percentiles(Duration::from_nanos(1)),
         }

@@ -198,10 +198,12 @@ fn serve_on(
     // Open from the server's point of view before the client can know it: what is pushed then is not lost.
     inner.note(index, |record| record.opened = true);
     write_all(line, &mut wire, answer.as_bytes())?;
-    let transport = Transport::new(wire, Vec::new(), Role::Server, BUFFER, 64 << 20, script.extensions());
+    let transport = Transport::new(wire, Vec::new(), Role::Server, BUFFER, 64 << 20, usize::MAX, script.extensions());
     let peer = Peer { index, target };
     let conduct = script.conduct.as_ref().map(|conduct| conduct(&peer));
-    let (outbox, books) = (Outbox::default(), Books::default());
+    let (mut outbox, books) = (Outbox::default(), Books::default());
+    // The server has no session to open.
+    outbox.open(0);
     Talk { inner, line, script, peer, transport, outbox, books, conduct }.run()
 }
 
@@ -325,7 +327,7 @@ impl Talk<'_> {
             if !deaf && self.read()? {
                 continue;
             }
-            let interest = match (deaf, self.transport.is_full()) {
+            let interest = match (deaf, self.transport.wants_to_write()) {
                 (true, false) => None,
                 (true, true) => Some(PollFlags::OUT),
                 (false, _) => Some(self.transport.interest()),
@@ -363,7 +365,7 @@ impl Talk<'_> {
 
     fn flush(&mut self) -> Option<()> {
         let before = self.books.tally.sent.get();
-        let result = self.outbox.write_out(&mut self.transport, &self.books, Instant::now);
+        let result = self.outbox.write_out(&mut self.transport, &self.books, Instant::now, usize::MAX, false);
         let served = self.books.tally.sent.get();
         if served != before {
             self.inner.note(self.peer.index, |record| record.served = served);

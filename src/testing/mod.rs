@@ -113,6 +113,8 @@ struct Inner {
 #[derive(Default)]
 struct Book {
     records: Vec<Record>,
+    /// How often the records have changed.
+    changes: u64,
     /// `None` once the connection is over: the last to let go closes the descriptor, and only that sends a reset.
     lines: Vec<Option<Arc<Line>>>,
     /// Threads of connections that have not ended.
@@ -286,14 +288,28 @@ impl Server {
     /// Waits until `condition` holds for what is known, at most `timeout`; returns whether it does.
     pub fn wait_until(&self, timeout: Duration, mut condition: impl FnMut(&[Record]) -> bool) -> bool {
         let deadline = Instant::now() + timeout;
-        let mut book = self.inner.book.lock();
+        let mut timed_out = false;
         loop {
-            if condition(&book.records) {
+            // On a copy: the condition is the caller's, and may call the server.
+            let begun = Instant::now();
+            let (changes, records) = {
+                let book = self.inner.book.lock();
+                (book.changes, book.records.clone())
+            };
+            if condition(&records) {
                 return true;
             }
-            if self.inner.changed.wait_until(&mut book, deadline).timed_out() {
-                return condition(&book.records);
+            if timed_out {
+                return false;
             }
+            // Many records take long to copy: not after each message of a flood.
+            let took = begun.elapsed();
+            let mut book = self.inner.book.lock();
+            while book.changes == changes && !timed_out {
+                timed_out = self.inner.changed.wait_until(&mut book, deadline).timed_out();
+            }
+            drop(book);
+            std::thread::sleep(took.min(deadline.saturating_duration_since(Instant::now())));
         }
     }
 
@@ -403,7 +419,7 @@ impl Inner {
                 close_code: None,
             });
             book.lines.push(Some(line.clone()));
-            book.running += 1;
+            (book.running, book.changes) = (book.running + 1, book.changes + 1);
             index
         };
         self.changed.notify_all();
@@ -424,6 +440,7 @@ impl Inner {
         {
             let mut book = self.book.lock();
             book.records[index].ended = true;
+            book.changes += 1;
             book.lines[index] = None;
             book.running -= 1;
         }
@@ -438,7 +455,11 @@ impl Inner {
     }
 
     fn note(&self, index: usize, note: impl FnOnce(&mut Record)) {
-        note(&mut self.book.lock().records[index]);
+        {
+            let mut book = self.book.lock();
+            note(&mut book.records[index]);
+            book.changes += 1;
+        }
         self.changed.notify_all();
     }
 }

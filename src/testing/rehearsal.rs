@@ -110,7 +110,7 @@ impl Rehearsal {
     /// ```
     pub fn answer(&mut self, id: &RequestId, outcome: Result<Json, RpcError>) -> Option<Response> {
         match self.state.core.asked.look(|table| table.claim(id, outcome.is_err())) {
-            Claim::Pending(pending) => {
+            Claim::Pending(_, pending) => {
                 let outcome = outcome.map_err(RequestError::Rpc);
                 Some(Response { id: id.clone(), method: pending.method, outcome })
             }

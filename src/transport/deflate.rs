@@ -1,11 +1,14 @@
 //! Messages that are compressed (RFC 7692, permessage-deflate): one direction each, with what both sides agreed on.
 
 use bytes::Bytes;
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, FlushCompress};
+use zlib_rs::{InflateFlush, Status};
 
 use super::head::{Fault, TOO_LARGE};
 
 const NOT_INFLATED: Fault = Fault { code: 1007, what: "a compressed message does not decompress" };
+
+const NOT_WHOLE: Fault = Fault { code: 1007, what: "the data of a compressed message stops in the middle of a block" };
 
 /// What ends a message and is not sent (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -17,56 +20,78 @@ const STEP: usize = 4 << 10;
 const SMALLEST_WINDOW: u8 = 9;
 
 pub(crate) struct Inflate {
-    state: Decompress,
+    state: zlib_rs::Inflate,
     takeover: bool,
 }
 
 impl Inflate {
     pub(crate) fn new(window_bits: u8, takeover: bool) -> Self {
-        let state = Decompress::new_with_window_bits(false, window_bits.max(SMALLEST_WINDOW));
-        Self { state, takeover }
+        Self { state: zlib_rs::Inflate::new(false, window_bits.max(SMALLEST_WINDOW)), takeover }
     }
 
-    /// Stops as soon as more than `limit` comes out, whatever is still to come: memory is taken for what is there.
+    /// Decompresses a message. Stops as soon as more than `limit` comes out, whatever is still to come: memory is taken for
+    /// what is there.
     pub(crate) fn message(&mut self, compressed: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
         out.clear();
-        let mut has_ended = false;
-        for mut input in [compressed, &TAIL] {
-            // Nothing was cut off a stream that ended by itself.
-            if has_ended {
-                break;
-            }
-            loop {
-                let room = out.len().max(STEP).min((limit - out.len()).saturating_add(1));
-                out.reserve_exact(room);
-                let (in_before, out_before) = (self.state.total_in(), out.len());
-                let status = self.state.decompress_vec(input, out, FlushDecompress::Sync);
-                let status = status.map_err(|_| NOT_INFLATED)?;
-                let taken = (self.state.total_in() - in_before) as usize;
-                input = &input[taken..];
-                if out.len() > limit {
-                    return Err(TOO_LARGE);
-                }
-                match status {
-                    // The sender may end its stream with a message, and begin another with the next.
-                    Status::StreamEnd => {
-                        self.state.reset(false);
-                        has_ended = input.is_empty();
-                    }
-                    _ if taken == 0 && out.len() == out_before && !input.is_empty() => {
-                        return Err(NOT_INFLATED);
-                    }
-                    _ => {}
-                }
-                if input.is_empty() && out.len() < out.capacity() {
-                    break;
-                }
-            }
+        // RFC 7692 section 7.2.3.6 has one zero byte stand for an empty message. Some senders leave that out as well; the
+        // state, which is at the end of a block, stays as it is.
+        if compressed.is_empty() {
+            return Ok(());
+        }
+        let has_ended = self.decompress(compressed, limit, out)?;
+        if !has_ended {
+            self.end_block()?;
         }
         if !self.takeover {
             self.state.reset(false);
         }
         Ok(())
+    }
+
+    /// True when the stream itself has ended with the input.
+    fn decompress(&mut self, mut input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<bool, Fault> {
+        let mut has_ended = false;
+        loop {
+            let filled = out.len();
+            let room = filled.max(STEP).min((limit - filled).saturating_add(1));
+            out.reserve_exact(room);
+            out.resize(filled + room, 0);
+            let (in_before, out_before) = (self.state.total_in(), self.state.total_out());
+            let status = self.state.decompress(input, &mut out[filled..], InflateFlush::SyncFlush);
+            let taken = (self.state.total_in() - in_before) as usize;
+            let produced = (self.state.total_out() - out_before) as usize;
+            out.truncate(filled + produced);
+            let status = status.map_err(|_| NOT_INFLATED)?;
+            input = &input[taken..];
+            if out.len() > limit {
+                return Err(TOO_LARGE);
+            }
+            match status {
+                // The sender may end its stream with a message, and begin another with the next.
+                Status::StreamEnd => {
+                    self.state.reset(false);
+                    has_ended = input.is_empty();
+                }
+                _ if taken == 0 && produced == 0 && !input.is_empty() => return Err(NOT_INFLATED),
+                _ => {}
+            }
+            if input.is_empty() && produced < room {
+                return Ok(has_ended);
+            }
+        }
+    }
+
+    /// Feeds the end of the block that the sender has left out, and checks that it is one: a message whose data stops in the
+    /// middle is not whole. At the end of a block the decompressor stops by itself, here before the byte that follows.
+    fn end_block(&mut self) -> Result<(), Fault> {
+        const TAIL_AND_ONE: [u8; TAIL.len() + 1] = [0, 0, 0xff, 0xff, 0];
+        let (in_before, out_before) = (self.state.total_in(), self.state.total_out());
+        let status = self.state.decompress(&TAIL_AND_ONE, &mut [0; 64], InflateFlush::Block);
+        let (taken, produced) = (self.state.total_in() - in_before, self.state.total_out() - out_before);
+        match status {
+            Ok(Status::Ok | Status::BufError) if taken == TAIL.len() as u64 && produced == 0 => Ok(()),
+            _ => Err(NOT_WHOLE),
+        }
     }
 }
 
@@ -158,6 +183,37 @@ mod tests {
             for compressed in [&ended[..], &[&ended[..], &[0]].concat(), &ended] {
                 inflate.message(compressed, 100, &mut out).unwrap();
                 assert_eq!(out, b"the end of a stream");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_stops_in_the_middle_is_a_fault_and_not_a_shorter_message() {
+        let text: Vec<u8> = (0..400u32).flat_map(|n| n.pow(3).to_string().into_bytes()).collect();
+        for level in [0, 1, 9] {
+            for takeover in [false, true] {
+                let whole = Deflate::new(level, 15, takeover, 0).unwrap().message(&text).unwrap();
+                // A lone zero byte is an empty message.
+                for len in (1..whole.len()).filter(|len| whole[..*len] != [0]) {
+                    let (mut inflate, mut out) = (Inflate::new(15, takeover), vec![]);
+                    let cut = inflate.message(&whole[..len], 1 << 20, &mut out);
+                    assert!(cut.is_err(), "level {level}: {len} of {} bytes gave {}", whole.len(), out.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn empty_messages_in_any_form_leave_the_stream_as_it_was() {
+        for empty in [&[][..], &[0]] {
+            let (mut deflate, mut inflate) = pair(true);
+            let mut out = vec![];
+            for n in 0..5 {
+                inflate.message(empty, 100, &mut out).unwrap();
+                assert!(out.is_empty());
+                let message = [b'm', n];
+                inflate.message(&deflate.message(&message).unwrap(), 100, &mut out).unwrap();
+                assert_eq!(out, message);
             }
         }
     }

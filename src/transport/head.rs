@@ -101,10 +101,17 @@ impl Head {
     }
 }
 
-/// Takes the mask off (RFC 6455 section 5.3), of bytes that begin at `offset` of their payload.
-pub(super) fn unmask(bytes: &mut [u8], mut mask: [u8; 4], offset: usize) {
+/// Masks bytes, or takes the mask off (RFC 6455 section 5.3), of bytes that begin at `offset` of their payload.
+pub(super) fn apply_mask(bytes: &mut [u8], mut mask: [u8; 4], offset: usize) {
     mask.rotate_left(offset % 4);
-    for (at, byte) in bytes.iter_mut().enumerate() {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let mut words = bytes.chunks_exact_mut(8);
+    for word in &mut words {
+        let masked = u64::from_ne_bytes(word.try_into().unwrap_or_default()) ^ wide;
+        word.copy_from_slice(&masked.to_ne_bytes());
+    }
+    for (at, byte) in words.into_remainder().iter_mut().enumerate() {
         *byte ^= mask[at % 4];
     }
 }
@@ -152,10 +159,10 @@ mod tests {
         let clear: Vec<u8> = (0..99).collect();
         for split in 0..clear.len() {
             let mut masked = clear.clone();
-            unmask(&mut masked, mask, 0);
+            apply_mask(&mut masked, mask, 0);
             let (left, right) = masked.split_at_mut(split);
-            unmask(left, mask, 0);
-            unmask(right, mask, split);
+            apply_mask(left, mask, 0);
+            apply_mask(right, mask, split);
             assert_eq!(masked, clear);
         }
     }

@@ -15,6 +15,7 @@ mod proof;
 mod receiver;
 #[cfg(feature = "rustls")]
 mod rustls;
+mod sender;
 mod socket;
 mod unacknowledged;
 mod wait;
@@ -28,9 +29,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rustix::event::PollFlags;
-use tungstenite::protocol::frame::Frame;
-use tungstenite::protocol::frame::coding::{Data, OpCode};
-use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+use tungstenite::protocol::Role;
+use tungstenite::protocol::frame::coding::Control;
 
 pub(crate) use self::deflate::{Deflate, Inflate};
 use self::head::Fault;
@@ -40,6 +40,7 @@ pub(crate) use self::receiver::Unpack;
 use self::receiver::{Next, Receiver};
 #[cfg(feature = "rustls")]
 pub(crate) use self::rustls::Rustls;
+use self::sender::Sender;
 pub(crate) use self::socket::Socket;
 pub(crate) use self::wait::{HANG_UP, MAX_SOCKETS, Waited, poll_until, wait, wait_any};
 pub(crate) use self::wire::Wire;
@@ -89,13 +90,6 @@ pub(crate) enum Outgoing {
     Close(CloseFrame),
 }
 
-/// What a frame that is to be queued is, and how much it takes on the wire.
-pub(crate) struct Packed {
-    outgoing: Outgoing,
-    compressed: Option<Bytes>,
-    pub(crate) len: u64,
-}
-
 /// How messages are compressed, each way, if both sides have agreed on it; and beneath that by the venue's own ways.
 #[derive(Default)]
 pub(crate) struct Extensions {
@@ -106,20 +100,18 @@ pub(crate) struct Extensions {
 
 /// One open WebSocket connection.
 pub(crate) struct Transport {
-    /// Writes; what comes never passes here.
-    ws: WebSocket<Wire>,
+    wire: Wire,
+    sender: Sender,
     receiver: Receiver,
     deflate: Option<Box<Deflate>>,
     unpack: Option<Arc<Unpack>>,
-    role: Role,
-    write_limit: usize,
-    /// Something may not have left yet: a frame, or the answer to a ping or a close.
-    unflushed: bool,
     /// When the bytes came that the receiver has, and how long before that the kernel had them, if it was asked.
     came_at: Instant,
     in_socket: Option<NonZeroU64>,
     /// Of what came last something whole has come.
     is_whole: bool,
+    /// A message was received, and user code is unpacking it.
+    is_unpacking: bool,
     /// Set where a proxy is in between.
     proof: Option<Proof>,
 }
@@ -127,36 +119,34 @@ pub(crate) struct Transport {
 /// The end that is no close.
 pub(crate) const ENDED: &str = "ended by the server without a close frame";
 
-const WRITE_BUFFER: usize = 64 << 10;
+/// Bytes that are written in one go: then reading, deadlines and commands get their turn.
+pub(crate) const SLICE: usize = 256 << 10;
 
 /// Bytes that are taken in one go while nothing whole comes of them: others want their turn.
 const BUDGET: usize = 64 << 10;
 
 impl Transport {
-    /// Over a wire on which the upgrade is done; `tail` is what came after it. One read brings up to `buffer` bytes.
+    /// Over a wire on which the upgrade is done; `tail` is what came after it. One read brings up to `buffer` bytes; longer
+    /// messages than `max_frame` are sent in fragments.
     pub(crate) fn new(
         mut wire: Wire,
         tail: Vec<u8>,
         role: Role,
         buffer: usize,
         max_message: usize,
+        max_frame: usize,
         extensions: Extensions,
     ) -> Self {
         wire.tail = Cursor::new(tail);
-        let write_limit = 4 * WRITE_BUFFER;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(0)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_write_buffer_size(write_limit);
-        let ws = WebSocket::from_raw_socket(wire, role, Some(config));
+        let sender = Sender::new(role == Role::Client, max_frame, wire.written);
         let Extensions { inflate, deflate, unpack } = extensions;
         let mut receiver = Receiver::new(buffer, role == Role::Server, max_message, inflate);
         if unpack.is_some() {
             receiver.will_unpack();
         }
         let (came_at, in_socket) = (Instant::now(), None);
-        let (unflushed, is_whole, proof) = (false, true, None);
-        Self { ws, receiver, deflate, unpack, role, write_limit, unflushed, came_at, in_socket, is_whole, proof }
+        let (is_whole, is_unpacking, proof) = (true, false, None);
+        Self { wire, sender, receiver, deflate, unpack, came_at, in_socket, is_whole, is_unpacking, proof }
     }
 
     /// A proxy is in between.
@@ -170,57 +160,67 @@ impl Transport {
     }
 
     pub(crate) fn tcp(&self) -> &Arc<TcpStream> {
-        self.ws.get_ref().socket().tcp()
+        self.wire.socket().tcp()
     }
 
     /// What to wait for before the next turn.
     pub(crate) fn interest(&self) -> PollFlags {
-        self.ws.get_ref().socket().interest()
+        if self.wants_to_write() { PollFlags::OUT | PollFlags::IN } else { PollFlags::IN }
     }
 
-    /// Whether a write waits for room in the kernel.
-    pub(crate) fn is_full(&self) -> bool {
-        self.ws.get_ref().socket().full
+    /// Whether there is something to write, now or when the kernel has room again.
+    pub(crate) fn wants_to_write(&self) -> bool {
+        self.wire.socket().full || !self.sender.is_idle()
+    }
+
+    /// Whether the next message has to wait for the end of one that is being written.
+    pub(crate) fn is_in_a_message(&self) -> bool {
+        self.sender.is_in_a_message()
+    }
+
+    /// Whether a ping can leave in the middle of a message.
+    pub(crate) fn fragments(&self) -> bool {
+        self.sender.fragments()
+    }
+
+    /// Bytes that are encoded and that the kernel does not have.
+    pub(crate) fn buffered(&self) -> usize {
+        self.sender.buffered()
     }
 
     /// `poll` says that the socket has something to say.
     pub(crate) fn refresh(&mut self) {
-        self.ws.get_mut().socket_mut().refresh();
+        self.wire.socket_mut().refresh();
     }
 
     /// Bytes of the TCP connection that have arrived by now, read or not.
     pub(crate) fn arrived(&self) -> u64 {
-        self.ws.get_ref().socket().arrived()
+        self.wire.socket().arrived()
     }
 
     /// Bytes of the TCP connection of which all that is whole has been told for sure.
     pub(crate) fn heard(&self) -> u64 {
-        self.ws.get_ref().read_for_sure().saturating_sub(self.receiver.unread() as u64)
+        self.wire.read_for_sure().saturating_sub(self.receiver.unread() as u64)
     }
 
     /// Bytes of the WebSocket layer that the kernel has.
     pub(crate) fn written(&self) -> u64 {
-        self.ws.get_ref().written
+        self.wire.written
     }
 
     /// Bytes of the TCP connection that the kernel has.
     pub(crate) fn bytes_written(&self) -> u64 {
-        self.ws.get_ref().socket().written()
+        self.wire.socket().written()
     }
 
     /// Bytes of the TCP connection that were taken from the kernel.
     pub(crate) fn bytes_read(&self) -> u64 {
-        self.ws.get_ref().socket().came()
-    }
-
-    /// As bytes of the TCP connection, those of the WebSocket layer that have just been counted as written.
-    pub(crate) fn end_on_the_wire(&self, end: u64) -> u64 {
-        self.ws.get_ref().end_on_the_wire(end)
+        self.wire.socket().came()
     }
 
     /// Bytes of the TCP connection that the peer's kernel has; `None` where the system does not say.
     pub(crate) fn acknowledged(&self) -> Option<u64> {
-        self.ws.get_ref().socket().acknowledged()
+        self.wire.socket().acknowledged()
     }
 
     /// Those that have arrived for sure: at the peer's kernel, and where that is a proxy's, at the venue.
@@ -230,16 +230,16 @@ impl Transport {
 
     /// The end of TLS, if there is room for it at once.
     pub(crate) fn say_goodbye(&mut self) {
-        self.ws.get_mut().say_goodbye();
+        self.wire.say_goodbye();
     }
 
     pub(crate) fn acknowledge(&mut self) {
-        self.ws.get_mut().socket_mut().acknowledge();
+        self.wire.socket_mut().acknowledge();
     }
 
     /// When bytes were last taken from the socket.
     pub(crate) fn read_at(&self) -> Instant {
-        self.ws.get_ref().socket().read_at()
+        self.wire.socket().read_at()
     }
 
     /// Whether those bytes were the beginning of a message, or the middle of one, and nothing whole.
@@ -249,7 +249,7 @@ impl Transport {
 
     /// As `in_socket`, once a batch of reads.
     pub(crate) fn take_in_socket(&mut self) -> Option<NonZeroU64> {
-        self.ws.get_mut().socket_mut().take_in_socket()
+        self.wire.socket_mut().take_in_socket()
     }
 
     /// Reads the next message or frame without blocking.
@@ -289,8 +289,14 @@ impl Transport {
                     Ok(0) if self.receiver.is_closed() => return Ok(Incoming::Ended),
                     Ok(0) => return Err(Broken::because(DisconnectReason::Transport(ENDED.into()))),
                     Ok(read) => budget = budget.saturating_sub(read),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Incoming::Nothing),
-                    Err(error) => return Err(broken(error.into())),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        return Ok(if self.wire.socket().has_read_enough() {
+                            Incoming::Part
+                        } else {
+                            Incoming::Nothing
+                        });
+                    }
+                    Err(error) => return Err(broken(&error)),
                 },
                 Next::Part => return Ok(Incoming::Part),
                 whole => {
@@ -304,8 +310,9 @@ impl Transport {
 
     fn fill(&mut self) -> std::io::Result<usize> {
         let before = self.read_at();
-        let result = self.ws.get_mut().read(self.receiver.space());
-        let socket = self.ws.get_ref().socket();
+        self.wire.socket_mut().begin_turn();
+        let result = self.wire.read(self.receiver.space());
+        let socket = self.wire.socket();
         // Of TLS a part of a record may have come, and nothing of it yet.
         self.is_whole &= socket.read_at() == before;
         let read = result?;
@@ -318,13 +325,9 @@ impl Transport {
     fn brought(&mut self, whole: Next) -> Result<Incoming, Broken> {
         match whole {
             Next::Ping => {
-                // Nothing is answered any more behind our close frame (RFC 6455 section 5.5.1). That the answer can't be
-                // written is for the next flush to say: what the peer said before it is still to be read.
-                if self.ws.can_write() {
-                    self.unflushed = true;
-                    let payload = Bytes::copy_from_slice(self.receiver.control());
-                    let _ = self.ws.write(tungstenite::Message::Pong(payload));
-                }
+                // Nothing is answered behind our close frame (RFC 6455 section 5.5.1). An answer that can't be written is
+                // found by the next flush: messages that the peer sent before are still to be read.
+                self.sender.control(Control::Pong, self.receiver.control());
                 Ok(Incoming::Ping)
             }
             Next::Pong => {
@@ -334,13 +337,14 @@ impl Transport {
                 Ok(Incoming::Pong)
             }
             Next::Close(frame) => {
-                self.unflushed = true;
-                let answers_ours = !self.ws.can_write();
+                // RFC 6455 section 5.5.1: an answer to our close frame echoes its code. A close frame with another code, or
+                // none, is the peer's own: it crossed ours, and proves nothing.
+                let code = frame.as_ref().map(|frame| frame.code);
+                let answers_ours = self.sender.close_code().is_some_and(|ours| ours == code);
                 if let Some(proof) = self.proof.as_mut().filter(|_| answers_ours) {
-                    proof.all(self.ws.get_ref().socket().written());
+                    proof.all(self.wire.socket().written());
                 }
-                // The peer may be gone already; what it said counts.
-                let _ = self.ws.close(frame.clone().map(CloseFrame::into_wire));
+                self.sender.close(frame.as_ref());
                 Ok(Incoming::Close(frame))
             }
             Next::BadClose(frame, fault) => {
@@ -350,10 +354,29 @@ impl Transport {
             }
             Next::Message | Next::Nothing | Next::Part => {
                 if let Some(unpack) = self.unpack.as_ref().filter(|_| self.receiver.is_binary()) {
-                    let result = self.receiver.unpack(&**unpack).map_err(|error| not_unpacked(&error))?;
+                    // Set while user code runs, which may panic.
+                    self.is_unpacking = true;
+                    let result = self.receiver.unpack(&**unpack);
+                    self.is_unpacking = false;
+                    let result = result.map_err(|error| not_unpacked(&error))?;
                     result.map_err(broke_a_rule)?;
                 }
                 Ok(Incoming::Message)
+            }
+        }
+    }
+
+    /// Reads the messages that have arrived by now, and drops them. Returns how many there were. For a connection whose run
+    /// panicked: it calls no code of the user's.
+    pub(crate) fn drop_received(&mut self) -> u64 {
+        let (mut dropped, until) = (u64::from(std::mem::take(&mut self.is_unpacking)), self.arrived());
+        self.refresh();
+        loop {
+            match self.receiver.next() {
+                Ok(Next::Message) => dropped += 1,
+                Ok(Next::Ping | Next::Pong | Next::Part) => {}
+                Ok(Next::Nothing) if self.heard() < until && self.fill().is_ok_and(|read| read > 0) => {}
+                Ok(Next::Nothing | Next::Close(_) | Next::BadClose(..)) | Err(_) => return dropped,
             }
         }
     }
@@ -381,98 +404,64 @@ impl Transport {
         self.receiver.control()
     }
 
-    /// Compresses it, if that is agreed on, and says how much it takes on the wire (RFC 6455 section 5.2). What is packed is
-    /// queued next: what is compressed later builds upon it.
-    pub(crate) fn pack(&mut self, outgoing: Outgoing) -> Packed {
-        let mut compressed = None;
-        let payload = match &outgoing {
+    /// Takes a frame, compressed where that is agreed on. It leaves with `flush`; `next_written` reports a message when it has
+    /// left, if that is asked for.
+    pub(crate) fn queue(&mut self, outgoing: Outgoing, is_reported: bool) {
+        match outgoing {
             Outgoing::Message(message) => {
-                compressed = self.deflate.as_mut().and_then(|deflate| deflate.message(message.as_bytes()));
-                compressed.as_ref().map_or(message.len(), Bytes::len)
-            }
-            Outgoing::Ping(payload) => payload.len(),
-            Outgoing::Close(frame) => 2 + frame.reason.len(),
-        };
-        let length = match payload {
-            0..126 => 0,
-            126..65536 => 2,
-            _ => 8,
-        };
-        let mask = if self.role == Role::Client { 4 } else { 0 };
-        Packed { outgoing, compressed, len: (2 + length + mask + payload) as u64 }
-    }
-
-    /// Puts a frame into the write buffer. Whether it has left, `written` tells after a `flush`.
-    pub(crate) fn queue(&mut self, packed: Packed) -> Result<(), Broken> {
-        let Packed { outgoing, compressed, len } = packed;
-        let needed = WRITE_BUFFER * 2 + len as usize;
-        if needed > self.write_limit {
-            self.write_limit = needed;
-            self.ws.set_config(|config| config.max_write_buffer_size = needed);
-        }
-        self.unflushed = true;
-        let result = match outgoing {
-            Outgoing::Message(message) => {
-                let kind = if message.is_text() { Data::Text } else { Data::Binary };
-                let is_compressed = compressed.is_some();
+                let compressed = self.deflate.as_mut().and_then(|deflate| deflate.message(message.as_bytes()));
+                let (is_text, is_compressed) = (message.is_text(), compressed.is_some());
                 let payload = compressed.unwrap_or_else(|| message.into_bytes());
-                let mut frame = Frame::message(payload, OpCode::Data(kind), true);
-                frame.header_mut().rsv1 = is_compressed;
-                self.ws.write(tungstenite::Message::Frame(frame))
+                self.sender.message(is_text, is_compressed, payload, is_reported);
             }
             Outgoing::Ping(payload) => {
-                // The buffer was empty before what is queued now, in which pings come first.
+                // What is on the wire by now is before the ping.
                 if let Some(proof) = &mut self.proof {
-                    proof.asked(payload.clone(), self.ws.get_ref().socket().written());
+                    proof.asked(payload.clone(), self.wire.socket().written());
                 }
-                self.ws.write(tungstenite::Message::Ping(payload))
+                self.sender.control(Control::Ping, &payload);
             }
-            Outgoing::Close(frame) => self.ws.close(Some(frame.into_wire())),
-        };
-        self.written_so_far(result).map(drop)
+            Outgoing::Close(frame) => self.sender.close(Some(&frame)),
+        }
+    }
+
+    /// Where, on the wire, the next message ends that the kernel has in full.
+    pub(crate) fn next_written(&mut self) -> Option<u64> {
+        self.sender.next_written(self.wire.written).map(|end| self.wire.end_on_the_wire(end))
     }
 
     /// Our close frame leaves, as far as there is room for it.
     pub(crate) fn close(&mut self, frame: CloseFrame) -> Result<(), Broken> {
-        let packed = self.pack(Outgoing::Close(frame));
-        self.queue(packed)?;
-        self.flush().map(drop)
+        self.queue(Outgoing::Close(frame), false);
+        self.flush(SLICE).map(drop)
     }
 
-    /// Writes what is in the buffer as far as the kernel takes it; true when nothing is left.
-    pub(crate) fn flush(&mut self) -> Result<bool, Broken> {
-        if self.unflushed {
-            let result = self.ws.flush();
-            self.unflushed = !self.written_so_far(result)?;
-        }
-        Ok(!self.unflushed)
-    }
-
-    /// Whether all went out. A kernel that is full is fine, a line that broke is not.
-    fn written_so_far(&mut self, result: tungstenite::Result<()>) -> Result<bool, Broken> {
-        if let Some(error) = self.ws.get_mut().socket_mut().take_write_error() {
-            return Err(broken(error.into()));
+    /// Writes what was queued: until about so many bytes have left, as far as the kernel takes them. True when nothing is left.
+    pub(crate) fn flush(&mut self, most: usize) -> Result<bool, Broken> {
+        let result = self.sender.write(&mut self.wire, most);
+        if let Some(error) = self.wire.socket_mut().take_write_error() {
+            return Err(broken(&error));
         }
         match result {
-            Ok(()) => Ok(true),
-            Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(broken(error)),
+            Ok(()) => Ok(self.sender.is_idle()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(broken(&error)),
         }
     }
 
     /// Writes bytes beneath the framing, as a server that breaks the rules does.
     #[cfg(feature = "testing")]
     pub(crate) fn write_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let wire = self.ws.get_mut();
-        let written = wire.write(bytes);
-        wire.socket_mut().take_write_error().map_or(written.map(drop), Err)
+        let written = self.wire.write(bytes);
+        self.sender.bypassed(*written.as_ref().unwrap_or(&0));
+        self.wire.socket_mut().take_write_error().map_or(written.map(drop), Err)
     }
 
     /// Takes what came and forgets it; false when the connection is over.
     #[cfg(feature = "testing")]
     pub(crate) fn discard(&mut self) -> bool {
         let mut scratch = [0; 4096];
-        let wire = self.ws.get_mut();
+        let wire = &mut self.wire;
         loop {
             wire.socket_mut().refresh();
             match wire.read(&mut scratch) {
@@ -487,12 +476,8 @@ impl Transport {
 }
 
 /// Writing failed, or reading at the bottom did.
-fn broken(error: tungstenite::Error) -> Broken {
-    let text = match error {
-        tungstenite::Error::Io(io) => io.to_string(),
-        error => error.to_string(),
-    };
-    Broken::because(DisconnectReason::Transport(text.into()))
+fn broken(error: &std::io::Error) -> Broken {
+    Broken::because(DisconnectReason::Transport(error.to_string().into()))
 }
 
 fn not_unpacked(error: &str) -> Broken {

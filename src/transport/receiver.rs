@@ -9,7 +9,7 @@ use super::assembly::{Assembly, KEPT, valid_part};
 use super::deflate::Inflate;
 use super::head::{
     BINARY, CLOSE, CLOSE_CODE, CONTINUATION, Fault, Head, LONG_CONTROL, LONGEST, MAX_CONTROL, NO_UTF8,
-    NOTHING_TO_CONTINUE, PING, RESERVED_BIT, SHORT_CLOSE, TEXT, TOO_LARGE, UNFINISHED, may_be_sent, unmask,
+    NOTHING_TO_CONTINUE, PING, RESERVED_BIT, SHORT_CLOSE, TEXT, TOO_LARGE, UNFINISHED, apply_mask, may_be_sent,
 };
 use crate::message::{Body, BodyRef, CloseFrame};
 use crate::text::Text;
@@ -268,7 +268,7 @@ impl Receiver {
             || (self.unpacks && head.opcode != TEXT);
         // What can't be made smaller gets larger when it is packed; what comes out has the bound.
         let most = self.max_message as u64;
-        let most = if is_packed { most + most / 64 + 1024 } else { most };
+        let most = if is_packed { most.saturating_add(most / 64 + 1024) } else { most };
         match head.len.checked_add(before as u64) {
             Some(len) if len <= most => Ok(()),
             _ => Err(TOO_LARGE),
@@ -286,7 +286,7 @@ impl Receiver {
             return Ok(Next::Nothing);
         }
         if let Some(mask) = head.mask {
-            unmask(&mut self.buffer[begins..begins + len], mask, 0);
+            apply_mask(&mut self.buffer[begins..begins + len], mask, 0);
         }
         let next = self.is_whole_in_buffer(kind, head.size, len);
         if head.compressed {
@@ -307,7 +307,7 @@ impl Receiver {
         }
         let payload = &mut self.buffer[self.start..self.start + some];
         if let Some(mask) = frame.mask {
-            unmask(payload, mask, frame.came);
+            apply_mask(payload, mask, frame.came);
         }
         match pieces.kind {
             Kind::Text if !pieces.compressed => self.assembly.push_text(payload)?,
@@ -339,7 +339,7 @@ impl Receiver {
         let (begins, len) = (self.start + head.size, head.len as usize);
         let payload = begins..begins + len;
         if let Some(mask) = head.mask {
-            unmask(&mut self.buffer[payload.clone()], mask, 0);
+            apply_mask(&mut self.buffer[payload.clone()], mask, 0);
         }
         self.start = payload.end;
         self.place = Place::Buffer(payload);

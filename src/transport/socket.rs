@@ -21,6 +21,9 @@ pub(crate) struct Socket {
     end: usize,
     /// The last read took all there was: another would only learn `WouldBlock`. `poll` clears it.
     drained: bool,
+    /// Bytes that may still be read before others get their turn. TLS may read on and on without giving anything back: a
+    /// server can send session tickets without end.
+    budget: usize,
     /// The last write was refused: wait for room.
     pub(super) full: bool,
     /// Bytes that the kernel took.
@@ -39,6 +42,9 @@ pub(crate) struct Socket {
     in_socket: Option<NonZeroU64>,
 }
 
+/// Bytes that one turn may read beneath TLS.
+const READ_BUDGET: usize = 256 << 10;
+
 /// More than this in one go is a stream, of which the kernel acknowledges every second segment as it comes.
 const ACKNOWLEDGED: usize = 8 << 10;
 
@@ -53,6 +59,7 @@ impl Socket {
             next: 0,
             end: 0,
             drained: false,
+            budget: READ_BUDGET,
             full: false,
             written: 0,
             came: 0,
@@ -76,14 +83,29 @@ impl Socket {
 
     pub(crate) fn refresh(&mut self) {
         self.drained = false;
+        self.begin_turn();
     }
 
-    /// Acknowledges what was read, unless something written meanwhile did. Of much the kernel does it by itself.
+    /// A turn of reading begins.
+    pub(super) fn begin_turn(&mut self) {
+        self.budget = READ_BUDGET;
+    }
+
+    /// Whether reading stopped since the turn has read enough, not since there was nothing to read.
+    pub(crate) fn has_read_enough(&self) -> bool {
+        self.budget == 0
+    }
+
+    /// Acknowledges what was read, unless something written meanwhile did. Of much the kernel does it by itself. On Linux only:
+    /// elsewhere the kernel decides.
     pub(crate) fn acknowledge(&mut self) {
         if (1..ACKNOWLEDGED).contains(&std::mem::take(&mut self.owes_ack_for)) {
-            let socket = socket2::SockRef::from(&*self.tcp);
-            let _ = socket.set_tcp_quickack(true);
-            let _ = socket.set_tcp_quickack(false);
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            {
+                let socket = socket2::SockRef::from(&*self.tcp);
+                let _ = socket.set_tcp_quickack(true);
+                let _ = socket.set_tcp_quickack(false);
+            }
         }
     }
 
@@ -150,7 +172,7 @@ impl Socket {
 
     /// From the kernel.
     fn read_into(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.drained {
+        if self.drained || self.budget == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
         let result = match self.stamped {
@@ -161,6 +183,7 @@ impl Socket {
             Ok((read, in_socket)) if read > 0 => {
                 (self.read_at, self.in_socket) = (Instant::now(), in_socket);
                 self.came += read as u64;
+                self.budget = self.budget.saturating_sub(read);
                 self.drained = read < buffer.len();
                 self.owes_ack_for += read;
                 Ok(read)

@@ -1,5 +1,5 @@
-//! What of a TCP connection's bytes the peer's kernel has not acknowledged. The one place with `unsafe`: no crate offers
-//! this question to the kernel as a safe function.
+//! Bytes of a TCP connection that the peer's kernel has not acknowledged. `unsafe` is needed here: no crate offers this request
+//! to the kernel as a safe function.
 #![allow(unsafe_code)]
 
 use std::net::TcpStream;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -19,12 +19,16 @@ pub(crate) struct Waited {
     pub(crate) skipped: bool,
 }
 
-/// What asks for the end of a connection without asking for its bytes.
-#[cfg(target_os = "linux")]
+/// Asks for the end of a connection without asking for its bytes.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "illumos"))]
 pub(crate) const HANG_UP: PollFlags = PollFlags::RDHUP;
-/// Elsewhere only a connection that is broken both ways is told of.
-#[cfg(not(target_os = "linux"))]
+/// Elsewhere the system reports only a connection that is broken both ways.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "illumos")))]
 pub(crate) const HANG_UP: PollFlags = PollFlags::HUP;
+
+/// No sleep is longer: where poll(2) takes milliseconds in an int (macOS, OpenBSD, illumos) one beyond 24.8 days is an error.
+/// Callers look at the time again after any sleep.
+const LONGEST_SLEEP: Duration = Duration::from_secs(86_400);
 
 /// As many sockets are waited for at once, at most.
 pub(crate) const MAX_SOCKETS: usize = 8;
@@ -61,7 +65,8 @@ pub(crate) fn poll_until(
     wake: &Wake,
     deadline: Option<Instant>,
 ) -> io::Result<Waited> {
-    let timeout = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+    let timeout =
+        deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now()).min(LONGEST_SLEEP)));
     let Some(bell) = wake.hear() else { return Ok(Waited::default()) };
     let bell = bell.as_fd();
     let fd = |at: usize| match sockets.get(at.wrapping_sub(1)) {
@@ -85,7 +90,7 @@ pub(crate) fn poll_until(
     }
 }
 
-fn timespec(duration: std::time::Duration) -> Timespec {
+fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
 }
 

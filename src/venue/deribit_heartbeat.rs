@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::message::{Message, MessageRef};
-use crate::policy::heartbeat::{Heard, Heartbeat, HeartbeatDialect, HeartbeatKind};
+use crate::policy::heartbeat::{Classified, Heartbeat, HeartbeatDialect, HeartbeatKind};
 
 impl Heartbeat {
     /// Asks the venue for heartbeats every `interval` (`public/set_heartbeat`) and answers each of its `test_request`s
@@ -34,22 +34,22 @@ impl HeartbeatDialect for Deribit {
         Some(request("set_heartbeat", &format!(r#"{{"interval":{}}}"#, interval.as_secs())))
     }
 
-    fn read(&self, message: MessageRef<'_>) -> Heard {
+    fn classify(&self, message: MessageRef<'_>) -> Classified {
         // A look at the text spares every tick the parse.
-        let Some(text) = message.as_text().filter(|text| text.len() < 4096) else { return Heard::Other };
+        let Some(text) = message.as_text().filter(|text| text.len() < 4096) else { return Classified::NotHeartbeat };
         if !text.contains("\"heartbeat\"") && !text.contains(ID) {
-            return Heard::Other;
+            return Classified::NotHeartbeat;
         }
-        let Ok(value) = serde_json::from_str::<Value>(text) else { return Heard::Other };
+        let Ok(value) = serde_json::from_str::<Value>(text) else { return Classified::NotHeartbeat };
         if value["method"] == "heartbeat" {
             let test_request = value["params"]["type"] == "test_request";
-            return Heard::Beat { answer: test_request.then(|| request("test", "{}")) };
+            return Classified::Alive { reply: test_request.then(|| request("test", "{}")) };
         }
         match value["id"].as_str() {
             Some(id) if id.starts_with(ID) => {
-                Heard::Answer { refused: value.get("error").map(|error| error["message"].to_string().into()) }
+                Classified::Response { refused: value.get("error").map(|error| error["message"].to_string().into()) }
             }
-            _ => Heard::Other,
+            _ => Classified::NotHeartbeat,
         }
     }
 }
@@ -86,7 +86,7 @@ mod tests {
         let beat = Message::text(r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"heartbeat"}}"#);
         assert_eq!(
             monitor.message(beat.view(), t0 + 10 * S),
-            Verdict { ours: true, alive: true, action: Beat::Nothing }
+            Verdict { ours: true, alive: true, is_delivered: false, action: Beat::Nothing }
         );
         let test = Message::text(r#"{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}"#);
         let Verdict { ours: true, action: Beat::Send(reply), .. } = monitor.message(test.view(), t0 + 20 * S) else {

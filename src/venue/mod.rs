@@ -17,6 +17,7 @@ use crate::correlation::Correlation;
 use crate::error::SessionError;
 use crate::message::MessageRef;
 use crate::policy::heartbeat::Heartbeat;
+pub use crate::policy::heartbeat::{Classified, HeartbeatDialect};
 use crate::policy::rate_limit::RateLimit;
 pub use crate::policy::subscriptions::Batch;
 use crate::policy::terms::Dialect;
@@ -102,10 +103,15 @@ pub trait Venue: Send + Sync + 'static {
     /// Whether a refusal is for the moment only, so that the channels are asked for again, all together, after a while. By
     /// default whatever says of itself that it is: too many requests, a rate limit, a server that is busy or not available.
     fn is_temporary(&self, error: &RpcError) -> bool {
-        const SAYS_SO: [&str; 7] =
-            ["too many requests", "too_many_requests", "rate limit", "temporar", "try again", "busy", "overload"];
-        let message = error.message.to_lowercase();
-        error.code == 429 || SAYS_SO.iter().any(|words| message.contains(words))
+        const FOR_NOW: [&str; 9] =
+            ["temporar", "try again", "retry", "busy", "overload", "throttl", "frequen", "rate limit", "ratelimit"];
+        // Of requests too many is for the moment. Of channels too many is for good: no connection takes more.
+        const TOO_MANY: [&str; 4] = ["too many", "exceed", "limit", "too fast"];
+        const OF_REQUESTS: [&str; 9] =
+            ["request", "visit", "message", "msg", "rate", "call", "quer", "operation", "per second"];
+        let message = error.message.to_lowercase().replace(['_', '-'], " ");
+        let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
+        error.code == 429 || says(&FOR_NOW) || (says(&TOO_MANY) && says(&OF_REQUESTS))
     }
 
     /// Whether the result of a batch says that this channel is subscribed to. By default the result is a list, and the

@@ -1,6 +1,11 @@
 //! The bell that ends a sleep in `poll`: a descriptor that is readable once it was rung. An eventfd on Linux, a pair of
 //! sockets on other Unixes.
 
+use std::time::Duration;
+
+/// Far longer than one write of eight bytes takes, also for a thread that has to wait for its core.
+const RINGING: Duration = Duration::from_secs(1);
+
 /// What ends a sleep. The loom models have one of their own.
 pub(crate) trait Rings {
     fn ring(&self);
@@ -14,15 +19,11 @@ pub(crate) use self::pair_bell::PairBell as Bell;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod event_bell {
-    use crate::wake::bell::Rings;
+    use crate::wake::bell::{RINGING, Rings};
     use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
     use rustix::event::{EventfdFlags, eventfd};
     use std::io;
     use std::os::fd::OwnedFd;
-    use std::time::Duration;
-
-    /// Far longer than one write of eight bytes takes, also for a thread that has to wait for its core.
-    const RINGING: Duration = Duration::from_secs(1);
 
     /// One descriptor, one counter. Handles of a client that has ended may live on, its descriptor does not.
     #[derive(Debug)]
@@ -64,14 +65,18 @@ mod event_bell {
 // Compiled for tests on every platform, so that it stays right where it is not the one in use.
 #[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
 mod pair_bell {
-    use crate::wake::bell::Rings;
+    use crate::wake::bell::{RINGING, Rings};
+    use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
     use std::io;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
-    /// For Unixes without eventfd.
+    /// For Unixes without eventfd. Handles of a client that has ended may live on, its descriptors do not.
     #[derive(Debug)]
-    pub(crate) struct PairBell {
+    pub(crate) struct PairBell(RwLock<Option<Pair>>);
+
+    #[derive(Debug)]
+    struct Pair {
         rings: UnixStream,
         hears: UnixStream,
     }
@@ -81,25 +86,32 @@ mod pair_bell {
             let (rings, hears) = UnixStream::pair()?;
             rings.set_nonblocking(true)?;
             hears.set_nonblocking(true)?;
-            Ok(Self { rings, hears })
+            Ok(Self(RwLock::new(Some(Pair { rings, hears }))))
         }
 
-        pub(crate) fn hear(&self) -> Option<&UnixStream> {
-            Some(&self.hears)
+        pub(crate) fn hear(&self) -> Option<MappedRwLockReadGuard<'_, UnixStream>> {
+            RwLockReadGuard::try_map(self.0.read(), |pair| pair.as_ref().map(|pair| &pair.hears)).ok()
         }
 
-        #[cfg_attr(test, allow(dead_code))]
-        pub(crate) fn silence_for_good(&self) {}
+        pub(crate) fn silence_for_good(&self) {
+            if let Some(mut pair) = self.0.try_write_for(RINGING) {
+                *pair = None;
+            }
+        }
     }
 
     impl Rings for PairBell {
         fn ring(&self) {
-            let _ = (&self.rings).write(&[1]);
+            if let Some(pair) = &*self.0.read() {
+                let _ = (&pair.rings).write(&[1]);
+            }
         }
 
         fn silence(&self) {
             let mut scratch = [0u8; 64];
-            while matches!((&self.hears).read(&mut scratch), Ok(n) if n == scratch.len()) {}
+            if let Some(pair) = &*self.0.read() {
+                while matches!((&pair.hears).read(&mut scratch), Ok(n) if n == scratch.len()) {}
+            }
         }
     }
 }
@@ -136,5 +148,8 @@ mod tests {
         assert!(bell.hear().is_none(), "its descriptor is gone");
         let bell = pair_bell::PairBell::new().unwrap();
         rings_and_falls_silent(&bell, || bell.hear());
+        bell.silence_for_good();
+        bell.ring();
+        assert!(bell.hear().is_none(), "its descriptors are gone");
     }
 }

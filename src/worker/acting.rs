@@ -3,6 +3,7 @@
 use super::run::Run;
 use crate::asked::{Caller, answer_caller};
 use crate::event::Event;
+use crate::logger;
 use crate::outbound::accepted::Accepted;
 use crate::policy::connection::Connection;
 use crate::policy::requests::Whom;
@@ -30,9 +31,9 @@ impl Run<'_> {
         self.actions = actions;
         // Last, and one at a time: should a handler panic at one, the next handler is told the rest.
         if self.consumer.is_handler() && self.life.open && !self.over && !self.closing {
-            self.tell_some();
+            self.deliver_some();
         } else {
-            self.tell_untold();
+            self.deliver_pending();
         }
         result?;
         self.write_what_waits()
@@ -62,24 +63,24 @@ impl Run<'_> {
                 self.consumer.catch_up();
                 // Nobody waits, and it is an answer: it may be an order's.
                 if let Some(answer) = answer_caller(response, &caller).filter(Response::is_answer) {
-                    self.life.untold.push_back(Event::LateResponse(Box::new(answer)));
+                    self.life.pending_events.push_back(Event::LateResponse(Box::new(answer)));
                 }
             }
-            Action::Tell((response, _)) => self.life.untold.push_back(Event::Response(Box::new(response))),
-            Action::TellLate(response) => self.life.untold.push_back(Event::LateResponse(Box::new(response))),
+            Action::Tell((response, _)) => self.life.pending_events.push_back(Event::Response(Box::new(response))),
+            Action::TellLate(response) => self.life.pending_events.push_back(Event::LateResponse(Box::new(response))),
             Action::Refused(refusal) => {
                 // Before the session is open, `Event::Open` tells them all.
                 if self.life.open {
-                    log::warn!(client:% = name; "client `{name}`: channel {} is refused: {}", refusal.channel, refusal.error);
-                    self.life.untold.push_back(Event::SubscriptionRefused(Box::new(refusal)));
+                    logger::warn!(client:% = name; "client `{name}`: channel {} is refused: {}", refusal.channel, refusal.error);
+                    self.life.pending_events.push_back(Event::SubscriptionRefused(Box::new(refusal)));
                 }
             }
             Action::Stale { channel, lasted } => {
                 let of = channel.as_ref().map(|channel| format!(" of channel {channel}")).unwrap_or_default();
-                log::warn!(client:% = name; "client `{name}`: stale: no data{of} for {lasted:.1?}");
-                self.life.untold.push_back(Event::Stale { channel, silent_for: lasted });
+                logger::warn!(client:% = name; "client `{name}`: stale: no data{of} for {lasted:.1?}");
+                self.life.pending_events.push_back(Event::Stale { channel, silent_for: lasted });
             }
-            Action::Warn(text) => log::warn!(client:% = name; "client `{name}`: {text}"),
+            Action::Warn(text) => logger::warn!(client:% = name; "client `{name}`: {text}"),
             // It ends already, and what the server still has to say is read first.
             Action::End { .. } if self.closing => {}
             Action::End { reason, code } => return Err(Broken { reason, code }),

@@ -15,7 +15,7 @@ use crate::outbound::gate::Pass;
 use crate::overflow::Stage;
 use crate::policy::connection::Connection;
 use crate::state::ReadyState;
-use crate::transport::{Broken, HANG_UP, wait};
+use crate::transport::{Broken, HANG_UP, SLICE, wait};
 
 /// So much of a command's time goes to the close; the rest is for the thread to end before its caller gives up on it.
 const SHARE: f64 = 0.75;
@@ -42,12 +42,12 @@ impl Run<'_> {
     /// and answers are seen to as before.
     pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, patience: Patience) {
         // What it was told before is heard, and what it sends for that is sent.
-        self.tell_untold();
-        self.tell_handler();
+        self.deliver_pending();
+        self.run_handler_commands();
         self.deliver_held();
         match self.close_until_broken(tcp, connection, patience) {
             Ok(()) => {
-                self.over = true;
+                self.begin_over();
                 self.hear_what_is_there(connection);
             }
             Err(broken) => drop(self.last_words(connection, broken)),
@@ -88,8 +88,8 @@ impl Run<'_> {
                 (limit, deadline) = (later.deadline, deadline_within(later.deadline));
             }
             self.expire_requests(connection)?;
-            self.tell_untold();
-            self.tell_handler();
+            self.deliver_pending();
+            self.run_handler_commands();
             self.fire_timers(now);
             if !asked {
                 self.link.take(&core.mailbox.source.queue);
@@ -114,7 +114,7 @@ impl Run<'_> {
             self.end_turn(now);
             let hand_over = self.consumer.hand_over(now, is_paused);
             let Some(transport) = &mut self.link.transport else { return Ok(()) };
-            let interest = match (is_paused, transport.is_full()) {
+            let interest = match (is_paused, transport.wants_to_write()) {
                 (false, _) => transport.interest(),
                 (true, true) => PollFlags::OUT | HANG_UP,
                 (true, false) => HANG_UP,
@@ -140,6 +140,7 @@ impl Run<'_> {
     fn ask_to_close(&mut self) -> Result<(), Broken> {
         self.link.only_read_from_now_on();
         let frame = CloseFrame { code: CloseFrame::NORMAL, reason: "".into() };
+        let frame = self.core.close_frame.lock().clone().filter(|_| self.core.commands.close_given()).unwrap_or(frame);
         let Some(transport) = &mut self.link.transport else { return Ok(()) };
         self.core.tap().iter().for_each(|tap| tap.close(Some(&frame), true));
         transport.close(frame)
@@ -147,7 +148,7 @@ impl Run<'_> {
 
     /// What is left of the close frame.
     fn flush(&mut self) -> Result<bool, Broken> {
-        self.link.transport.as_mut().map_or(Ok(true), |transport| transport.flush())
+        self.link.transport.as_mut().map_or(Ok(true), |transport| transport.flush(SLICE))
     }
 
     /// Whoever waits for an answer is told when its time is up, also now.

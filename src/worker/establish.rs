@@ -16,6 +16,7 @@ use crate::error::{ConnectError, SessionError};
 use crate::handshake::Handshake;
 use crate::inbound::backlog::Overrun;
 use crate::inbound::outlet::Capacity;
+use crate::logger;
 use crate::message::Message;
 use crate::outbound::link;
 use crate::policy::admission::Unwritten;
@@ -89,7 +90,8 @@ impl Steps<'_, '_> {
             self.by(Doing::OnOpen, |steps| on_open(&mut Session::new(steps)))?;
         }
         self.restore()?;
-        if let Some(reconcile) = hooks.reconcile.as_ref().filter(|_| self.run.life.epoch > 0) {
+        if let Some(reconcile) = hooks.reconcile.as_ref().filter(|_| self.run.life.epoch > 0 || hooks.reconciles_first)
+        {
             // Kept until it is settled: should this fail or panic, the next attempt has to settle the same.
             let unsettled = self.run.life.unsettled.clone();
             self.by(Doing::Reconcile, |steps| reconcile(&mut Session::new(steps), &unsettled))?;
@@ -145,7 +147,7 @@ impl Steps<'_, '_> {
         let pending = core.wanted.look(|table| table.pending());
         if !pending.is_empty() {
             let (name, count) = (&core.tag.name, pending.len());
-            log::warn!(client:% = name; "client `{name}`: {count} channels are not acknowledged yet, and it opens without them");
+            logger::warn!(client:% = name; "client `{name}`: {count} channels are not acknowledged yet, and it opens without them");
         }
         // What follows has the time that was left.
         self.deadline += began.elapsed();

@@ -20,7 +20,6 @@
 mod acting;
 mod close;
 mod establish;
-pub(crate) mod exit;
 mod pause;
 mod reading;
 mod run;

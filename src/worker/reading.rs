@@ -5,7 +5,7 @@ use crate::inbound::consumer::Scene;
 use crate::message::{CloseFrame, Message};
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
-use crate::policy::connection::Connection;
+use crate::policy::connection::{Connection, Owner};
 use crate::record::tap::Sort;
 use crate::state::DisconnectReason;
 use crate::transport::{Broken, Incoming};
@@ -42,15 +42,18 @@ impl Run<'_> {
                 let came_at = transport.read_at();
                 self.idle_turns = 0;
                 self.core.counters.received.add(1);
-                let claimed = connection.listens(self.core) && self.show(connection)?;
+                let owner = if connection.listens(self.core) { self.show(connection)? } else { Owner::Caller };
                 if self.core.tap().is_some() {
-                    self.record(claimed)?;
+                    self.record(owner == Owner::Library)?;
                 }
-                if claimed {
-                    return Ok(Came::Other);
+                match owner {
+                    Owner::Library => return Ok(Came::Other),
+                    Owner::Both => {}
+                    Owner::Caller => {
+                        connection.data(came_at);
+                        self.message_at = Some(came_at);
+                    }
                 }
-                connection.data(came_at);
-                self.message_at = Some(came_at);
                 take(self).map(|()| Came::Message)
             }
             Incoming::Nothing => Ok(Came::Nothing),
@@ -82,21 +85,23 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Shows a message to the connection; false if it is the caller's.
+    /// Shows a message to the connection, which says whose it is.
     #[inline(never)]
-    fn show(&mut self, connection: &mut Connection) -> Result<bool, Broken> {
-        let Some(transport) = &self.link.transport else { return Ok(true) };
+    fn show(&mut self, connection: &mut Connection) -> Result<Owner, Broken> {
+        let Some(transport) = &self.link.transport else { return Ok(Owner::Library) };
         let epoch = self.life.epoch + u64::from(!self.life.open);
-        let ours = match transport.message() {
+        self.life.is_classifying = true;
+        let owner = match transport.message() {
             Ok(message) => connection.message(message.on(epoch), transport.read_at(), self.core, &mut self.actions),
             Err(broken) => return Err(self.broke(broken)),
         };
+        self.life.is_classifying = false;
         self.carry_out(connection)?;
-        if !ours {
-            // What it answered goes before it.
-            self.tell_untold();
+        if owner != Owner::Library {
+            // Responses that it brought are delivered before it.
+            self.deliver_pending();
         }
-        Ok(ours)
+        Ok(owner)
     }
 
     /// The message that was read, to be kept.
@@ -157,6 +162,7 @@ impl Run<'_> {
                     break;
                 }
             }
+            self.consumer.off_stage();
         }
         if passed > 0 {
             self.idle_turns = 0;

@@ -5,9 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::exit::Exit;
 use crate::asked::Caller;
-use crate::client_state::settlement::conclude_queue;
 use crate::client_state::{ClientState, Life, Work};
 use crate::command::{Command, CommandKind};
 use crate::connect::attempt::{Attempt, Halt, Worker};
@@ -20,13 +18,14 @@ use crate::event::Event;
 use crate::inbound::backlog::Overrun;
 use crate::inbound::consumer::{Consumer, Scene};
 use crate::lifecycle::ExitReason;
+use crate::logger;
 use crate::message::Message;
 use crate::metrics;
 use crate::outbound::line::Guard;
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
 use crate::policy::reconnect::{Hint, Next};
-use crate::policy::restart::Fate;
+use crate::policy::restart::{Exit, Fate, Restart, overruled};
 use crate::policy::terms::Action;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::target::Target;
@@ -111,16 +110,17 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn run(&mut self, restarted: Option<(ExitReason, u64)>) -> ExitReason {
+        self.settle_earlier_run();
         self.life.reconnect.new_run();
         self.life.places.new_run();
-        // What an earlier run's handler did not hear.
-        self.tell_untold();
+        // Events that an earlier run's handler did not receive.
+        self.deliver_pending();
         if let Some((reason, restarts)) = restarted {
             self.emit(Event::Restarted { reason, restarts });
         }
         loop {
             if let Err(command) = self.await_turn() {
-                match self.obey(command) {
+                match self.execute(command) {
                     Some(exit) => return exit,
                     None => continue,
                 }
@@ -130,7 +130,7 @@ impl<'a> Run<'a> {
             }
             let exit = match self.dial() {
                 Ok((transport, deadline)) => match self.serve(transport, deadline) {
-                    Ended::Commanded(command) => match self.obey(command) {
+                    Ended::Commanded(command) => match self.execute(command) {
                         Some(exit) => return exit,
                         None => self.disconnected(DisconnectReason::ReconnectRequested),
                     },
@@ -139,14 +139,34 @@ impl<'a> Run<'a> {
                 },
                 Err(halt) => self.halted(halt),
             };
-            if let Some(exit) = exit {
-                return exit;
+            match exit {
+                Some(exit) if !self.goes_on_after(&exit) => return exit,
+                _ => self.life.verdict = None,
             }
         }
     }
 
+    /// A run that ended without settling its account, which a panic in the library itself could do: none of its messages may
+    /// be written on a connection of this run.
+    fn settle_earlier_run(&mut self) {
+        let life = &mut *self.life;
+        if life.open || self.link.transport.is_some() {
+            let dropped = self.consumer.held().drop_rest();
+            self.core.counters.dropped.add(dropped);
+            let reason = DisconnectReason::Panicked { message: "(the run did not report its end)".into(), dropped };
+            let disconnected = self.state.settle_connection(life, &mut self.link, reason);
+            self.state.report_disconnected(&disconnected);
+        }
+    }
+
+    /// Whether a reconnect was granted to a run that would end for the network's sake.
+    fn goes_on_after(&self, reason: &ExitReason) -> bool {
+        let standing = self.core.commands.standing().map(|command| command.kind);
+        standing == Some(CommandKind::Reconnect) && overruled(reason.clone(), standing) != *reason
+    }
+
     /// `None`: the run goes on.
-    fn obey(&mut self, command: Command) -> Option<ExitReason> {
+    fn execute(&mut self, command: Command) -> Option<ExitReason> {
         // It may have been overruled since it was given. What is commanded from now on is for the next run.
         let command = self.core.commands.take().unwrap_or(command);
         match command.kind {
@@ -154,12 +174,16 @@ impl<'a> Run<'a> {
                 self.ending = Some(command);
                 Some(ExitReason::Closed)
             }
+            CommandKind::Park => {
+                self.ending = Some(command);
+                Some(ExitReason::ParkRequested)
+            }
             CommandKind::Restart => {
-                self.life.reconnect.reset();
+                self.life.dial_anew();
                 Some(ExitReason::RestartRequested)
             }
             CommandKind::Reconnect => {
-                self.life.reconnect.reset();
+                self.life.dial_anew();
                 None
             }
         }
@@ -182,11 +206,11 @@ impl<'a> Run<'a> {
                 return Ok(());
             };
             if backoff.is_none() {
-                log::debug!(client:% = core.tag.name; "client `{}`: waits {:.1?} for its `dial_limit`", core.tag.name, until - now);
+                logger::debug!(client:% = core.tag.name; "client `{}`: waits {:.1?} for its `dial_limit`", core.tag.name, until - now);
             }
             core.status.wait_until(until);
             self.fire_timers(now);
-            self.tell_handler();
+            self.run_handler_commands();
             self.end_turn(Instant::now());
             let others = [self.consumer.hand_over(now, false), self.consumer.next_timer()];
             let until = others.into_iter().flatten().fold(until, Instant::min);
@@ -223,7 +247,7 @@ impl<'a> Run<'a> {
         }
         let cancelled = || core.commands.pending();
         let register = |tcp: &Arc<TcpStream>| state.register_socket(Some(tcp.clone()));
-        log::debug!(client:% = core.tag.name; "client `{}`: connecting to {}", core.tag.name, dial.target);
+        logger::debug!(client:% = core.tag.name; "client `{}`: connecting to {}", core.tag.name, dial.target);
         self.target = Some(dial.target.clone());
         let hooks = &self.work.hooks;
         // A reader that is behind goes on reading.
@@ -233,8 +257,14 @@ impl<'a> Run<'a> {
             Worker { wake: &core.mailbox.wake, cancelled: &cancelled, register: &register, meanwhile: &meanwhile };
         let attempt = Attempt::new(settings, hooks, &dial, &self.life.addresses, worker);
         let opened = open(&attempt);
-        if let Some(address) = attempt.address() {
+        let (address, asked_to_wait) = (attempt.address(), attempt.asked_to_wait());
+        if let Some(address) = address {
             self.life.addresses.took(address);
+        }
+        let now = Instant::now();
+        for (address, wait) in asked_to_wait {
+            let wait = self.life.reconnect.asked(wait, fastrand::f64());
+            self.life.addresses.asked_to_wait(address, later(now, wait), now);
         }
         let (transport, handshake) = opened?;
         *core.handshake.lock() = Some(Arc::new(handshake));
@@ -253,11 +283,15 @@ impl<'a> Run<'a> {
         self.state.register_socket(None);
         self.core.counters.failed_attempts.add(1);
         metrics::connect_failed(&self.core.tag, &error);
-        let hint = Hint { retry_after: error.retry_after(), overloaded: error.is_overload() };
-        let next = self.life.reconnect.failed(Instant::now(), hint, fastrand::f64());
-        // Should there be another URL, it is next, and nothing is given up before each was refused.
-        let for_good = self.is_permanent(&error, next);
-        self.life.places.failed(for_good);
+        let now = Instant::now();
+        let slowly = self.state.settings.certificate_retry.filter(|_| error.is_certificate());
+        let asked = error.retry_after().or(slowly).map(|wait| self.life.reconnect.asked(wait, fastrand::f64()));
+        // If there is another URL it is next, and the client is not parked before each URL was refused.
+        let for_good = self.is_permanent(&error);
+        let ready_in = self.life.places.failed(for_good, asked.map(|wait| later(now, wait)), now);
+        let hint = Hint { retry_after: Some(ready_in), overloaded: error.is_overload(), ..Hint::default() };
+        let next = self.life.reconnect.failed(now, hint, fastrand::f64());
+        let for_good = for_good && (!self.renews(&error) || next == Next::Exhausted);
         let all_tried = self.life.places.all_tried();
         let is_permanent = for_good && self.life.places.all_refused();
         let retry_in = match next {
@@ -270,15 +304,17 @@ impl<'a> Run<'a> {
         let name = &self.core.tag.name;
         match retry_in {
             Some(Duration::ZERO) => {
-                log::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; next attempt at once")
+                logger::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; next attempt at once")
             }
             Some(wait) => {
-                log::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; next attempt in {wait:.1?}")
+                logger::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; next attempt in {wait:.1?}")
             }
             None => {
-                log::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; no further attempt in this run")
+                logger::warn!(client:% = name, reason = error.kind(); "client `{name}`: {error}; no further attempt in this run")
             }
         }
+        // A handler that panics at the event does not change what was decided about the attempt.
+        self.life.verdict = is_permanent.then(|| ExitReason::Refused(error.clone()));
         self.emit(Event::ConnectFailed { attempt: self.life.reconnect.failures(), error: error.clone(), retry_in });
         if self.state.supervised || all_tried || retry_in.is_none() {
             self.core.status.fail(error.clone());
@@ -290,29 +326,35 @@ impl<'a> Run<'a> {
         Some(ExitReason::Refused(error))
     }
 
-    /// Whether no attempt of ours can mend it: someone has to change something first.
-    fn is_permanent(&self, error: &ConnectError, next: Next) -> bool {
+    /// Whether no further attempt can succeed before someone has changed something.
+    fn is_permanent(&self, error: &ConnectError) -> bool {
         let settings = &self.state.settings;
         match error {
             ConnectError::Refused(refusal) => {
-                let parks = settings.park_on.contains(&refusal.status) && refusal.retry_after.is_none();
-                // `prepare` may bring other credentials each time.
-                let renews = matches!(refusal.status, 401 | 403) && self.work.hooks.prepare.is_some();
-                parks && (!renews || next == Next::Exhausted)
+                settings.park_on.contains(&refusal.status) && refusal.retry_after.is_none()
             }
+            error if error.is_certificate() => settings.certificate_retry.is_none(),
             error => !error.is_retryable(),
         }
     }
 
+    /// Whether `prepare` may bring other credentials for the next attempt.
+    fn renews(&self, error: &ConnectError) -> bool {
+        matches!(error, ConnectError::Refused(refusal) if matches!(refusal.status, 401 | 403))
+            && self.work.hooks.prepare.is_some()
+    }
+
     fn disconnected(&mut self, reason: DisconnectReason) -> Option<ExitReason> {
-        let epoch = self.life.epoch;
-        let handed_back = self.state.settle_connection(self.life, &mut self.link, reason.clone());
+        let disconnected = self.state.settle_connection(self.life, &mut self.link, reason.clone());
         let next = match reason {
             // Meant to be: no failure, and nothing to wait for.
             DisconnectReason::MaxAge | DisconnectReason::ReconnectRequested => {
                 self.life.reconnect.rotated(Instant::now())
             }
-            _ => self.life.reconnect.failed(Instant::now(), Hint::default(), fastrand::f64()),
+            _ => {
+                let hint = Hint { spread: reason.is_restart_of_the_server(), ..Hint::default() };
+                self.life.reconnect.failed(Instant::now(), hint, fastrand::f64())
+            }
         };
         // What worked in name only is not where to go next.
         let is_silent = matches!(reason, DisconnectReason::Stale { .. } | DisconnectReason::HeartbeatLost { .. });
@@ -323,58 +365,48 @@ impl<'a> Run<'a> {
             self.life.addresses.let_down();
         }
         self.core.status.set(ReadyState::Connecting);
-        let name = &self.core.tag.name;
-        log::warn!(client:% = name, epoch, reason = reason.kind(); "client `{name}`: connection {epoch} ended: {reason}; {handed_back} messages handed back");
+        self.state.report_disconnected(&disconnected);
         let exit = match (&reason, next) {
             (DisconnectReason::HeartbeatLost { missed }, _) if self.state.supervised => {
                 Some(ExitReason::HeartbeatLost { missed: *missed })
             }
             (DisconnectReason::Deserted, _) => Some(ExitReason::Deserted),
+            (DisconnectReason::ClosedByServer(Some(frame)), _)
+                if self.state.supervised && self.state.settings.park_on_close.contains(&frame.code) =>
+            {
+                Some(ExitReason::ClosedByServer(frame.clone()))
+            }
             (_, Next::Exhausted) => Some(ExitReason::RetriesExhausted { last: reason.to_string().into() }),
             _ => None,
         };
-        self.tell_untold();
+        // A handler that panics at the event does not change what was decided about the connection.
+        self.life.verdict = exit.clone().filter(|exit| matches!(exit, ExitReason::ClosedByServer(_)));
+        self.deliver_pending();
         exit
     }
 
-    /// The last thing a run does: decides what follows, and tells the consumer what it must still hear.
+    /// Ends the run, and then delivers the events that are left: user code runs when everything is decided.
     pub(super) fn finish(mut self, reason: ExitReason) -> Exit {
-        let exit = Exit::new(self.state, reason);
-        match &exit.fate {
-            Fate::Restart => {
-                if self.life.open {
-                    let reason = DisconnectReason::RestartRequested;
-                    self.state.settle_connection(self.life, &mut self.link, reason);
-                    self.tell_untold();
-                }
-                self.core.status.set(ReadyState::Connecting);
-            }
-            Fate::End(end) => {
-                let last = |unsent, uncertain| end.event(unsent, uncertain);
-                let has_concluded = self.state.has_concluded(end);
-                self.state.settle_for(self.life, &mut self.link, end.pass(), last);
-                match self.consumer.as_queue() {
-                    // This thread had been left behind and everyone told that the client is closed: what it had in its
-                    // hands is for the supervisor to tell.
-                    Some(_) if has_concluded => {}
-                    // A reader hears it when the client is closed.
-                    Some(queue) => {
-                        self.state.announce(end);
-                        conclude_queue(queue, end, self.life);
-                    }
-                    // A handler hears it while it is not closed yet.
-                    None => {
-                        self.tell_untold();
-                        // Of the end it hears however little time is left.
-                        if let Some(last) = self.life.untold.pop_back() {
-                            self.emit(last);
-                        }
-                        self.state.announce(end);
-                    }
-                }
-            }
+        if reason == ExitReason::Closed && self.state.settings.restart == Restart::Permanent {
+            // A permanent client that closes itself as soon as it is open would dial as fast as it can.
+            self.life.reconnect.crashed(Instant::now());
         }
-        exit
+        let run_end = self.state.end_run(self.life, &mut self.link, self.consumer.as_queue(), reason, None);
+        self.state.report(&run_end);
+        match &run_end.exit.fate {
+            Fate::Restart => self.deliver_pending(),
+            Fate::End(_) if self.consumer.is_handler() => {
+                self.deliver_pending();
+                // The last event is delivered even if there is no time for those before it.
+                if let Some(last) = self.life.pending_events.pop_back() {
+                    self.emit(last);
+                }
+            }
+            // The queue has them, or the thread was abandoned and they are for the supervisor's event.
+            Fate::End(_) => {}
+        }
+        self.end_turn(Instant::now());
+        run_end.exit
     }
 
     // ---- what the phases have in common ----
@@ -397,10 +429,10 @@ impl<'a> Run<'a> {
 
     /// Tells the consumer what it must still hear. One at a time is taken from there: should a handler panic, the next one
     /// is told the rest.
-    pub(super) fn tell_untold(&mut self) {
+    pub(super) fn deliver_pending(&mut self) {
         // What nobody reads any more, or not in time for a stop, is for the supervisor to tell.
         while !self.consumer.is_deserted() && !self.is_pressed() {
-            let Some(event) = self.life.untold.pop_front() else { break };
+            let Some(event) = self.life.pending_events.pop_front() else { break };
             self.emit(event);
         }
     }
@@ -411,12 +443,12 @@ impl<'a> Run<'a> {
         commanded || self.core.commands.stop_presses(TOLD)
     }
 
-    /// As `tell_untold`, a few at a time: a cancel does not wait until a handler was told of a thousand timeouts. Until it
+    /// As `deliver_pending`, a few at a time: a cancel does not wait until a handler was told of a thousand timeouts. Until it
     /// is, nothing more is read.
-    pub(super) fn tell_some(&mut self) {
+    pub(super) fn deliver_some(&mut self) {
         let until = Instant::now() + TOLD_FOR;
         for _ in 0..TOLD_AT_ONCE {
-            let Some(event) = self.life.untold.pop_front() else { break };
+            let Some(event) = self.life.pending_events.pop_front() else { break };
             self.emit(event);
             if Instant::now() >= until {
                 break;
@@ -463,7 +495,7 @@ impl<'a> Run<'a> {
     }
 
     /// Tells the handler what callers have for it, a few at a time. True when there was something.
-    pub(super) fn tell_handler(&mut self) -> bool {
+    pub(super) fn run_handler_commands(&mut self) -> bool {
         if !self.core.has_told() {
             return false;
         }
@@ -498,7 +530,7 @@ impl<'a> Run<'a> {
     pub(super) fn end_turn(&self, now: Instant) {
         if let Some((took, doing)) = self.core.duty.end(now) {
             let (name, threshold) = (&self.core.tag.name, self.core.duty.threshold());
-            log::warn!(client:% = name; "client `{name}`: a turn of its loop, in {doing}, took {took:.1?}, longer than {threshold:?}");
+            logger::warn!(client:% = name; "client `{name}`: a turn of its loop, in {doing}, took {took:.1?}, longer than {threshold:?}");
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::connect::attempt::Halt;
 use crate::deadline::later;
 use crate::error::{ConnectError, RefusedChannel, SessionError};
 use crate::event::Event;
+use crate::logger;
 use crate::message::CloseFrame;
 use crate::metrics;
 use crate::outbound::gate::Pass;
@@ -84,10 +85,10 @@ impl Run<'_> {
         self.link.open(transport);
         let ended = self.serve_on(&tcp, deadline);
         // What came before the end is told of before it, though there be no room.
-        self.over = true;
-        self.tell_untold();
+        self.begin_over();
+        self.deliver_pending();
         self.deliver_held();
-        self.core.counters.dropped.add(self.consumer.forget_held() as u64);
+        self.core.counters.dropped.add(self.consumer.held().drop_rest());
         self.consumer.flush();
         self.count_received();
         // Before the socket is shut, which the kernel would count as one more byte that the peer lacks.
@@ -155,7 +156,7 @@ impl Run<'_> {
     fn forget_session(&mut self) {
         self.link.outbox.clear_urgent();
         self.actions.clear();
-        let dropped = self.consumer.forget_held() as u64;
+        let dropped = self.consumer.held().drop_rest();
         self.core.counters.dropped.add(dropped);
         self.core.wanted.look(|table| table.disconnected(Instant::now()));
         // Only the worker's own can be among them: nobody else is let in before the session is open.
@@ -184,7 +185,7 @@ impl Run<'_> {
                 if let Some(command) = core.commands.standing() {
                     return Ok(command);
                 }
-                if self.tell_handler() | self.link.take(&core.mailbox.source.queue) {
+                if self.run_handler_commands() | self.link.take(&core.mailbox.source.queue) {
                     self.idle_turns = 0;
                 }
                 self.write_out()
@@ -205,6 +206,7 @@ impl Run<'_> {
             let now = Instant::now();
             self.end_turn_once_told(now);
             self.pause(&mut pause, read == Read::Paused, connection, now);
+            self.link.review_sent(now);
             if self.is_due(connection, now) {
                 if read == Read::CaughtUp {
                     // The last look may be old: a handler, or whoever stopped the process, took its time. What came until now
@@ -232,7 +234,8 @@ impl Run<'_> {
                 continue;
             }
             let own = [self.life.reconnect.stable_at(), self.consumer.next_timer(), hand_over, pause.tells_at()];
-            let deadlines = [connection.due(core), self.link.outbox.limited_until()];
+            let outbox = &self.link.outbox;
+            let deadlines = [connection.due(core), outbox.limited_until(), outbox.review_at()];
             let deadline = own.into_iter().chain(deadlines).flatten().min();
             let slept = self.sleep(tcp, connection, read, &pause, deadline)?;
             if slept == Slept::HungUp {
@@ -250,7 +253,7 @@ impl Run<'_> {
 
     /// While a handler has yet to be told of something nothing is read: all of that is one turn.
     fn end_turn_once_told(&self, now: Instant) {
-        if !self.consumer.is_handler() || self.life.untold.is_empty() {
+        if !self.consumer.is_handler() || self.life.pending_events.is_empty() {
             self.end_turn(now);
         }
     }
@@ -294,13 +297,13 @@ impl Run<'_> {
         self.life.open = true;
         self.life.reconnect.opened(now);
         let epoch = self.life.epoch;
-        let came_before = self.consumer.open() as u64;
+        let came_before = self.consumer.held().open() as u64;
         core.counters.received_before.set(core.counters.received.get() - came_before);
         core.counters.epoch.set(epoch);
         // What was decided while the session was being opened is asked for now.
         core.wanted.set_changed();
         let subscriptions = core.wanted.status();
-        self.link.release();
+        self.link.release(epoch);
         // What waited for this connection goes first.
         self.link.take_all(&core.mailbox.source.queue);
         let result = self.write_out().map(drop);
@@ -308,13 +311,13 @@ impl Run<'_> {
         core.status.set(ReadyState::Open);
         let name = &core.tag.name;
         let target = self.target.as_ref().unwrap_or(&self.state.settings.target);
-        log::info!(client:% = name, epoch; "client `{name}`: open ({target}), connection {epoch}");
+        logger::info!(client:% = name, epoch; "client `{name}`: open ({target}), connection {epoch}");
         metrics::opened(core, now.saturating_duration_since(self.served_at));
         self.life.last_error = None;
         self.life.addresses.opened();
         self.life.places.opened();
         for RefusedChannel { channel, error, .. } in &subscriptions.refused {
-            log::warn!(client:% = name; "client `{name}`: the server refused channel {channel}: {error}");
+            logger::warn!(client:% = name; "client `{name}`: the server refused channel {channel}: {error}");
         }
         let pending = core.wanted.look(|table| table.pending());
         let (restored, refused) = (subscriptions.active, subscriptions.refused);
@@ -325,7 +328,7 @@ impl Run<'_> {
 
     /// Delivers one of the messages that came while the session was being opened. False when there are none.
     fn deliver_one_held(&mut self) -> Result<bool, Broken> {
-        match self.consumer.next_held() {
+        match self.consumer.held().next() {
             None => return Ok(false),
             Some(Event::Message(message)) => {
                 let at = message.received_at().unwrap_or_else(Instant::now);
@@ -373,11 +376,11 @@ impl Run<'_> {
             if !self.over && !self.consumer.has_room_to_read() {
                 return Ok(Read::Paused);
             }
-            if !self.life.untold.is_empty() && is_handler {
-                self.tell_some();
+            if !self.life.pending_events.is_empty() && is_handler {
+                self.deliver_some();
                 return Ok(Read::More);
             }
-            if self.consumer.has_held() && self.deliver_one_held()? {
+            if self.consumer.held().is_ready() && self.deliver_one_held()? {
                 count += 1;
                 continue;
             }
@@ -418,8 +421,8 @@ impl Run<'_> {
         if is_in_order(&broken.reason) {
             return broken;
         }
-        self.over = true;
-        self.tell_untold();
+        self.begin_over();
+        self.deliver_pending();
         self.deliver_held();
         match broken.reason {
             _ if self.reads_broken => broken,
@@ -433,6 +436,16 @@ impl Run<'_> {
                 broken
             }
             _ => broken,
+        }
+    }
+
+    /// The connection is over: from now on messages that have arrived are read whether there is room for them or not.
+    pub(super) fn begin_over(&mut self) {
+        if !std::mem::replace(&mut self.over, true) {
+            let rest = self.link.transport.as_ref().map_or(0, |transport| transport.arrived() - transport.heard());
+            if let Some(queue) = self.consumer.as_queue() {
+                queue.begin_rest(rest);
+            }
         }
     }
 
@@ -494,11 +507,11 @@ impl Run<'_> {
         // A paused socket is not polled for reading, since it would be readable all the time, but for its end.
         let interest = match read {
             Read::Paused if pause.hung_up => None,
-            Read::Paused if transport.is_full() => Some(PollFlags::OUT | HANG_UP),
+            Read::Paused if transport.wants_to_write() => Some(PollFlags::OUT | HANG_UP),
             Read::Paused => Some(HANG_UP),
             _ => Some(transport.interest()),
         };
-        let takes_more = self.link.outbox.is_empty();
+        let takes_more = self.link.outbox.is_empty() && !transport.wants_to_write();
         // Channels that a rate limit holds up are looked at again when it is time, not before.
         let may_ask = !connection.is_held_up();
         let look = |link: &Link| {

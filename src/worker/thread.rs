@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::exit::Exit;
 use super::run::Run;
 use crate::client_state::{ClientState, Kept, Life};
-use crate::inbound::consumer::Consumer;
+use crate::inbound::consumer::{Consumer, Inline};
 use crate::inbound::delivery::Way;
 use crate::lifecycle::ExitReason;
-use crate::policy::restart::Fate;
-use crate::state::{DisconnectReason, ReadyState};
-use crate::transport::wait;
+use crate::logger;
+use crate::policy::restart::Exit;
+use crate::state::DisconnectReason;
+use crate::transport::{Transport, wait};
+use crate::user_code::{UserCode, panic_message};
 
 /// Starts a worker's thread, on its core and with its priority if it has one. `last` is dropped as the last thing the
 /// thread does.
@@ -33,7 +34,7 @@ pub(crate) fn start(
         let failed = place.is_err();
         let _ = placed.send(place);
         if failed {
-            return Exit::new(&worker, ExitReason::Closed);
+            return worker.exit_outside_a_run(ExitReason::Closed);
         }
         let _last = last;
         thread_main(&worker, restarted)
@@ -54,9 +55,10 @@ pub(crate) fn start(
 fn place(core: Option<usize>, priority: Option<u8>) -> Result<(), String> {
     if let Some(core) = core.filter(|core| !pin(*core)) {
         let own = cores();
-        return Err(format!(
-            "option `pin_to`: there is no core {core}, or this process may not use it; the thread that started the client may use {own:?}"
-        ));
+        return Err(match own.contains(&core) {
+            true => format!("option `pin_to`: this system can't pin a thread to a core (asked for {core})"),
+            false => format!("option `pin_to`: no core {core}; allowed: {own:?}"),
+        });
     }
     priority.map_or(Ok(()), real_time)
 }
@@ -88,38 +90,36 @@ fn cores() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
-/// The whole of a worker's thread.
+/// A worker's thread from its first run-related step to its last.
 fn thread_main(state: &Arc<ClientState>, restarted: Option<(ExitReason, u64)>) -> Exit {
     state.core.set_thread();
-    let mut handler = None;
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        let Some(work) = state.work() else { return Exit::new(state, ExitReason::Closed) };
-        let mut kept = state.kept.lock();
-        let Kept { queue, life } = &mut *kept;
-        if queue.is_none() {
-            pause_after_crashes(state, life);
-        }
-        let overflow = state.settings.overflow;
-        let consumer = match (&work.hooks.delivery.0, queue) {
-            (Way::Inline(factory), _) => Consumer::handler(&mut **handler.insert(factory()), overflow),
-            (_, Some(queue)) => Consumer::queue(queue, overflow),
-            (_, None) => return Exit::new(state, ExitReason::Closed),
-        };
-        let mut run = Run::new(state, work.clone(), life, state.core.mailbox.line.lock(), consumer);
-        let reason = run.run(restarted);
-        run.finish(reason)
-    }));
-    let exit = result.unwrap_or_else(|payload| {
-        let message = panic_message(payload.as_ref());
-        // What was thrown is the handler's, and may throw again when it is dropped.
-        let dropped = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-        dropped.unwrap_or_else(std::mem::forget);
-        post_mortem(state, message)
-    });
-    // Not before: a drop that panics while a panic unwinds ends the process.
-    state.drop_for_caller(handler);
-    state.let_go();
+    state.core.commands.begin_run();
+    let exit = catch_unwind(AssertUnwindSafe(|| run(state, restarted)))
+        .unwrap_or_else(|payload| end_after_panic(state, panic_message(payload)));
+    state.release_user_code();
     exit
+}
+
+fn run(state: &ClientState, restarted: Option<(ExitReason, u64)>) -> Exit {
+    let Some(work) = state.work() else { return state.exit_outside_a_run(ExitReason::Closed) };
+    let mut kept = state.kept.lock();
+    let Kept { queue, handler, held, life } = &mut *kept;
+    // Nothing is decided yet about this run.
+    (life.verdict, life.exit) = (None, None);
+    let overflow = state.settings.overflow;
+    let consumer = match (&work.hooks.delivery.0, queue) {
+        (Way::Inline(factory), _) => {
+            if handler.is_none() {
+                pause_after_crashes(state, life);
+            }
+            Consumer::handler(handler.get_or_insert_with(|| Inline::new(factory())), overflow, held)
+        }
+        (_, Some(queue)) => Consumer::queue(queue, overflow, held),
+        (_, None) => return state.exit_outside_a_run(ExitReason::Closed),
+    };
+    let mut run = Run::new(state, work.clone(), life, state.core.mailbox.line.lock(), consumer);
+    let reason = run.run(restarted);
+    run.finish(reason)
 }
 
 /// A handler is made when its run may dial: one that panics as it is made must not do so as fast as it can.
@@ -134,39 +134,57 @@ fn pause_after_crashes(state: &ClientState, life: &Life) {
     }
 }
 
-pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> Box<str> {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        return (*text).into();
-    }
-    payload.downcast_ref::<String>().map_or("(no message)", String::as_str).into()
-}
-
-/// The run is gone, what it kept is whole: hand back what it held.
-fn post_mortem(state: &ClientState, message: Box<str>) -> Exit {
+/// Ends a run that panicked. Everything is settled and decided before anything is logged: a logger may panic too.
+fn end_after_panic(state: &ClientState, panic: Box<str>) -> Exit {
     let core = &*state.core;
     let mut kept = state.kept.lock();
-    let link = &mut *core.mailbox.line.lock();
     let now = Instant::now();
     let _ = core.duty.end(now);
     core.pauses.end(now);
-    log::error!(client:% = core.tag.name; "client `{}`: its worker panicked: {message}", core.tag.name);
-    if kept.life.open {
-        state.settle_connection(&mut kept.life, link, DisconnectReason::Panicked(message.clone()));
-    } else {
+    // A handler outlives a panic of any other code.
+    let broken = kept.handler.take_if(|handler| handler.is_running());
+    let Kept { queue, held, life, .. } = &mut *kept;
+    if let Some(exit) = life.exit.take() {
+        // The handler was receiving the last events of a run whose end is decided.
+        drop(kept);
+        core.panics.note(UserCode::Handler, panic.clone());
+        log_panic(state, &panic);
+        state.drop_guarded(broken);
+        return exit;
+    }
+    let mut line = core.mailbox.line.lock();
+    let link = &mut *line;
+    let classifying = u64::from(std::mem::take(&mut life.is_classifying));
+    let dropped = held.drop_rest() + classifying + link.transport.as_mut().map_or(0, Transport::drop_received);
+    core.counters.dropped.add(dropped);
+    if !life.open {
         // In the middle of an attempt, or of opening a session.
         link.let_go(&core.mailbox.source.books);
         state.register_socket(None);
     }
-    let Kept { queue, life } = &mut *kept;
+    life.reconnect.crashed(now);
+    let reason = match life.verdict.take() {
+        Some(verdict) => {
+            core.panics.note(UserCode::Handler, panic.clone());
+            verdict
+        }
+        None => ExitReason::Panicked(panic.clone()),
+    };
+    let disconnect = DisconnectReason::Panicked { message: panic.clone(), dropped };
+    let run_end = state.end_run(life, link, queue.as_mut(), reason, Some(disconnect));
     if let Some(queue) = queue {
-        life.untold.drain(..).for_each(|event| queue.push_event(event));
+        // Events for a handler wait for the next one, or for the supervisor's event.
+        life.pending_events.drain(..).for_each(|event| queue.push_event(event));
     }
-    // Without a queue the next handler is told, or whoever watches the supervisor.
-    kept.life.reconnect.panicked(now);
-    let exit = Exit::new(state, ExitReason::Panicked(message));
-    match &exit.fate {
-        Fate::Restart => core.status.set(ReadyState::Connecting),
-        Fate::End(end) => state.conclude(&mut kept, link, end),
-    }
-    exit
+    drop(line);
+    drop(kept);
+    log_panic(state, &panic);
+    state.report(&run_end);
+    state.drop_guarded(broken);
+    run_end.exit
+}
+
+fn log_panic(state: &ClientState, panic: &str) {
+    let name = &state.core.tag.name;
+    logger::error!(client:% = name; "client `{name}`: its worker panicked: {panic}");
 }
