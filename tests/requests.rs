@@ -386,3 +386,51 @@ fn requests_go_on_while_a_slow_consumer_reads_nothing() {
     let later = Request::new("x", ()).timeout(Duration::MAX);
     assert_eq!(client.call::<u32>(later).unwrap(), 1);
 }
+
+/// For a cut, for the end of their time, and for `reconcile`: the order in which they were made.
+#[test]
+fn requests_that_end_together_are_reported_in_their_order() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let (unknown, reconciled) = crossbeam_channel::unbounded();
+    let config = config(&server).reconcile(move |_, unsettled| {
+        let _ = unknown.send(unsettled.unknown.iter().map(|one| one.id.clone()).collect::<Vec<_>>());
+        Ok(())
+    });
+    let client = supervisor.spawn_client(config).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    let responses = |count: usize| -> Vec<_> {
+        (0..count)
+            .map(|_| {
+                next(&client, |event| match event {
+                    Event::Response(response) => Some(response.id),
+                    _ => None,
+                })
+            })
+            .collect()
+    };
+    let brief = || client.post(Request::new("buy", ()).timeout(ms(100))).unwrap();
+    let ids: Vec<_> = (0..20).map(|_| brief()).collect();
+    assert_eq!(responses(20), ids, "their time ran out");
+    let later: Vec<_> = (0..20).map(|_| client.post(Request::new("buy", ())).unwrap()).collect();
+    eventually("written", || server.records()[0].received.len() == 40);
+    server.cut();
+    assert_eq!(responses(20), later, "the connection was cut");
+    let all: Vec<_> = ids.into_iter().chain(later).collect();
+    assert_eq!(reconciled.recv_timeout(LONG).unwrap(), all, "those that timed out may still be carried out");
+}
+
+#[test]
+fn an_answer_under_the_id_in_another_json_type_is_an_answer_and_its_latency_is_measured() {
+    for shape in ["ID.0", "\"ID\"", "IDe0"] {
+        let server = Server::start(Script::reply(move |_, message| {
+            let id = shape.replace("ID", &json_of(message)["id"].to_string());
+            vec![format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"done"}}"#).into()]
+        }))
+        .unwrap();
+        let client = connect(&server);
+        assert_eq!(client.request::<String>("private/buy", ()).unwrap(), "done", "{shape}");
+        let (all, buys) = (client.stats().request_latency, client.request_latencies()["private/buy"]);
+        assert!(all.count == 1 && all == buys && all.p999 >= all.p50 && all.max > ms(0), "{all:?}");
+    }
+}
