@@ -10,6 +10,8 @@ mod addresses;
 mod certificates;
 #[path = "connecting/daemon.rs"]
 mod daemon;
+#[path = "connecting/endpoints.rs"]
+mod endpoints;
 #[path = "connecting/matrix.rs"]
 mod matrix;
 #[path = "connecting/relay.rs"]

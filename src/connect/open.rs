@@ -57,12 +57,16 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
     loop {
         attempt.enter(if proxy.is_some() { Phase::Proxy } else { Phase::Tcp });
         attempt.set_until(attempt.deadline);
-        let (tcp, address) = match tcp::race(attempt, &mut left) {
+        let mut failed = None;
+        let (tcp, address) = match tcp::race(attempt, &mut left, &mut failed) {
             Ok(taken) => taken,
             Err(halt @ Halt::Failed(_)) => return Err(worst_but_one(met, of_proxy(halt))),
             Err(halt) => return Err(halt),
         };
         attempt.address.set(Some(address));
+        if let Some(failed) = failed {
+            met = Some(worst_but_one(met.take(), of_proxy(failed.into())));
+        }
         if !left.is_empty() {
             // It gets half of what time is left: one that is mute leaves some to the others, one that is slow has enough.
             let now = Instant::now();

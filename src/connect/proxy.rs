@@ -59,12 +59,15 @@ fn refused(server: &Server, status: Option<u16>, message: impl Into<Box<str>>) -
     .into()
 }
 
-/// Whether one of the challenges in a header is Basic (RFC 9110 section 11.6.1): each begins with its scheme, behind a comma or
-/// at the beginning.
+/// Whether one of the challenges in a header is Basic (RFC 9110 section 11.6.1): each begins with its scheme, at the beginning or
+/// behind a comma that is not within quotes.
 fn takes_basic(challenges: &str) -> bool {
-    challenges
-        .split(',')
-        .any(|part| part.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("basic")))
+    let mut is_quoted = false;
+    let mut parts = challenges.split(|character| {
+        is_quoted ^= character == '"';
+        character == ',' && !is_quoted
+    });
+    parts.any(|part| part.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("basic")))
 }
 
 /// RFC 9110 section 9.3.6.

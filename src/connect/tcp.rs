@@ -27,10 +27,12 @@ pub(super) fn in_order(attempt: &Attempt<'_>, addresses: Vec<SocketAddr>) -> Vec
     attempt.known.in_order(usable.collect(), Instant::now()).into()
 }
 
-/// The first to take the connection. It is taken from `left`; those that were still at it go to its end.
+/// The first to take the connection. It is taken from `left`; those that were still at it go to its end. `failed` is how one
+/// that may come back failed before.
 pub(super) fn race(
     attempt: &Attempt<'_>,
     left: &mut VecDeque<SocketAddr>,
+    failed: &mut Option<ConnectError>,
 ) -> Result<(Arc<TcpStream>, SocketAddr), Halt> {
     let mut running: Vec<(SocketAddr, TcpStream)> = Vec::new();
     let mut last = None;
@@ -55,8 +57,7 @@ pub(super) fn race(
                 let message = "none of its addresses is of the family of `local_address`".into();
                 return Err(ConnectError::Resolve { host: attempt.dial.target.host.as_str().into(), message }.into());
             };
-            let (kind, message) = (error.kind(), error.to_string().into());
-            return Err(ConnectError::Tcp { address: Box::new(address), kind, message }.into());
+            return Err(failure(address, &error).into());
         }
         let until = if left.is_empty() { attempt.until() } else { next_starts };
         let sockets: Vec<_> = running.iter().map(|(_, tcp)| (tcp.as_fd(), PollFlags::OUT)).collect();
@@ -69,6 +70,8 @@ pub(super) fn race(
                 None => at += 1,
                 Some(Ok(())) => {
                     let (address, tcp) = running.remove(at);
+                    *failed =
+                        last.filter(|(_, error)| may_come_back(error)).map(|(address, error)| failure(address, &error));
                     left.extend(running.into_iter().map(|(address, _)| address));
                     return Ok((Arc::new(tcp), address));
                 }
@@ -80,6 +83,16 @@ pub(super) fn race(
             }
         }
     }
+}
+
+fn failure(address: SocketAddr, error: &io::Error) -> ConnectError {
+    ConnectError::Tcp { address: Box::new(address), kind: error.kind(), message: error.to_string().into() }
+}
+
+/// Whether an address that did not take the connection may do so later: not one to which this machine has no way at all.
+fn may_come_back(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkUnreachable, Unsupported};
+    !matches!(error.kind(), AddrNotAvailable | HostUnreachable | NetworkUnreachable | Unsupported)
 }
 
 /// What has become of an attempt; `None` while it is under way.

@@ -1,0 +1,197 @@
+//! A fault, a wait or a hang of one endpoint concerns that endpoint: the client goes to the others.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ws_supervisor::testing::{Script, Server};
+use ws_supervisor::*;
+
+use crate::common::{LONG, config, eventually, ms, wait_for_state};
+
+/// The venue, at these addresses.
+fn at(addresses: Vec<SocketAddr>) -> ClientConfig {
+    let config = ClientConfig::new("ws://venue.example/").unwrap().backoff(ms(5), ms(20)).max_retries(u32::MAX);
+    config.resolver(move |_, _| Ok(addresses.clone()))
+}
+
+/// An outage of the resolver: the first lookup hangs, later ones answer.
+#[test]
+fn a_lookup_that_hangs_is_not_joined_by_the_next_attempt() {
+    let server = Server::echo().unwrap();
+    let (address, lookups) = (server.address(), AtomicUsize::new(0));
+    let (hang_up, hangs) = crossbeam_channel::bounded::<()>(0);
+    let config =
+        ClientConfig::new("ws://venue.example/").unwrap().connect_timeout(ms(300)).backoff(ms(5), ms(20)).resolver(
+            move |_, _| {
+                if lookups.fetch_add(1, Ordering::SeqCst) == 0 {
+                    let _ = hangs.recv_timeout(Duration::from_secs(120));
+                }
+                Ok(vec![address])
+            },
+        );
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    assert_eq!(client.stats().failed_attempts, 1);
+    drop(hang_up);
+}
+
+#[test]
+fn a_server_that_asks_for_an_hour_keeps_the_client_from_itself_alone() {
+    let busy = || Server::start(Script::refuse(503).header("Retry-After", "3600")).unwrap();
+    // The second address of the same name, and another URL.
+    let (first, second) = (busy(), Server::echo().unwrap());
+    let client = Client::connect(at(vec![first.address(), second.address()])).unwrap();
+    assert_eq!(client.handshake().unwrap().peer, second.address());
+    client.reconnect();
+    eventually("again", || client.epoch() == 2);
+    assert_eq!(client.handshake().unwrap().peer, second.address(), "the address that served is first");
+    let (first, second) = (busy(), Server::echo().unwrap());
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&first).fallback_url(second.url()).unwrap()).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    second.cut();
+    eventually("again", || client.epoch() == 2 && client.ready_state() == ReadyState::Open);
+    assert_eq!(first.accepts(), 1, "it asked to be left alone for an hour");
+    // Each asks for it: then the client waits.
+    let (first, second) = (busy(), busy());
+    let client = supervisor.spawn_client(config(&first).fallback_url(second.url()).unwrap()).unwrap();
+    eventually("waits", || client.ready_state() == ReadyState::Backoff && client.stats().failed_attempts == 2);
+    let wait = supervisor.list_clients().last().unwrap().next_attempt.unwrap() - Instant::now();
+    assert!(wait > Duration::from_secs(3000) && wait <= Duration::from_secs(3600), "{wait:?}");
+}
+
+#[test]
+fn a_refusal_of_one_address_parks_nobody_and_of_all_it_does() {
+    for status in [401, 403, 404] {
+        let (bad, good) = (Server::start(Script::refuse(status)).unwrap(), Server::echo().unwrap());
+        let supervisor = Supervisor::start().unwrap();
+        let client = supervisor.spawn_client(at(vec![bad.address(), good.address()])).unwrap();
+        client.wait_until_open(LONG).unwrap();
+        assert_eq!((bad.accepts(), client.handshake().unwrap().peer), (1, good.address()));
+        good.set_script(Script::refuse(status));
+        good.cut();
+        wait_for_state(&client, ReadyState::Parked);
+        let (one, other) = (bad.accepts(), good.accepts());
+        assert_eq!((one, other), (2, 2), "each was asked once more");
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let client = supervisor.spawn_client(at(vec![bad.address(), gone]).name(format!("{status}"))).unwrap();
+        eventually(&format!("goes on: {:?}", supervisor.list_clients().last()), || client.stats().failed_attempts > 3);
+        assert_ne!(client.ready_state(), ReadyState::Parked, "the other may come back");
+    }
+}
+
+#[test]
+fn a_certificate_that_is_not_accepted_is_tried_again_on_request() {
+    let server = Server::start_tls(Script::echo()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let config = || ClientConfig::new(server.url()).unwrap().backoff(ms(5), ms(20)).tls(crate::common::tls());
+    let parked = supervisor.spawn_client(config().name("parks")).unwrap();
+    wait_for_state(&parked, ReadyState::Parked);
+    let client = supervisor.spawn_client(config().name("tries").certificate_retry(ms(50))).unwrap();
+    eventually("it tries on", || client.stats().failed_attempts > 3);
+    assert_ne!(client.ready_state(), ReadyState::Parked);
+}
+
+/// They lose their connections at the same moment.
+#[test]
+fn clients_of_a_server_that_restarts_come_back_one_by_one() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let clients: Vec<_> = (0..20)
+        .map(|n| {
+            let config = config(&server).name(n.to_string()).backoff(Duration::from_secs(2), Duration::from_secs(2));
+            supervisor.spawn_client(config).unwrap()
+        })
+        .collect();
+    clients.iter().for_each(|client| client.wait_until_open(LONG).unwrap());
+    for code in [1012, 1013] {
+        let epoch = clients[0].epoch();
+        server.close_all(code, "restart");
+        eventually("all wait", || clients.iter().any(|client| client.ready_state() == ReadyState::Backoff));
+        let waits = supervisor.list_clients().into_iter().filter_map(|client| client.next_attempt);
+        let (min, max) = waits.fold((None, None), |(min, max): (Option<Instant>, _), at| {
+            (Some(min.map_or(at, |min: Instant| min.min(at))), max.max(Some(at)))
+        });
+        let spread = max.unwrap() - min.unwrap();
+        assert!(spread > ms(300), "{code}: all within {spread:?}");
+        eventually("all are back", || clients.iter().all(|client| client.epoch() > epoch));
+        clients.iter().for_each(|client| client.wait_until_open(LONG).unwrap());
+    }
+}
+
+/// A proxy that answers each CONNECT by this head.
+fn proxy(head: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, asked) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    std::thread::spawn(move || {
+        for mut tcp in listener.incoming().flatten() {
+            count.fetch_add(1, Ordering::SeqCst);
+            let (mut request, mut byte) = (vec![], [0]);
+            while !request.ends_with(b"\r\n\r\n") && tcp.read_exact(&mut byte).is_ok() {
+                request.push(byte[0]);
+            }
+            let _ = tcp.write_all(head.as_bytes());
+            let _ = tcp.read(&mut byte);
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn a_proxys_answer_is_parsed_as_a_servers_and_its_wait_is_honoured() {
+    let through = |address: SocketAddr| {
+        let config = ClientConfig::new("ws://venue.example/").unwrap().backoff(ms(5), ms(20)).connect_timeout(LONG);
+        config.proxy(Proxy::new(format!("http://{address}")).unwrap())
+    };
+    let text = |head| match Client::connect(through(proxy(head).0)) {
+        Err(StartError::Connect(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let digest = "HTTP/1.1 407 x\r\nProxy-Authenticate: Digest realm=\"a, basic b\",\r\n nonce=\"1\"\r\n\r\n";
+    assert!(text(digest).contains("Digest"), "{}", text(digest));
+    let both = "HTTP/1.1 407 x\r\nX-Odd : y\r\nProxy-Authenticate: Digest realm=\"a\", Basic realm=\"b\"\r\n\r\n";
+    assert!(text(both).contains("user and password"), "{}", text(both));
+    let (address, asked) = proxy("HTTP/1.1 503 busy\r\nX-Folded: a\r\n b\r\nRetry-After: 600\r\n\r\n");
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(through(address)).unwrap();
+    eventually("waits", || client.ready_state() == ReadyState::Backoff);
+    let wait = supervisor.list_clients()[0].next_attempt.unwrap() - Instant::now();
+    assert!(wait > Duration::from_secs(500) && asked.load(Ordering::SeqCst) == 1, "{wait:?}");
+}
+
+/// Where our clock is wrong, the server's is right.
+#[test]
+fn a_date_to_retry_after_is_compared_with_the_servers_own_clock() {
+    let script = Script::refuse(503)
+        .header("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+        .header("Retry-After", "Sun, 06 Nov 1994 08:59:37 GMT");
+    let server = Server::start(script).unwrap();
+    let Err(StartError::Connect(error)) = Client::connect(config(&server)) else { panic!() };
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(600)));
+}
+
+#[test]
+fn a_subprotocol_which_may_be_a_token_does_not_go_along_to_another_host() {
+    let goal = Server::echo().unwrap();
+    let elsewhere = goal.url().replace("127.0.0.1", "localhost").replace("ws:", "http:");
+    let start = Server::start(Script::refuse(307).header("Location", &elsewhere)).unwrap();
+    let address = goal.address();
+    let config = config(&start)
+        .subprotocol("token-secret")
+        .subprotocol_choice(SubprotocolChoice::Optional)
+        .redirects(1)
+        .resolver(move |host, port| {
+            Ok(vec![if host == "localhost" { address } else { ([127, 0, 0, 1], port).into() }])
+        });
+    Client::connect(config).unwrap();
+    let offered = |server: &Server| {
+        let records = server.records();
+        records[0].headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-protocol"))
+    };
+    assert_eq!((offered(&start), offered(&goal)), (true, false));
+}
