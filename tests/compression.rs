@@ -129,6 +129,100 @@ fn small_messages_of_ours_leave_as_they_are() {
     assert!(first == 0xc1 && len < 30, "{first:x}, {len} bytes");
 }
 
+/// A frame whose first reserved bit says that it is compressed.
+fn compressed(opcode: u8, data: &[u8]) -> Vec<u8> {
+    [&[0xc0 | opcode, 126][..], &(data.len() as u16).to_be_bytes(), data].concat()
+}
+
+/// A message's data, as RFC 7692 section 7.2.1 has it: flushed, without the last four bytes.
+fn deflated(bytes: &[u8], level: flate2::Compression) -> Vec<u8> {
+    let mut deflate = DeflateEncoder::new(vec![], level);
+    deflate.write_all(bytes).unwrap();
+    deflate.flush().unwrap();
+    let mut data = deflate.get_ref().clone();
+    data.truncate(data.len() - 4);
+    data
+}
+
+const AGREED: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n\r\n";
+
+#[test]
+fn an_empty_compressed_message_changes_none_that_follow_and_half_a_message_is_no_message() {
+    let stored = flate2::Compression::none();
+    let address = raw(move |mut stream, n, answer| {
+        write!(stream, "{answer}{AGREED}").unwrap();
+        let whole = compressed(2, &deflated(b"stored as it is", stored));
+        match n {
+            0 => stream.write_all(&[&[0xc2, 0][..], &whole, &[0xc1, 0], &whole].concat()).unwrap(),
+            _ => {
+                let half = deflated(&large(500).into_bytes(), flate2::Compression::fast());
+                stream.write_all(&[&whole[..], &compressed(1, &half[..half.len() / 2])].concat()).unwrap();
+            }
+        }
+        let _ = stream.read(&mut [0; 1000]);
+        std::mem::forget(stream);
+    });
+    let client = Client::connect(to(address).compression(Compression::deflate())).unwrap();
+    let messages: Vec<_> = (0..4).map(|_| next_message(&client).as_bytes().to_vec()).collect();
+    assert_eq!(messages, [&b""[..], b"stored as it is", b"", b"stored as it is"]);
+    client.reconnect();
+    let mut after = vec![];
+    let reason = next(&client, |event| match event {
+        Event::Message(message) => {
+            after.push(message.as_bytes().to_vec());
+            None
+        }
+        Event::Disconnected { epoch: 2, reason, .. } => Some(reason.to_string()),
+        _ => None,
+    });
+    assert_eq!(after, [b"stored as it is"], "and nothing of the half");
+    assert!(reason.contains("stops in the middle"), "{reason}");
+}
+
+#[test]
+fn without_a_largest_message_compressed_ones_arrive_too() {
+    let server = Server::start(Script::echo().compression("permessage-deflate")).unwrap();
+    let config = ClientConfig::new(server.url()).unwrap().compression(Compression::deflate().above(0));
+    let client = Client::connect(config.max_message_size(usize::MAX)).unwrap();
+    client.send(large(1000)).unwrap();
+    assert_eq!(next_text(&client), large(1000));
+}
+
+/// Thirty megabytes in thirty kilobytes, behind a reader that has stopped, and then the end of the connection.
+#[test]
+fn what_was_compressed_a_thousandfold_is_bounded_when_its_connection_ends() {
+    let bomb = deflated(&vec![b'0'; 1 << 20], flate2::Compression::best());
+    let address = raw(move |mut stream, n, answer| {
+        write!(stream, "{answer}{AGREED}").unwrap();
+        if n == 0 {
+            let all: Vec<u8> = (0..30).flat_map(|_| compressed(1, &bomb)).collect();
+            stream.write_all(&all).unwrap();
+        } else {
+            std::mem::forget(stream);
+        }
+    });
+    let config = to(address).compression(Compression::deflate()).event_bytes(2 << 20);
+    let client = Client::connect(config).unwrap();
+    eventually("another connection", || client.epoch() == 2);
+    let (mut kept, mut lagged) = (0, 0);
+    next(&client, |event| match event {
+        Event::Message(message) => {
+            kept += message.len();
+            None
+        }
+        Event::Lagged { dropped, .. } => {
+            lagged += dropped;
+            None
+        }
+        Event::Disconnected { .. } => Some(()),
+        _ => None,
+    });
+    assert!(kept <= 6 << 20, "{kept} bytes");
+    let stats = client.stats();
+    assert_eq!((stats.received, stats.dropped), (30, lagged), "each is delivered or counted");
+    assert_eq!(kept as u64 / (1 << 20) + lagged, 30);
+}
+
 fn packed(pack: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
     let ticks = [r#"{"ping":7}"#.to_owned(), large(2), large(1000)];
     let ticks: Vec<_> = ticks.iter().map(|tick| Message::binary(pack(tick.as_bytes()))).collect();

@@ -8,6 +8,8 @@ mod common;
 mod addresses;
 #[path = "connecting/certificates.rs"]
 mod certificates;
+#[path = "connecting/crossing.rs"]
+mod crossing;
 #[path = "connecting/daemon.rs"]
 mod daemon;
 #[path = "connecting/endpoints.rs"]
