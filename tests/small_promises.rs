@@ -43,9 +43,9 @@ fn messages_on_their_way_to_an_abandoned_thread_are_in_its_event_at_once() {
     let pending = client.start_request(Request::new("buy", ())).unwrap();
     assert!(matches!(client.close(), Err(StopError::LeftBehind(_))));
     let handed_back = loop {
-        match alerts.recv_timeout(ms(3000)).unwrap() {
-            SupervisorEvent::LeftBehind { handed_back, .. } => break handed_back,
-            _ => {}
+        let alert = alerts.recv_timeout(ms(3000)).unwrap();
+        if let SupervisorEvent::LeftBehind { handed_back, .. } = alert {
+            break handed_back;
         }
     };
     assert_eq!(handed_back.unsent, [Message::from("order 0"), "order 1".into(), "order 2".into()]);
