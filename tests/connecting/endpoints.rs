@@ -1,5 +1,6 @@
 //! A fault, a wait or a hang of one endpoint concerns that endpoint: the client goes to the others.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -111,12 +112,13 @@ fn clients_of_a_server_that_restarts_come_back_one_by_one() {
     for code in [1012, 1013] {
         let epoch = clients[0].epoch();
         server.close_all(code, "restart");
-        eventually("all wait", || clients.iter().any(|client| client.ready_state() == ReadyState::Backoff));
-        let waits = supervisor.list_clients().into_iter().filter_map(|client| client.next_attempt);
-        let (min, max) = waits.fold((None, None), |(min, max): (Option<Instant>, _), at| {
-            (Some(min.map_or(at, |min: Instant| min.min(at))), max.max(Some(at)))
+        let mut waits = BTreeMap::new();
+        eventually("each has waited", || {
+            let listed = supervisor.list_clients();
+            waits.extend(listed.into_iter().filter_map(|client| Some((client.name, client.next_attempt?))));
+            clients.iter().all(|client| client.epoch() > epoch || waits.contains_key(client.name()))
         });
-        let spread = max.unwrap() - min.unwrap();
+        let spread = *waits.values().max().unwrap() - *waits.values().min().unwrap();
         assert!(spread > ms(300), "{code}: all within {spread:?}");
         eventually("all are back", || clients.iter().all(|client| client.epoch() > epoch));
         clients.iter().for_each(|client| client.wait_until_open(LONG).unwrap());
