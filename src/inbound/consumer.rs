@@ -76,49 +76,34 @@ impl<'a> Consumer<'a> {
     /// A message, for the handler. Inlined where every message passes: a call and a move cost a tenth of a flood.
     #[inline(always)]
     pub(crate) fn message(&mut self, scene: Scene<'_>, message: MessageRef<'_>) {
-        let Some((handler, mut context)) = self.on_stage(scene) else { return };
-        handler.on_message(&mut context, message);
-        self.off_stage();
+        self.call(scene, |handler, context| handler.on_message(context, message));
     }
 
-    /// The handler, if there is one, and what it may use. `off_stage` follows when its code has returned.
+    /// Calls the handler, if there is one. The one place where its code runs, so that a panic is known to be its own.
     #[inline(always)]
-    pub(crate) fn on_stage<'s>(&'s mut self, scene: Scene<'s>) -> Option<(&'s mut dyn Handler, Context<'s>)> {
-        let To::Handler(Inline { handler, timers, is_running }) = &mut self.to else { return None };
+    pub(crate) fn call(&mut self, scene: Scene<'_>, code: impl FnOnce(&mut dyn Handler, &mut Context<'_>)) {
+        let To::Handler(Inline { handler, timers, is_running }) = &mut self.to else { return };
         let Scene { core, outbox, epoch, now } = scene;
         core.duty.begin(now, Doing::Handler);
         *is_running = true;
-        Some((&mut **handler, Context { core, outbox, timers, epoch, now }))
-    }
-
-    /// The handler's code has returned.
-    #[inline(always)]
-    pub(crate) fn off_stage(&mut self) {
-        if let To::Handler(inline) = &mut self.to {
-            inline.is_running = false;
-        }
+        code(&mut **handler, &mut Context { core, outbox, timers, epoch, now });
+        *is_running = false;
     }
 
     /// Any other event: never dropped.
     pub(crate) fn event(&mut self, scene: Scene<'_>, event: Event) {
         match &mut self.to {
             To::Queue(queue) => queue.push_event(event),
-            To::Handler(_) => {
-                let Some((handler, mut context)) = self.on_stage(scene) else { return };
-                match event {
-                    Event::Open { .. } => handler.on_open(&mut context),
-                    event => handler.on_event(&mut context, event),
-                }
-                self.off_stage();
-            }
+            To::Handler(_) => self.call(scene, |handler, context| match event {
+                Event::Open { .. } => handler.on_open(context),
+                event => handler.on_event(context, event),
+            }),
         }
     }
 
     /// A value of a caller's, for the handler.
     pub(crate) fn command(&mut self, scene: Scene<'_>, value: Box<dyn Any + Send>) {
-        let Some((handler, mut context)) = self.on_stage(scene) else { return };
-        handler.on_command(&mut context, value);
-        self.off_stage();
+        self.call(scene, |handler, context| handler.on_command(context, value));
     }
 
     /// When a timer of the handler's is due.
@@ -131,15 +116,14 @@ impl<'a> Consumer<'a> {
 
     /// Calls the handler for every timer that is due.
     pub(crate) fn fire_timers(&mut self, scene: Scene<'_>) {
-        let To::Handler(Inline { handler, timers, is_running }) = &mut self.to else { return };
+        let To::Handler(Inline { timers, .. }) = &self.to else { return };
         let Scene { core, outbox, epoch, now } = scene;
         let mark = timers.mark();
         for _ in 0..TIMERS_AT_ONCE {
+            let To::Handler(Inline { timers, .. }) = &mut self.to else { break };
             let Some(token) = timers.due(now, mark) else { break };
-            core.duty.begin(now, Doing::Handler);
-            *is_running = true;
-            handler.on_timer(&mut Context { core, outbox, timers, epoch, now }, token);
-            *is_running = false;
+            let scene = Scene { core, outbox: &mut *outbox, epoch, now };
+            self.call(scene, |handler, context| handler.on_timer(context, token));
             if now.elapsed() >= FIRES_FOR {
                 break;
             }

@@ -152,17 +152,17 @@ impl Run<'_> {
             }
         } else {
             let scene = Scene { core, outbox, epoch: Some(epoch), now: came_at };
-            let Some((handler, mut context)) = self.consumer.on_stage(scene) else { return 0 };
-            while passed < most && !connection.listens(core) {
-                let Some(message) = transport.read_usual() else { break };
-                core.counters.received.add(1);
-                handler.on_message(&mut context, message.on(epoch));
-                passed += 1;
-                if !context.outbox.is_empty() || core.wants_a_turn(true) {
-                    break;
+            self.consumer.call(scene, |handler, context| {
+                while passed < most && !connection.listens(core) {
+                    let Some(message) = transport.read_usual() else { break };
+                    core.counters.received.add(1);
+                    handler.on_message(context, message.on(epoch));
+                    passed += 1;
+                    if !context.outbox.is_empty() || core.wants_a_turn(true) {
+                        break;
+                    }
                 }
-            }
-            self.consumer.off_stage();
+            });
         }
         if passed > 0 {
             self.idle_turns = 0;
