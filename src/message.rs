@@ -532,14 +532,22 @@ pub struct CloseFrame {
 impl CloseFrame {
     /// One that an endpoint may send (RFC 6455 section 7.4), or the rule that it breaks.
     pub(crate) fn to_send(code: u16, reason: &str) -> Result<Self, &'static str> {
-        if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        if !Self::may_be_sent(code) {
             return Err("the code must be 1000 to 1003, 1007 to 1014, or 3000 to 4999");
         }
-        if reason.len() > 123 {
+        if reason.len() > Self::MAX_REASON {
             return Err("the reason must have 123 bytes at most");
         }
         Ok(Self { code, reason: reason.into() })
     }
+
+    /// Whether an endpoint may send this code (RFC 6455 section 7.4 and IANA's registry).
+    pub(crate) fn may_be_sent(code: u16) -> bool {
+        matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+
+    /// Bytes that a control frame has room for behind the code (RFC 6455 section 5.5).
+    pub(crate) const MAX_REASON: usize = 123;
 
     /// 1000: the purpose of the connection is fulfilled.
     pub const NORMAL: u16 = 1000;

@@ -116,11 +116,6 @@ pub(super) fn apply_mask(bytes: &mut [u8], mut mask: [u8; 4], offset: usize) {
     }
 }
 
-/// Whether a peer may say this code (RFC 6455 section 7.4 and IANA's registry).
-pub(super) fn may_be_sent(code: u16) -> bool {
-    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use super::assembly::{Assembly, KEPT, valid_part};
 use super::deflate::Inflate;
 use super::head::{
     BINARY, CLOSE, CLOSE_CODE, CONTINUATION, Fault, Head, LONG_CONTROL, LONGEST, MAX_CONTROL, NO_UTF8,
-    NOTHING_TO_CONTINUE, PING, RESERVED_BIT, SHORT_CLOSE, TEXT, TOO_LARGE, UNFINISHED, apply_mask, may_be_sent,
+    NOTHING_TO_CONTINUE, PING, RESERVED_BIT, SHORT_CLOSE, TEXT, TOO_LARGE, UNFINISHED, apply_mask,
 };
 use crate::message::{Body, BodyRef, CloseFrame};
 use crate::text::Text;
@@ -358,7 +358,7 @@ impl Receiver {
             [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
         };
         let frame = Some(CloseFrame { code, reason: String::from_utf8_lossy(reason).into() });
-        if !may_be_sent(code) {
+        if !CloseFrame::may_be_sent(code) {
             Next::BadClose(frame, CLOSE_CODE)
         } else if std::str::from_utf8(reason).is_err() {
             Next::BadClose(frame, NO_UTF8)
@@ -374,7 +374,7 @@ impl Receiver {
         let head = if rest[1] & 0x7f == 127 { 10 } else { 4 };
         let frame = match rest.get(head..) {
             Some([high, low, reason @ ..]) if !self.peer_masks => {
-                let reason = &reason[..reason.len().min(MAX_CONTROL - 2)];
+                let reason = &reason[..reason.len().min(CloseFrame::MAX_REASON)];
                 let reason = String::from_utf8_lossy(reason).into();
                 Some(CloseFrame { code: u16::from_be_bytes([*high, *low]), reason })
             }

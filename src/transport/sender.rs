@@ -82,7 +82,7 @@ impl Sender {
     }
 
     /// Whether a frame may still be sent.
-    pub(super) fn can_send(&self) -> bool {
+    fn can_send(&self) -> bool {
         self.closed.is_none()
     }
 
