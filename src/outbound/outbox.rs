@@ -103,8 +103,9 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Keeps as much of what was written as may wait before it asks whether that has arrived.
     pub(crate) fn new(limits: Limits, keeps: Bound) -> Self {
-        let look_at = Bound { bytes: keeps.bytes.min(KEPT_BYTES), ..keeps };
-        Self { limits, keeps, look_at, ..Self::default() }
+        let mut outbox = Self { limits, keeps, ..Self::default() };
+        outbox.set_next_look();
+        outbox
     }
 
     /// When to try again, while the rate limits delay messages that waited for a connection.
@@ -341,19 +342,25 @@ impl Outbox {
             self.sent_bytes -= oldest.len;
             self.sent.pop_front();
         }
+        self.set_next_look();
+    }
+
+    /// The kernel is asked again when so much more than now is kept.
+    fn set_next_look(&mut self) {
+        let Bound { messages, bytes } = self.keeps;
         self.look_at = Bound { messages: messages + self.sent.len(), bytes: bytes.min(KEPT_BYTES) + self.sent_bytes };
     }
 
     /// The connection is let go of. Of its bytes so many have arrived for sure; `None`: nobody can say.
     pub(crate) fn settle_sent(&mut self, arrived: Option<u64>, books: &Books) {
-        (self.sent_bytes, self.look_at, self.review) = (0, self.keeps, None);
-        self.look_at.bytes = self.keeps.bytes.min(KEPT_BYTES);
+        (self.sent_bytes, self.review) = (0, None);
         for Sent { end, message, .. } in self.sent.drain(..) {
             if arrived.is_some_and(|arrived| end > arrived) {
                 books.tally.uncertain.add(1);
                 self.uncertain.extend(message);
             }
         }
+        self.set_next_look();
     }
 
     /// What was written and never acknowledged, oldest first.
