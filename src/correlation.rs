@@ -98,7 +98,6 @@ impl Answer {
         Self { id, outcome: Err(error) }
     }
 
-    /// Reads `{"id": …, "result": …}` and `{"id": …, "error": …}`; what does not hold `needle` is spared the parse.
     /// Reads an answer of JSON-RPC 2.0, or of a dialect with the same members (`id`, `result`, `error`): for a correlation of
     /// your own that begins with it. `None` for any other message.
     ///
@@ -119,6 +118,7 @@ impl Answer {
         Self::parse(message, "\"id\"")
     }
 
+    /// Reads `{"id": …, "result": …}` and `{"id": …, "error": …}`; a message without `needle` is spared the parse.
     pub(crate) fn parse(message: MessageRef<'_>, needle: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Envelope<'a> {

@@ -25,6 +25,16 @@ pub(crate) enum Halt {
     Cancelled,
 }
 
+impl Halt {
+    /// The same with another error.
+    pub(super) fn map(self, error: impl FnOnce(ConnectError) -> ConnectError) -> Self {
+        match self {
+            Self::Failed(failed) => Self::Failed(error(failed)),
+            Self::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
 impl From<ConnectError> for Halt {
     fn from(error: ConnectError) -> Self {
         Self::Failed(error)

@@ -47,25 +47,26 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
     let (host, port) = proxy.as_ref().map_or((&target.host, target.port), |proxy| (&proxy.host, proxy.port));
     attempt.enter(Phase::Resolve);
     // On the way to the proxy it is the proxy that is not there.
-    let of_proxy = |halt: Halt| match &proxy {
-        Some(proxy) => proxy::blame(proxy, halt),
-        None => halt,
+    let of_proxy = |error: ConnectError| match &proxy {
+        Some(proxy) => proxy::blame(proxy, error),
+        None => error,
     };
-    let addresses = resolve::resolve(attempt, host, port).map_err(&of_proxy)?;
+    let addresses = resolve::resolve(attempt, host, port).map_err(|halt| halt.map(of_proxy))?;
     let mut left = tcp::in_order(attempt, addresses);
-    let mut met: Option<Halt> = None;
+    // The failure so far that speaks for the attempt.
+    let mut met: Option<ConnectError> = None;
     loop {
         attempt.enter(if proxy.is_some() { Phase::Proxy } else { Phase::Tcp });
         attempt.set_until(attempt.deadline);
         let mut failed = None;
         let (tcp, address) = match tcp::race(attempt, &mut left, &mut failed) {
             Ok(taken) => taken,
-            Err(halt @ Halt::Failed(_)) => return Err(worst_but_one(met, of_proxy(halt))),
-            Err(halt) => return Err(halt),
+            Err(Halt::Failed(error)) => return Err(more_telling(met, of_proxy(error)).into()),
+            Err(Halt::Cancelled) => return Err(Halt::Cancelled),
         };
         attempt.address.set(Some(address));
         if let Some(failed) = failed {
-            met = Some(worst_but_one(met.take(), of_proxy(failed.into())));
+            met = Some(more_telling(met.take(), of_proxy(failed)));
         }
         if !left.is_empty() {
             // It gets half of what time is left: one that is mute leaves some to the others, one that is slow has enough.
@@ -78,12 +79,12 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
                     attempt.asked_to_wait.borrow_mut().push((address, wait));
                 }
                 let goes_on = !left.is_empty() && is_this_addresses_own(&error) && may_dial(attempt);
-                let halt = worst_but_one(met.take(), error.into());
+                let error = more_telling(met.take(), error);
                 if !goes_on {
-                    return Err(halt);
+                    return Err(error.into());
                 }
-                logger::debug!("{address} does not serve: {}; trying another address", text_of(&halt));
-                met = Some(halt);
+                logger::debug!("{address} does not serve: {error}; trying another address");
+                met = Some(error);
             }
             result => return result,
         }
@@ -110,21 +111,8 @@ fn is_this_addresses_own(error: &ConnectError) -> bool {
 /// Which of two addresses' failures speaks for the attempt. One that a retry can change comes first, so that a client is not
 /// parked while one of its addresses may serve it. Then the earlier: an address that took the connection tells more than one
 /// that did not.
-fn worst_but_one(earlier: Option<Halt>, later: Halt) -> Halt {
-    match (earlier, later) {
-        (None, later) | (Some(_), later @ Halt::Cancelled) => later,
-        (Some(Halt::Failed(earlier)), Halt::Failed(later)) if !earlier.is_retryable() && later.is_retryable() => {
-            later.into()
-        }
-        (Some(earlier), _) => earlier,
-    }
-}
-
-fn text_of(halt: &Halt) -> String {
-    match halt {
-        Halt::Failed(error) => error.to_string(),
-        Halt::Cancelled => "cancelled".into(),
-    }
+fn more_telling(earlier: Option<ConnectError>, later: ConnectError) -> ConnectError {
+    earlier.filter(|earlier| earlier.is_retryable() || !later.is_retryable()).unwrap_or(later)
 }
 
 /// All that comes after TCP.
@@ -150,7 +138,8 @@ fn over(attempt: &Attempt<'_>, tcp: Arc<TcpStream>, proxy: Option<&Server>) -> R
             attempt.enter(Phase::Proxy);
             let of_proxy = settings.proxy.as_ref().expect("it was chosen").to_proxy();
             let name = of_proxy.server_name.as_deref().unwrap_or(&proxy.host);
-            let below = secure(attempt, of_proxy, name, socket).map_err(|halt| proxy::blame(proxy, halt))?;
+            let below =
+                secure(attempt, of_proxy, name, socket).map_err(|halt| halt.map(|error| proxy::blame(proxy, error)))?;
             let below = proxy::tunnel(attempt, proxy, below)?;
             match target.tls {
                 true => Wire::encrypted(to_target(attempt, below)?),

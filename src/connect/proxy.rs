@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use super::attempt::{Attempt, Halt};
 use super::http::{asks_to_wait, parse, read_head, values, write};
 use crate::config::proxy::{Server, Speaks};
-use crate::error::ConnectError;
+use crate::error::{ConnectError, TlsFault};
 use crate::target::{bracketed, without_zone};
 use crate::transport::Layer;
 
@@ -27,36 +27,32 @@ pub(super) fn tunnel<L: Layer + Unpin>(attempt: &Attempt<'_>, server: &Server, b
     }
 }
 
-/// What went wrong on the way to the proxy is the proxy's, and its TLS is mended by its own settings.
-pub(super) fn blame(server: &Server, halt: Halt) -> Halt {
-    match halt {
-        Halt::Failed(error @ (ConnectError::Tcp { .. } | ConnectError::Resolve { .. })) => {
-            refused(server, None, format!("it cannot be reached: {error}"))
+/// An error on the way to the proxy is the proxy's, and its TLS is configured by its own settings.
+pub(super) fn blame(server: &Server, error: ConnectError) -> ConnectError {
+    match error {
+        ConnectError::Tcp { .. } | ConnectError::Resolve { .. } => {
+            failed(server, None, None, format!("it cannot be reached: {error}").into(), None)
         }
-        Halt::Failed(ConnectError::Tls { fault, message, .. }) => {
+        ConnectError::Tls { fault, message, .. } => {
             let message = format!("TLS to it failed, for which `Proxy::tls` is: {message} ({fault:?})").into();
-            ConnectError::Proxy {
-                proxy: server.to_string().into(),
-                status: None,
-                fault: Some(fault),
-                message,
-                retry_after: None,
-            }
-            .into()
+            failed(server, None, Some(fault), message, None)
         }
-        halt => halt,
+        error => error,
     }
 }
 
 fn refused(server: &Server, status: Option<u16>, message: impl Into<Box<str>>) -> Halt {
-    ConnectError::Proxy {
-        proxy: server.to_string().into(),
-        status,
-        fault: None,
-        message: message.into(),
-        retry_after: None,
-    }
-    .into()
+    failed(server, status, None, message.into(), None).into()
+}
+
+fn failed(
+    server: &Server,
+    status: Option<u16>,
+    fault: Option<TlsFault>,
+    message: Box<str>,
+    retry_after: Option<NonZeroU16>,
+) -> ConnectError {
+    ConnectError::Proxy { proxy: server.to_string().into(), status, fault, message, retry_after }
 }
 
 /// Whether one of the challenges in a header is Basic (RFC 9110 section 11.6.1): each begins with its scheme, at the beginning or
@@ -117,10 +113,7 @@ fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Re
                 let message = format!("it refuses the way to {authority}: {status}").into();
                 let seconds = asks_to_wait(&response).map(|wait| u16::try_from(wait.as_secs()).unwrap_or(u16::MAX));
                 let retry_after = seconds.and_then(NonZeroU16::new);
-                let proxy = server.to_string().into();
-                return Err(
-                    ConnectError::Proxy { proxy, status: Some(status), fault: None, message, retry_after }.into()
-                );
+                return Err(failed(server, Some(status), None, message, retry_after).into());
             }
         }
     }

@@ -189,10 +189,8 @@ impl ConnectError {
     /// [`certificate_retry`](crate::ClientConfig::certificate_retry) after a certificate that is not accepted.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Tls { fault, .. } => !fault.is_certificate(),
-            Self::Proxy { status, proxy, fault, .. } => {
-                *status != Some(407) && !proxy.is_empty() && !fault.is_some_and(TlsFault::is_certificate)
-            }
+            error if error.is_certificate() => false,
+            Self::Proxy { status, proxy, .. } => *status != Some(407) && !proxy.is_empty(),
             Self::Refused(refusal) => refusal.retry_after.is_some() || !matches!(refusal.status, 401 | 403 | 404),
             Self::Subprotocol { .. } => false,
             Self::Session(error) => error.is_retryable(),
@@ -200,8 +198,6 @@ impl ConnectError {
         }
     }
 
-    /// Whether the server refused since it has too much to do, or we were too hasty: 429 (RFC 6585 section 4), 503 (RFC
-    /// 9110 section 15.6.4), or 418, by which Binance tells of a ban.
     /// Whether the server's certificate was not accepted, or a proxy's.
     pub(crate) fn is_certificate(&self) -> bool {
         match self {
@@ -210,13 +206,15 @@ impl ConnectError {
         }
     }
 
-    /// Whether the server counts requests of this address, at whichever of its own they arrive.
+    /// Whether the server refused since we were too hasty: 429 (RFC 6585 section 4), or 418, Binance's code for a ban. It counts
+    /// the requests of our address, at whichever of its own they arrive.
     pub(crate) fn is_ban(&self) -> bool {
         matches!(self, Self::Refused(refusal) if matches!(refusal.status, 418 | 429))
     }
 
+    /// As `is_ban`, or the server refused since it has too much to do: 503 (RFC 9110 section 15.6.4).
     pub(crate) fn is_overload(&self) -> bool {
-        matches!(self, Self::Refused(refusal) if matches!(refusal.status, 418 | 429 | 503))
+        self.is_ban() || matches!(self, Self::Refused(refusal) if refusal.status == 503)
     }
 
     /// How long the server asked to be left alone (`Retry-After`, RFC 9110 section 10.2.3), if it did.
