@@ -11,7 +11,7 @@ use parking_lot::MutexGuard;
 use super::child::{Child, Waits};
 use super::event::{SupervisorEvent, SupervisorExit};
 use super::settings::IntensityScope;
-use super::table::{Notice, Progress, Rows, Table};
+use super::table::{Departed, Notice, Progress, Rows, Table};
 use crate::client_state::ClientState;
 use crate::command::CommandKind;
 use crate::deadline::later;
@@ -20,7 +20,7 @@ use crate::logger;
 use crate::metrics;
 use crate::policy::clocks::Clocks;
 use crate::policy::restart::{Exit, Fate, Restart};
-use crate::state::ClientId;
+use crate::state::{ClientId, Tag};
 use crate::user_code::{PROCESS, PanicReport, PanicsSeen, panic_message};
 
 /// How long a client for which there was no thread waits, at first and at most.
@@ -86,8 +86,9 @@ impl Table {
         let mut rows = self.rows.lock();
         for child in rows.children.values_mut() {
             let core = &child.state.core;
-            let (client, name, tag) = (core.tag.id, core.tag.name.clone(), core.tag.clone());
+            let (client, name) = (core.tag.id, &core.tag.name);
             if let Some((lasts, doing)) = core.duty.stalled(now) {
+                let tag = core.tag.clone();
                 self.defer(move |_| {
                     let name = &tag.name;
                     logger::error!(client:% = name; "client `{name}`: {doing} has not returned for {lasts:.1?}");
@@ -95,14 +96,14 @@ impl Table {
                 });
                 self.publish(SupervisorEvent::Stalled { client, name: name.clone(), lasts, doing });
             }
-            let tag = core.tag.clone();
             if let Some(lasts) = core.pauses.is_long(now, core.duty.threshold()) {
+                let tag = core.tag.clone();
                 self.defer(move |_| {
                     let name = &tag.name;
                     logger::error!(client:% = name; "client `{name}`: event queue full for {lasts:.1?}; reading from the socket is paused");
                     metrics::reader_behind(&tag);
                 });
-                self.publish(SupervisorEvent::ReaderBehind { client, name, lasts });
+                self.publish(SupervisorEvent::ReaderBehind { client, name: name.clone(), lasts });
             }
             self.report_panics(&child.state, &mut child.panics_seen);
         }
@@ -112,26 +113,31 @@ impl Table {
 
     /// Publishes an event for each kind of code that panicked outside a run of this client since the last look.
     pub(super) fn report_panics(&self, state: &ClientState, seen: &mut PanicsSeen) {
-        let tag = &state.core.tag;
-        for PanicReport { code, times, panic } in state.core.panics.collect(seen) {
-            let (client, name) = (Some(tag.id), Some(tag.name.clone()));
+        self.publish_panics(Some(&state.core.tag), state.core.panics.collect(seen));
+    }
+
+    fn report_panics_of_process(&self) {
+        self.publish_panics(None, PROCESS.collect(&mut self.panics_seen.lock()));
+    }
+
+    fn publish_panics(&self, tag: Option<&Tag>, reports: Vec<PanicReport>) {
+        for PanicReport { code, times, panic } in reports {
+            let (client, name) = (tag.map(|tag| tag.id), tag.map(|tag| tag.name.clone()));
             self.publish(SupervisorEvent::UserCodePanicked { client, name, code, times, panic });
         }
     }
 
-    fn report_panics_of_process(&self) {
-        for PanicReport { code, times, panic } in PROCESS.collect(&mut self.panics_seen.lock()) {
-            self.publish(SupervisorEvent::UserCodePanicked { client: None, name: None, code, times, panic });
-        }
+    /// Drops an ended client's handler, closures and values, which may panic too. Called without a lock.
+    pub(super) fn release(&self, (state, mut seen): Departed) {
+        state.release_user_code();
+        self.report_panics(&state, &mut seen);
     }
 
-    /// Has the guardian drop an ended client's handler, closures and values, which may panic too.
-    fn release(&self, closed: Option<(Arc<ClientState>, PanicsSeen)>) {
-        let Some((state, mut seen)) = closed else { return };
-        self.defer(move |table| {
-            state.release_user_code();
-            table.report_panics(&state, &mut seen);
-        });
+    /// Has the guardian do that.
+    fn release_later(&self, departed: Option<Departed>) {
+        if let Some(departed) = departed {
+            self.defer(move |table| table.release(departed));
+        }
     }
 
     /// Clients that ended while nobody looked.
@@ -218,8 +224,7 @@ impl Table {
                     Fate::End(End::Closed(reason)) => reason,
                     _ => ExitReason::Closed,
                 };
-                let closed = self.close_idle(&mut rows, client, reason);
-                self.release(closed);
+                self.release_later(self.close_idle(&mut rows, client, reason));
                 self.changed.notify_all();
             }
         }
@@ -241,8 +246,7 @@ impl Table {
                     self.defer(move |_| {
                         logger::error!(client:% = of; "client `{of}`: one restart too many: the supervisor ends ({why})");
                     });
-                    let closed = self.close_idle(rows, client, exit.clone());
-                    self.release(closed);
+                    self.release_later(self.close_idle(rows, client, exit.clone()));
                     let exit = SupervisorExit::IntensityExceeded { client: name, last: exit };
                     self.begin_shut_down(rows, exit, self.settings.grace);
                 }
@@ -308,12 +312,7 @@ impl Table {
     /// Takes a client without a thread out of the table and closes it. Its worker has announced the end already, unless
     /// another run was to follow when the stop came.
     /// What the client has of the user's is for the caller to release, without the lock.
-    pub(super) fn close_idle(
-        &self,
-        rows: &mut Rows,
-        client: ClientId,
-        reason: ExitReason,
-    ) -> Option<(Arc<ClientState>, PanicsSeen)> {
+    pub(super) fn close_idle(&self, rows: &mut Rows, client: ClientId, reason: ExitReason) -> Option<Departed> {
         let Child { state, mut panics_seen, .. } = rows.children.remove(&client)?;
         let end = End::Closed(reason.clone());
         let is_news = state.conclude_idle(&end);
@@ -390,8 +389,7 @@ impl Table {
             }
         }
         for client in without_thread {
-            let closed = self.close_idle(rows, client, ExitReason::Closed);
-            self.release(closed);
+            self.release_later(self.close_idle(rows, client, ExitReason::Closed));
         }
         self.notify(Notice::ShutDown);
         self.changed.notify_all();

@@ -96,8 +96,11 @@ pub(super) struct Rows {
     /// Clients whose threads did not end in time, in that order.
     pub(super) abandoned: Vec<(ClientId, Arc<str>)>,
     /// Those of them whose thread, of this run, may still end.
-    pub(super) lost: BTreeMap<(ClientId, u64), (Arc<ClientState>, PanicsSeen)>,
+    pub(super) lost: BTreeMap<(ClientId, u64), Departed>,
 }
+
+/// A client that is not in the table any more, and which panics of its user code have been reported.
+pub(super) type Departed = (Arc<ClientState>, PanicsSeen);
 
 pub(super) enum Progress {
     Running,
@@ -165,9 +168,8 @@ impl Supervises for Table {
             let closed = self.close_idle(&mut rows, client, ExitReason::Closed);
             drop(rows);
             // On the caller's thread: when this returns, the client's closures and handler are dropped.
-            if let Some((state, mut seen)) = closed {
-                state.release_user_code();
-                self.report_panics(&state, &mut seen);
+            if let Some(departed) = closed {
+                self.release(departed);
             }
             return Ok(());
         }
