@@ -11,8 +11,8 @@ use common::{LONG, config, eventually, frame, ms, wait_for_state};
 use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, ParkReason, ReadyState, Request, Restart,
-    StopError, Supervisor, SupervisorEvent, UserCode,
+    Client, Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, ParkReason, ReadyState, Request,
+    Restart, SendError, StopError, Supervisor, SupervisorEvent, UserCode,
 };
 
 /// What one handler received, and what it does about it.
@@ -304,4 +304,45 @@ fn a_client_is_parked_by_hand_and_by_the_venues_close_code() {
     stays_at(&server, 2);
     let reason = supervisor.list_clients()[0].parked.clone();
     assert!(matches!(&reason, Some(ParkReason::ClosedByServer(frame)) if frame.code == 4401), "{reason:?}");
+}
+
+/// Sends until a message is refused for want of a connection, which `end` brings about: by then the client says it is not open.
+fn send_until_not_open(client: &Client, end: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        scope.spawn(end);
+        loop {
+            match client.send("one more") {
+                Err(SendError::NotOpen { .. }) => break assert_ne!(client.ready_state(), ReadyState::Open),
+                Ok(()) | Err(SendError::Full { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+    });
+}
+
+/// Many messages wait to be written, so that much is to be collected between the change of state and the refusals.
+#[test]
+fn a_client_that_says_it_is_open_refuses_no_message_for_want_of_a_connection() {
+    let supervisor = Supervisor::start().unwrap();
+    for round in 0..20 {
+        let server = Server::scripted(|number| match number {
+            1 => Script::silent(),
+            _ => Script::refuse(503),
+        })
+        .unwrap();
+        server.deafen(true);
+        let config = config(&server).send_capacity(100_000).close_timeout(ms(50));
+        let client = supervisor.spawn_client(config).unwrap();
+        client.wait_until_open(LONG).unwrap();
+        eventually("much waits", || {
+            let accepted = (0..1000).filter(|_| client.send("x".repeat(1000)).is_ok());
+            accepted.count() > 0 && client.stats().queued > 5_000
+        });
+        match round % 2 {
+            0 => send_until_not_open(&client, || assert_eq!(server.reset(), 1)),
+            _ => send_until_not_open(&client, || client.reconnect()),
+        }
+        // With 50 ms of grace the thread may be reported as late.
+        let _ = supervisor.stop_client(client.id());
+    }
 }
