@@ -4,6 +4,8 @@
 use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
+use parking_lot::ReentrantMutexGuard;
+
 use super::table::{Job, Table};
 use crate::deadline::later;
 use crate::metrics;
@@ -50,16 +52,25 @@ impl Table {
     }
 
     pub(super) fn publish_metrics_if_due(&self, now: Instant) {
-        let is_due = self.next_metrics.lock().is_some_and(|due| now >= due);
-        if is_due {
-            self.publish_metrics();
-            *self.next_metrics.lock() = Some(later(now, self.settings.metrics_every));
+        let is_due = || self.next_metrics.lock().is_some_and(|due| now >= due);
+        if is_due() {
+            let turn = self.publishing.lock();
+            // A caller of `publish_metrics` may have published while this waited for the lock.
+            if is_due() {
+                self.publish_locked(&turn);
+            }
         }
     }
 
-    /// Publishes what is counted of all clients, and of them together.
+    /// Publishes the counters of each client and of all together. The next time that metrics are due is an interval later.
     pub(super) fn publish_metrics(&self) {
-        let _turn = self.publishing.lock();
+        self.publish_locked(&self.publishing.lock());
+    }
+
+    fn publish_locked(&self, _turn: &ReentrantMutexGuard<'_, ()>) {
+        if let Some(due) = &mut *self.next_metrics.lock() {
+            *due = later(Instant::now(), self.settings.metrics_every);
+        }
         // A recorder is user code: it is not called under the table's lock.
         let states: Vec<_> = self.rows.lock().children.values().map(|child| child.state.clone()).collect();
         states.iter().for_each(|state| state.publish_metrics());

@@ -278,8 +278,8 @@ impl Supervisor {
         self.table.events()
     }
 
-    /// Publishes what is counted of all clients now, as the supervisor's thread does by itself once in a
-    /// [`metrics_interval`](SupervisorBuilder::metrics_interval): for an exporter that wants the state at its scrape.
+    /// Publishes the counters of all clients now, for an exporter that wants the state at its scrape. The next regular
+    /// publication follows a [`metrics_interval`](SupervisorBuilder::metrics_interval) later.
     ///
     /// ```
     /// # use ws_supervisor::Supervisor;

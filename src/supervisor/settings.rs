@@ -67,6 +67,7 @@ pub enum RestartCounting {
 /// # Ok::<(), ws_supervisor::StartError>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `start`"]
 pub struct SupervisorBuilder {
     pub(crate) max_restarts: usize,
     pub(crate) window: Duration,
@@ -136,8 +137,8 @@ impl SupervisorBuilder {
         self
     }
 
-    /// How often the supervisor's thread publishes what it counts ([`metrics`](crate::metrics)). Defaults to 1 s;
-    /// [`Supervisor::publish_metrics`](crate::Supervisor::publish_metrics) does it at any moment.
+    /// How often a supervisor publishes its clients' counters ([`metrics`](crate::metrics)). Defaults to 1 s;
+    /// [`Supervisor::publish_metrics`](crate::Supervisor::publish_metrics) publishes them at any moment.
     ///
     /// ```
     /// # use std::time::Duration;
