@@ -170,6 +170,7 @@ impl std::error::Error for RpcError {}
 /// # let _ = (ticker, urgent, patient);
 /// ```
 #[derive(Clone)]
+#[must_use = "a request does nothing until it is given to `request`, `post` or `start_request`"]
 pub struct Request {
     pub(crate) method: Box<str>,
     /// As JSON, or why it cannot be.

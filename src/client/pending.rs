@@ -15,6 +15,7 @@ use crate::response::Response;
 
 /// A request that is under way. Drop it if you don't care: an answer that has come by then goes with it, one that comes after
 /// that is an [`Event::LateResponse`](crate::Event::LateResponse).
+#[must_use = "dropping it discards the answer: `post` delivers it as an event"]
 pub struct PendingResponse {
     pub(crate) id: RequestId,
     pub(crate) deadline: Instant,

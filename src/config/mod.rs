@@ -69,6 +69,7 @@ pub(crate) type ResolveFn = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + S
 /// # Ok::<(), ws_supervisor::ConfigError>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "a configuration does nothing until a client is started with it"]
 pub struct ClientConfig {
     pub(crate) target: Target,
     pub(crate) name: Option<String>,

@@ -25,6 +25,7 @@ use crate::target::{Credentials, Target, bracketed, host_and_port, without_zone}
 /// # Ok::<(), ws_supervisor::ConfigError>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "its methods return the changed value"]
 pub struct Proxy {
     source: Source,
     bypass: Bypass,

@@ -21,6 +21,7 @@ use crate::error::ConfigError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]
+#[must_use = "its methods return the changed value"]
 pub struct SocketOptions {
     pub(crate) local_address: Option<IpAddr>,
     pub(crate) interface: Option<String>,

@@ -32,6 +32,7 @@ const KEPT: usize = 1 << 20;
 
 /// What a [`Recorder`] writes, and how. Made by [`Recorder::builder`].
 #[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `start`"]
 pub struct RecorderBuilder {
     path: PathBuf,
     rules: Rules,
@@ -149,6 +150,7 @@ pub struct RecorderStatus {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "dropping the last handle ends the recording"]
 pub struct Recorder(Arc<Owner>);
 
 struct Owner {

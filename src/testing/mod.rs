@@ -94,6 +94,7 @@ pub struct Record {
 }
 
 /// A scripted server. Dropping it ends all its connections.
+#[must_use = "dropping a server ends its connections"]
 pub struct Server {
     inner: Arc<Inner>,
 }

@@ -63,6 +63,7 @@ pub(super) enum Answer {
 /// # let _ = (feed, slow, rude);
 /// ```
 #[derive(Clone)]
+#[must_use = "a script does nothing until a server is started with it"]
 pub struct Script {
     pub(super) answer: Answer,
     pub(super) extra_headers: Vec<(String, String)>,

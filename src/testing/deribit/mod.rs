@@ -42,6 +42,7 @@ use crate::message::Message;
 /// assert_eq!(server.violations(), Vec::<String>::new());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "dropping a server ends its connections"]
 pub struct DeribitServer {
     server: Server,
     shared: Arc<Shared>,
@@ -68,6 +69,7 @@ impl Shared {
 }
 
 /// Settings of a [`DeribitServer`].
+#[must_use = "a builder does nothing until `start`"]
 pub struct DeribitServerBuilder {
     rules: Rules,
     tls: bool,
