@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use crate::error::ConfigError;
 use crate::handshake::TlsVersion;
 
-/// The library that encrypts a `wss://` connection. What can be configured, and what each fault does, is the same but where
-/// a method of [`Tls`] says otherwise.
+/// The library that encrypts a `wss://` connection. Options and faults are the same with each, unless a method of [`Tls`] says
+/// otherwise.
+///
+/// The default is `NativeTls` if the feature `native-tls` is on, and `Rustls` otherwise. Cargo turns a feature on for the whole
+/// build when any crate in it asks for the feature, so a dependency can change the default from rustls to OpenSSL. A program
+/// that must use one library names it: `Tls::new().backend(TlsBackend::Rustls)`.
 ///
 /// ```
 /// use ws_supervisor::{ClientConfig, Tls, TlsBackend};
@@ -24,17 +28,17 @@ use crate::handshake::TlsVersion;
     serde(rename_all = "snake_case")
 )]
 pub enum TlsBackend {
-    /// The system's library, by native-tls: OpenSSL on Linux. Its updates and policies are the system's. With the feature
+    /// The system's library, by native-tls: OpenSSL on Linux. The system's updates and policies apply. Needs the feature
     /// `native-tls`, which is on by default.
     #[cfg(feature = "native-tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "native-tls")))]
     #[default]
     NativeTls,
-    /// rustls, which needs no library of the system's, and takes less than half of OpenSSL 3.0's time for a small record. It
-    /// is the choice where a venue changes its keys on an open connection (RFC 8446 section 4.6.3): OpenSSL 3.0 ends one on which
-    /// a write is held up just then.
-    /// It trusts the system's roots; its cryptography is ring's, or what the process has installed as rustls' default
-    /// provider. With the feature `rustls`.
+    /// rustls, which needs no library of the system's, and takes less than half of OpenSSL 3.0's time for a small record. Use
+    /// rustls where a venue changes its keys on an open connection (RFC 8446 section 4.6.3): OpenSSL 3.0 ends a connection on
+    /// which a write is blocked at that moment.
+    /// rustls trusts the system's roots; the cryptography is ring's, or what the process has installed as rustls' default
+    /// provider. Needs the feature `rustls`.
     #[cfg(feature = "rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
     #[cfg_attr(not(feature = "native-tls"), default)]
@@ -96,6 +100,7 @@ impl Pin {
 /// # Ok::<(), ws_supervisor::ConfigError>(())
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
+#[must_use = "its methods return the changed value"]
 pub struct Tls {
     pub(crate) backend: TlsBackend,
     pub(crate) roots: Vec<Vec<u8>>,
@@ -216,7 +221,7 @@ impl Tls {
     }
 
     /// **Dangerous.** Accepts any certificate, expired, self-signed, for any host: whoever sits on the line can read and
-    /// change all orders. With a [`pin`](Tls::pin) it is how to trust one self-signed certificate, which then is what is
+    /// change all orders. With `Tls::pin` it is how to trust one self-signed certificate, which then is what is
     /// checked. A warning is logged when the client is made.
     pub fn danger_accept_invalid_certificates(mut self) -> Self {
         self.accepts_any_certificate = true;

@@ -77,6 +77,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tells what a supervisor does to whoever connects. Ends, and takes its socket away, when it is dropped.
 #[derive(Debug)]
+#[must_use = "dropping it closes the status socket"]
 pub struct StatusServer {
     path: PathBuf,
     /// Which file there is ours.
@@ -197,10 +198,33 @@ fn accept(listener: &UnixListener, table: &Weak<Table>, access: StatusAccess, en
     }
 }
 
+/// Writes to a peer that may be gone without raising `SIGPIPE`, which ends a C or C++ host that left the signal at its default.
+/// The standard library of Rust 1.85 asks for that on TCP sockets only.
+struct WithoutSignal(socket2::Socket);
+
+impl Write for WithoutSignal {
+    #[cfg(not(target_vendor = "apple"))]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send_with_flags(bytes, libc::MSG_NOSIGNAL)
+    }
+
+    /// Apple's systems have an option of the socket in place of the flag.
+    #[cfg(target_vendor = "apple")]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn serve(stream: UnixStream, table: &Weak<Table>, access: StatusAccess, ends: &AtomicBool) -> io::Result<()> {
     stream.set_read_timeout(Some(EVERY))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut out = stream.try_clone()?;
+    let mut out = WithoutSignal(socket2::Socket::from(stream.try_clone()?));
+    #[cfg(target_vendor = "apple")]
+    out.0.set_nosigpipe(true)?;
     let mut lines = BufReader::new(stream);
     let mut line = Vec::new();
     while !ends.load(Ordering::Acquire) {
