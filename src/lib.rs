@@ -4,68 +4,6 @@
 //! by OTP's rules. You talk to a client over crossbeam channels, or let a handler run on its thread. There is no async
 //! runtime anywhere.
 //!
-//! # Map
-//!
-//! ```text
-//! your threads                worker thread, one a client                                   the server
-//! Client ---- Command, ----> worker --> policy::connection (decides: given now and what happened,
-//!    |        message          |        it returns what to do and when to ask again)
-//!    |       (mailbox)         |    --> transport (TCP, TLS, frames) ------------------------>
-//!    |---- writes itself while the worker sleeps (outbound::line) --^
-//!    |<------- Event --------- consumer (your queue, or your handler on this thread) <---------
-//!                              |
-//!                              +-- Exit { reason, fate } --> supervisor's thread: joins, spends the budget, respawns
-//! ```
-//!
-//! The source is laid out in this order, from the ground up. A file imports only what stands above it in this table, or
-//! to its left in the same row; a test holds that (`tests/layers.rs` reads this very table).
-//!
-//! | room | files | what lives there |
-//! |---|---|---|
-//! | | `text` `message` `messages` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` `user_code` `logger` | words that everything else uses |
-//! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
-//! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
-//! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
-//! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `proof` `assembly` `deflate` `no_deflate` `receiver` `sender` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
-//! | | `no_record` | nothing is written down, without the feature |
-//! | `record/` | `told` `tap` `redact` `entry` `files` `recorder` `reader` `mod` | what comes and goes, written down, and read again |
-//! | `policy/` | `mod` `clocks` `places` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `monitors` `staleness` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
-//! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
-//! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
-//! | `outbound/` | `gate` `accepted` `outbox` `line` `link` `mailbox` `mod` | the way down: a message is accepted, waits, is written, is counted |
-//! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
-//! | | `core` | what every thread of a client may touch |
-//! | | `metrics` `no_metrics` | what is counted, given to the `metrics` facade |
-//! | `inbound/` | `backlog` `outlet` `burst` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
-//! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` `file_parts` `file_connecting` `file` `effective` | options, and what they come to |
-//! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
-//! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `certificate` `tls` `native_tls` `rustls` `secure` `http` `proxy` `handshake` `open` | from a URL to an open connection |
-//! | `worker/` | `mod` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
-//! | `client/` | `mod` `pending` `requests` | the handle |
-//! | `supervisor/` | `settings` `event` `child` `table` `deferred` `exits` `guardian` `mod` | joins, and does what an exit says |
-//! | `status_server/` | `snapshot` `mod` | seen from another process |
-//! | `live/` | `view` `mod` | seen in the terminal |
-//! | `config_file/` | `tree` `words` `mod` | all of it from a file |
-//!
-//! | where is it decided | file |
-//! |---|---|
-//! | whether a message of yours is accepted or refused | `policy/admission`; a full channel: `outbound/mailbox`; a request too many: `policy/requests` |
-//! | who writes it, you or the worker | `outbound/line` |
-//! | whether it counts as written | `outbound/outbox` |
-//! | what comes back at the end of a connection, and to whom | `client_state/settlement` |
-//! | what happens when you read too slowly | `overflow`, carried out by `inbound/backlog` |
-//! | that a heartbeat is lost | `policy/monitor` |
-//! | that data has stopped | `policy/staleness` |
-//! | when to dial again | `policy/reconnect` |
-//! | what follows the end of a run | `policy/restart` (asked by `client_state/settlement`); the budget, and what counts: `supervisor/exits`, by `policy/restart_intensity` |
-//! | whether a frame may come, and what a message is | `transport/receiver`, `transport/head` |
-//! | whom an answer answers | `policy/requests`; who waits for it: `asked` |
-//! | which channels are asked for | `policy/subscriptions`; who waits for one: `wanted` |
-//! | which of several options wins | `config/settings` |
-//! | what a key of a configuration file means | `config/file`, `config/file_parts` |
-//! | what is published, under which name | `metrics` |
-//! | what a line of a recording says | `record/entry` |
-//!
 //! # The shortest program
 //!
 //! ```
@@ -276,6 +214,81 @@
 //! - `status`, `live`: a running supervisor seen from another process, and in the terminal (`status_server`, `live`).
 //! - `cli`: the program `wsup`.
 //! - `real-time`: the real-time scheduler for a client's thread (`ClientConfig::real_time_priority`).
+//! # Platforms
+//!
+//! Tested on Linux. macOS, the BSDs and illumos have poll(2) too, and differ in what the kernel can be asked:
+//!
+//! | what | Linux | other Unixes |
+//! |---|---|---|
+//! | [`uncertain`](Event::Disconnected) without a proxy | by the peer's acknowledgements (`SIOCOUTQ`) | empty: what was written counts as written. Through a proxy the venue's pongs decide on every system |
+//! | the end of a connection while reading is paused | noticed at once, also on Android, FreeBSD and illumos (`POLLRDHUP`) | noticed when reading resumes, at a write, or when both directions are broken |
+//! | `SocketOptions::{interface, user_timeout, busy_poll}`, `kernel_timestamps` | available | refused with a [`ConfigError`] |
+//! | [`pin_to`](ClientConfig::pin_to) | available | FreeBSD too; macOS takes it as a hint; refused where the system cannot pin |
+//! | [`keepalive`](SocketOptions::keepalive) | times and retries | OpenBSD: on, with the system's times |
+//! | delayed acknowledgements | sent at once for short reads (`TCP_QUICKACK`) | the system decides |
+//! | descriptors of a client | a socket and an eventfd | a socket and a pair of sockets |
+//!
+//! # Map
+//!
+//! ```text
+//! your threads                worker thread, one a client                                   the server
+//! Client ---- Command, ----> worker --> policy::connection (decides: given now and what happened,
+//!    |        message          |        it returns what to do and when to ask again)
+//!    |       (mailbox)         |    --> transport (TCP, TLS, frames) ------------------------>
+//!    |---- writes itself while the worker sleeps (outbound::line) --^
+//!    |<------- Event --------- consumer (your queue, or your handler on this thread) <---------
+//!                              |
+//!                              +-- Exit { reason, fate } --> supervisor's thread: joins, spends the budget, respawns
+//! ```
+//!
+//! The source is laid out in this order, from the ground up. A file imports only what stands above it in this table, or
+//! to its left in the same row; a test holds that (`tests/layers.rs` reads this very table).
+//!
+//! | room | files | what lives there |
+//! |---|---|---|
+//! | | `text` `message` `messages` `deadline` `overflow` `command` `state` `request` `receipt` `correlation` `unsettled` `user_code` `logger` | words that everything else uses |
+//! | `wake/` | `bell` `mod` | how a caller ends the worker's sleep |
+//! | `error/` | `config` `send` `request` `session` `connect` `mod` | what can go wrong, by what it went wrong with |
+//! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
+//! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `proof` `assembly` `deflate` `no_deflate` `receiver` `sender` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
+//! | | `no_record` | nothing is written down, without the feature |
+//! | `record/` | `told` `tap` `redact` `entry` `files` `recorder` `reader` `mod` | what comes and goes, written down, and read again |
+//! | `policy/` | `mod` `clocks` `places` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `monitors` `staleness` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
+//! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
+//! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |
+//! | `outbound/` | `gate` `accepted` `outbox` `line` `link` `mailbox` `mod` | the way down: a message is accepted, waits, is written, is counted |
+//! | | `status` `asked` `wanted` | who waits for a state, an answer, a channel |
+//! | | `core` | what every thread of a client may touch |
+//! | | `metrics` `no_metrics` | what is counted, given to the `metrics` facade |
+//! | `inbound/` | `backlog` `outlet` `burst` `queue` `context` `delivery` `consumer` `mod` | the way up: to a queue or to a handler |
+//! | `config/` | `decode` `compression` `tls` `proxy` `socket` `mod` `connecting` `session` `thread` `settings` `file_parts` `file_connecting` `file` `effective` | options, and what they come to |
+//! | `client_state/` | `mod` `settlement` | what one run of a worker leaves to the next; who is told what at an end |
+//! | `connect/` | `mod` `attempt` `compression` `no_compression` `resolve` `tcp` `certificate` `tls` `native_tls` `rustls` `secure` `http` `proxy` `handshake` `open` | from a URL to an open connection |
+//! | `worker/` | `mod` `run` `acting` `reading` `establish` `close` `pause` `serve` `thread` | the loop on the client's thread: carries out |
+//! | `client/` | `mod` `pending` `requests` | the handle |
+//! | `supervisor/` | `settings` `event` `child` `table` `deferred` `exits` `guardian` `mod` | joins, and does what an exit says |
+//! | `status_server/` | `snapshot` `mod` | seen from another process |
+//! | `live/` | `view` `mod` | seen in the terminal |
+//! | `config_file/` | `tree` `words` `mod` | all of it from a file |
+//!
+//! | where is it decided | file |
+//! |---|---|
+//! | whether a message of yours is accepted or refused | `policy/admission`; a full channel: `outbound/mailbox`; a request too many: `policy/requests` |
+//! | who writes it, you or the worker | `outbound/line` |
+//! | whether it counts as written | `outbound/outbox` |
+//! | what comes back at the end of a connection, and to whom | `client_state/settlement` |
+//! | what happens when you read too slowly | `overflow`, carried out by `inbound/backlog` |
+//! | that a heartbeat is lost | `policy/monitor` |
+//! | that data has stopped | `policy/staleness` |
+//! | when to dial again | `policy/reconnect` |
+//! | what follows the end of a run | `policy/restart` (asked by `client_state/settlement`); the budget, and what counts: `supervisor/exits`, by `policy/restart_intensity` |
+//! | whether a frame may come, and what a message is | `transport/receiver`, `transport/head` |
+//! | whom an answer answers | `policy/requests`; who waits for it: `asked` |
+//! | which channels are asked for | `policy/subscriptions`; who waits for one: `wanted` |
+//! | which of several options wins | `config/settings` |
+//! | what a key of a configuration file means | `config/file`, `config/file_parts` |
+//! | what is published, under which name | `metrics` |
+//! | what a line of a recording says | `record/entry` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(unix))]
