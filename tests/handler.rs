@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::{LONG, config, eventually, ms, next_open, thread_status};
+use common::{LONG, config, eventually, ms};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
@@ -155,8 +155,8 @@ fn a_caller_writes_while_the_worker_sleeps() {
     let server = Server::start(Script::silent()).unwrap();
     let supervisor = Supervisor::start().unwrap();
     let client = supervisor.spawn_client(config(&server).name("asleep")).unwrap();
-    assert_eq!(next_open(&client), 1);
-    let switches = || thread_status("asleep", "voluntary_ctxt_switches").unwrap().parse::<usize>().unwrap();
+    assert_eq!(common::next_open(&client), 1);
+    let switches = || common::thread_status("asleep", "voluntary_ctxt_switches").unwrap().parse::<usize>().unwrap();
     let before = switches();
     for n in 0..MESSAGES {
         client.send_confirmed(n.to_string(), LONG).unwrap();
@@ -178,7 +178,7 @@ fn the_kernels_timestamps_tell_how_long_a_message_sat_in_the_socket() {
         let supervisor = Supervisor::start().unwrap();
         let (entered, is_in) = unbounded();
         let (release, held) = bounded(0);
-        struct Telling(Held, Sender<Option<Duration>>);
+        struct Telling(Held, Sender<Option<std::time::Duration>>);
         impl Handler for Telling {
             fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
                 self.1.send(message.time_in_socket()).unwrap();

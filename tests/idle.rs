@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{LONG, config, eventually, ms, next_open, next_text, thread_status, wait_for_state};
+use common::{LONG, config, eventually, ms, next_open, next_text, wait_for_state};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{Client, Heartbeat, IdleStrategy, ReadyState, StartError, Supervisor};
 
@@ -64,7 +64,7 @@ fn a_pinned_client_runs_on_its_core_after_a_restart_too() {
     let client = supervisor.spawn_client(config(&server).name("pinned").low_latency(core)).unwrap();
     for epoch in 1..=2 {
         assert_eq!(next_open(&client), epoch);
-        assert_eq!(thread_status("pinned", "Cpus_allowed_list"), Some(core.to_string()));
+        assert_eq!(common::thread_status("pinned", "Cpus_allowed_list"), Some(core.to_string()));
         supervisor.restart_client(client.id()).unwrap();
     }
 }

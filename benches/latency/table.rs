@@ -52,7 +52,8 @@ impl Table {
         self.add(key, against, "M/s", other / 1e6, ours / 1e6);
     }
 
-    /// A measure that has a limit and nobody to compare with.
+    /// A measure that has a limit and no contender.
+    #[cfg(target_os = "linux")]
     pub fn bound(&mut self, key: &str, unit: &'static str, limit: f64, ours: f64) {
         self.add(key, "at most", unit, limit, ours);
     }
