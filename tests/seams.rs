@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{LONG, Plain, config, methods, ms, rpc, wait_for_state};
+use common::{LONG, Plain, config, methods, ms, rpc, takes, wait_for_state};
 use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::*;
@@ -24,14 +24,6 @@ fn raw(serve: impl FnOnce(tungstenite::WebSocket<TcpStream>) + Send + 'static) -
 /// A text frame, beneath the framing: a server of its own may speak between our close frame and its own.
 fn say(server: &mut tungstenite::WebSocket<TcpStream>, text: &str) {
     server.get_mut().write_all(&[&[0x81, text.len() as u8], text.as_bytes()].concat()).unwrap();
-}
-
-/// Not a wait for a condition: a server that takes so long.
-fn takes(time: Duration) {
-    let begun = Instant::now();
-    while begun.elapsed() < time {
-        std::thread::park_timeout(ms(5));
-    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{LONG, config, eventually, ms, next, next_open, takes, wait_for_state};
 use ws_supervisor::testing::{self, Script, Server};
 use ws_supervisor::{
-    ClientConfig, Context, Delivery, Event, Handler, Heartbeat, IntensityScope, Message, MessageRef, RateLimit,
+    Client, ClientConfig, Context, Delivery, Event, Handler, Heartbeat, IntensityScope, Message, MessageRef, RateLimit,
     ReadyState, Request, RequestError, SendError, StopError, Supervisor, SupervisorEvent,
 };
 
@@ -27,6 +27,23 @@ fn sleepy(server: &Server) -> ClientConfig {
     config(server).delivery(Delivery::inline(|| Sleepy)).heartbeat(Heartbeat::disabled())
 }
 
+/// A factory that has a part in `held` for as long as it lives.
+fn holding(held: &Arc<()>) -> Delivery {
+    let held = held.clone();
+    Delivery::inline(move || {
+        let _ = &held;
+        Sleepy
+    })
+}
+
+/// The client's handler sleeps for so long from now on.
+fn sleeps(server: &Server, client: &Client, time: Duration) {
+    let before = client.stats().received;
+    server.push(format!("sleep {}", time.as_millis()));
+    // Counted as the handler is called, which keeps callers from writing until it returns.
+    eventually("asleep", || client.stats().received > before);
+}
+
 /// Messages that had not reached an abandoned thread come back in the supervisor's event, in order.
 #[test]
 fn messages_on_their_way_to_an_abandoned_thread_are_in_its_event_at_once() {
@@ -35,8 +52,7 @@ fn messages_on_their_way_to_an_abandoned_thread_are_in_its_event_at_once() {
     let alerts = supervisor.events();
     let client = supervisor.spawn_client(sleepy(&server).close_timeout(ms(300))).unwrap();
     client.wait_until_open(LONG).unwrap();
-    server.push("sleep 8000");
-    takes(ms(300));
+    sleeps(&server, &client, ms(8000));
     for n in 0..3 {
         client.send(format!("order {n}")).unwrap();
     }
@@ -59,19 +75,8 @@ fn an_end_by_the_common_budget_drops_the_closures_of_all_clients() {
     let supervisor =
         Supervisor::builder().intensity(0, LONG).intensity_scope(IntensityScope::Supervisor).start().unwrap();
     let held = Arc::new(());
-    let (a, b) = (held.clone(), held.clone());
-    let one = supervisor
-        .spawn_client(config(&bad).delivery(Delivery::inline(move || {
-            let _ = &a;
-            Sleepy
-        })))
-        .unwrap();
-    let parked = supervisor
-        .spawn_client(config(&refused).delivery(Delivery::inline(move || {
-            let _ = &b;
-            Sleepy
-        })))
-        .unwrap();
+    let one = supervisor.spawn_client(config(&bad).delivery(holding(&held))).unwrap();
+    let parked = supervisor.spawn_client(config(&refused).delivery(holding(&held))).unwrap();
     one.wait_until_open(LONG).unwrap();
     eventually("parked", || supervisor.count_clients().parked == 1);
     bad.push("panic");
@@ -295,8 +300,7 @@ fn an_abandoned_client_is_closed_for_all_callers() {
     let supervisor = Supervisor::start().unwrap();
     let client = supervisor.spawn_client(sleepy(&server).close_timeout(ms(300))).unwrap();
     client.wait_until_open(LONG).unwrap();
-    server.push("sleep 8000");
-    takes(ms(200));
+    sleeps(&server, &client, ms(8000));
     client.reconnect(); // not executed while the handler sleeps
     assert!(matches!(client.close(), Err(StopError::LeftBehind(_))));
     assert_eq!(client.ready_state(), ReadyState::Closed);
@@ -322,13 +326,7 @@ fn a_stopped_parked_client_drops_its_closures_and_a_stopping_one_is_listed_as_st
         (Server::start(Script::refuse(401)).unwrap(), Server::start(Script::silent().then_mute()).unwrap());
     let supervisor = Supervisor::start().unwrap();
     let held = Arc::new(());
-    let a = held.clone();
-    let parked = supervisor
-        .spawn_client(config(&refused).delivery(Delivery::inline(move || {
-            let _ = &a;
-            Sleepy
-        })))
-        .unwrap();
+    let parked = supervisor.spawn_client(config(&refused).delivery(holding(&held))).unwrap();
     eventually("parked", || supervisor.count_clients().parked == 1);
     supervisor.stop_client(parked.id()).unwrap();
     assert_eq!(Arc::strong_count(&held), 1);
@@ -372,8 +370,7 @@ fn a_caller_waiting_for_an_abandoned_client_gets_its_error_at_once() {
     client.wait_until_open(LONG).unwrap();
     let pending = client.start_request(Request::new("buy", ())).unwrap();
     eventually("written", || server.records()[0].received.len() == 1);
-    server.push("sleep 8000");
-    takes(ms(200));
+    sleeps(&server, &client, ms(8000));
     let begun = Instant::now();
     assert!(matches!(client.close(), Err(StopError::LeftBehind(_))));
     assert!(matches!(pending.wait::<i32>(), Err(RequestError::OutcomeUnknown { .. })));
@@ -430,8 +427,7 @@ fn values_for_the_handler_of_an_ended_client_are_dropped() {
     let client = supervisor.spawn_client(sleepy(&server)).unwrap();
     client.wait_until_open(LONG).unwrap();
     let held = Arc::new(());
-    server.push("sleep 700");
-    takes(ms(200));
+    sleeps(&server, &client, ms(700));
     for _ in 0..3 {
         client.tell(held.clone()).unwrap();
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::*;
 
-use crate::common::{LONG, config, eventually, ms, wait_for_state};
+use crate::common::{LONG, config, eventually, ms, read_head, wait_for_state};
 
 /// The venue, at these addresses.
 fn at(addresses: Vec<SocketAddr>) -> ClientConfig {
@@ -133,12 +133,9 @@ fn proxy(head: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     std::thread::spawn(move || {
         for mut tcp in listener.incoming().flatten() {
             count.fetch_add(1, Ordering::SeqCst);
-            let (mut request, mut byte) = (vec![], [0]);
-            while !request.ends_with(b"\r\n\r\n") && tcp.read_exact(&mut byte).is_ok() {
-                request.push(byte[0]);
-            }
+            read_head(&mut tcp);
             let _ = tcp.write_all(head.as_bytes());
-            let _ = tcp.read(&mut byte);
+            let _ = tcp.read(&mut [0]);
         }
     });
     (address, asked)
