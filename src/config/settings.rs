@@ -353,7 +353,7 @@ mod tests {
             ("event_capacity", ok().event_capacity(0)),
             ("event_bytes", ok().event_bytes(0)),
             ("send_capacity", ok().send_capacity(0)),
-            ("send_capacity", ok().send_capacity(1 << 40)),
+            ("send_capacity", ok().send_capacity(usize::MAX)),
             ("send_bytes", ok().send_bytes(0)),
             ("queue_while_disconnected", ok().queue_while_disconnected(usize::MAX)),
             ("max_message_size", ok().max_message_size(0)),

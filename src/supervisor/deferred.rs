@@ -63,6 +63,7 @@ impl Table {
     }
 
     /// Publishes the counters of each client and of all together. The next time that metrics are due is an interval later.
+    #[cfg(feature = "metrics")]
     pub(super) fn publish_metrics(&self) {
         self.publish_locked(&self.publishing.lock());
     }
