@@ -306,7 +306,7 @@ fn a_client_is_parked_by_hand_and_by_the_venues_close_code() {
     assert!(matches!(&reason, Some(ParkReason::ClosedByServer(frame)) if frame.code == 4401), "{reason:?}");
 }
 
-/// Sends until a message is refused for want of a connection, which `end` brings about: by then the client says it is not open.
+/// Sends until a message is refused because `end` has ended the connection. By then the client no longer says that it is open.
 fn send_until_not_open(client: &Client, end: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         scope.spawn(end);
@@ -322,7 +322,7 @@ fn send_until_not_open(client: &Client, end: impl FnOnce() + Send) {
 
 /// Many messages wait to be written, so that much is to be collected between the change of state and the refusals.
 #[test]
-fn a_client_that_says_it_is_open_refuses_no_message_for_want_of_a_connection() {
+fn a_client_that_says_it_is_open_refuses_no_message_as_not_open() {
     let supervisor = Supervisor::start().unwrap();
     for round in 0..20 {
         let server = Server::scripted(|number| match number {

@@ -69,7 +69,7 @@ impl ClientState {
     fn settle(&self, life: &mut Life, link: &mut Link, pass: Pass) -> Collected {
         let mailbox = &self.core.mailbox;
         let books = &mailbox.source.books;
-        // The state first: a client that says it is open refuses no message for want of a connection.
+        // The state first: a client that says it is open refuses no message as not open.
         self.core.status.leave_open();
         mailbox.gate.close(pass);
         link.let_go(books);

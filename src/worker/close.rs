@@ -67,7 +67,7 @@ impl Run<'_> {
         let mut deadline = deadline_within(limit);
         let (mut taken, mut progress_by) =
             (self.taken_by_peer(), without_progress.map(|time| later(Instant::now(), time)));
-        // The state first: a client that says it is open refuses no message for want of a connection.
+        // The state first: a client that says it is open refuses no message as not open.
         core.status.set(ReadyState::Closing);
         core.mailbox.gate.close(Pass::Queue);
         self.closing = true;
