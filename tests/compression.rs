@@ -144,10 +144,11 @@ fn deflated(bytes: &[u8], level: flate2::Compression) -> Vec<u8> {
     data
 }
 
-const AGREED: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n\r\n";
+/// With context takeover: a message that leaves something in the decompressor damages those that follow.
+const AGREED: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
 #[test]
-fn an_empty_compressed_message_changes_none_that_follow_and_half_a_message_is_no_message() {
+fn an_empty_compressed_message_changes_none_that_follow_and_a_part_of_a_message_is_none() {
     let stored = flate2::Compression::none();
     let address = raw(move |mut stream, n, answer| {
         write!(stream, "{answer}{AGREED}").unwrap();
@@ -155,8 +156,10 @@ fn an_empty_compressed_message_changes_none_that_follow_and_half_a_message_is_no
         match n {
             0 => stream.write_all(&[&[0xc2, 0][..], &whole, &[0xc1, 0], &whole].concat()).unwrap(),
             _ => {
-                let half = deflated(&large(500).into_bytes(), flate2::Compression::fast());
-                stream.write_all(&[&whole[..], &compressed(1, &half[..half.len() / 2])].concat()).unwrap();
+                // The last byte of a stored block is missing, and the byte that ends the message: the rest is no error to zlib.
+                let part = deflated(b"order", stored);
+                let part = &part[..part.len() - 2];
+                stream.write_all(&[&whole[..], &compressed(1, part)].concat()).unwrap();
             }
         }
         let _ = stream.read(&mut [0; 1000]);
@@ -175,7 +178,7 @@ fn an_empty_compressed_message_changes_none_that_follow_and_half_a_message_is_no
         Event::Disconnected { epoch: 2, reason, .. } => Some(reason.to_string()),
         _ => None,
     });
-    assert_eq!(after, [b"stored as it is"], "and nothing of the half");
+    assert_eq!(after, [b"stored as it is"], "and nothing of the part");
     assert!(reason.contains("stops in the middle"), "{reason}");
 }
 
@@ -189,20 +192,16 @@ fn without_a_largest_message_compressed_ones_arrive_too() {
 }
 
 /// Thirty megabytes in thirty kilobytes, behind a reader that has stopped, and then the end of the connection.
-#[test]
-fn what_was_compressed_a_thousandfold_is_bounded_when_its_connection_ends() {
-    let bomb = deflated(&vec![b'0'; 1 << 20], flate2::Compression::best());
+fn kept_of_bombs(frame: Vec<u8>, config: impl FnOnce(ClientConfig) -> ClientConfig) {
     let address = raw(move |mut stream, n, answer| {
-        write!(stream, "{answer}{AGREED}").unwrap();
-        if n == 0 {
-            let all: Vec<u8> = (0..30).flat_map(|_| compressed(1, &bomb)).collect();
-            stream.write_all(&all).unwrap();
-        } else {
-            std::mem::forget(stream);
+        let agreed = if frame[0] & 0x40 > 0 { AGREED } else { "\r\n" };
+        write!(stream, "{answer}{agreed}").unwrap();
+        match n {
+            0 => stream.write_all(&frame.repeat(30)).unwrap(),
+            _ => std::mem::forget(stream),
         }
     });
-    let config = to(address).compression(Compression::deflate()).event_bytes(2 << 20);
-    let client = Client::connect(config).unwrap();
+    let client = Client::connect(config(to(address)).event_bytes(2 << 20)).unwrap();
     eventually("another connection", || client.epoch() == 2);
     let (mut kept, mut lagged) = (0, 0);
     next(&client, |event| match event {
@@ -221,6 +220,41 @@ fn what_was_compressed_a_thousandfold_is_bounded_when_its_connection_ends() {
     let stats = client.stats();
     assert_eq!((stats.received, stats.dropped), (30, lagged), "each is delivered or counted");
     assert_eq!(kept as u64 / (1 << 20) + lagged, 30);
+}
+
+#[test]
+fn what_was_compressed_a_thousandfold_is_bounded_when_its_connection_ends() {
+    let large = vec![b'0'; 1 << 20];
+    kept_of_bombs(compressed(1, &deflated(&large, flate2::Compression::best())), |config| {
+        config.compression(Compression::deflate())
+    });
+    let mut stream = DeflateEncoder::new(vec![], flate2::Compression::best());
+    stream.write_all(&large).unwrap();
+    let mut packed = compressed(2, &stream.finish().unwrap());
+    packed[0] &= !0x40; // the payload is packed, not the frame
+    kept_of_bombs(packed, |config| config.decode(Decode::deflate_raw()));
+}
+
+/// A feed that is compressed as feeds are: the end of its connection costs no message of it, however few have been read.
+#[test]
+fn what_was_compressed_tenfold_is_delivered_when_its_connection_ends() {
+    let tick = |n: usize| format!(r#"{{"n":{n},"levels":"{}"}}"#, "100.5 7, ".repeat(100));
+    let address = raw(move |mut stream, n, answer| {
+        write!(stream, "{answer}{AGREED}").unwrap();
+        match n {
+            0 => (0..400).for_each(|n| {
+                let data = deflated(tick(n).as_bytes(), flate2::Compression::fast());
+                stream.write_all(&compressed(1, &data)).unwrap();
+            }),
+            _ => std::mem::forget(stream),
+        }
+    });
+    let client = Client::connect(to(address).compression(Compression::deflate()).event_capacity(16)).unwrap();
+    eventually("another connection", || client.epoch() == 2);
+    assert_eq!((client.stats().received, client.stats().dropped), (400, 0));
+    for n in 0..400 {
+        assert_eq!(next_text(&client), tick(n));
+    }
 }
 
 fn packed(pack: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {

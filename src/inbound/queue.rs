@@ -124,7 +124,7 @@ impl Queue {
         }
         self.room = self.capacity.events.saturating_sub(self.unread.events);
         self.byte_room = self.capacity.bytes.saturating_sub(self.unread.bytes);
-        if self.room > self.capacity.events / 2 {
+        if self.room > self.capacity.events / 2 && self.byte_room > self.capacity.bytes / 2 {
             self.warned = false;
         }
         self.room > 0 && self.byte_room > 0
@@ -158,9 +158,10 @@ impl Queue {
         self.deserted
     }
 
-    /// The connection is over, and so many bytes of it have arrived and are not delivered.
+    /// The connection is over, and so many bytes of it have arrived and are not delivered. Compressed messages are larger than
+    /// that: of them as many bytes are kept as may wait to be read.
     pub(crate) fn begin_rest(&mut self, bytes: u64) {
-        self.rest = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.rest = usize::try_from(bytes).unwrap_or(usize::MAX).max(self.capacity.bytes);
     }
 
     /// Whether messages wait behind the channel.
@@ -247,8 +248,7 @@ impl Queue {
         let at_limit = match self.overflow.at_limit(stage) {
             // A server that goes on talking while it is asked to close: what it says has a bound too.
             AtLimit::Keep if stage == Stage::Closing && backlog.bytes() >= self.capacity.bytes => AtLimit::DropNewest,
-            // Of a connection that is over as many bytes are kept as had arrived, which the kernel's buffer bounds. What a
-            // server compressed a thousandfold is not.
+            // The kernel's buffer bounds what had arrived when the connection ended, but not its size when decompressed.
             AtLimit::Keep if stage == Stage::Over && message.len() > self.rest => AtLimit::DropNewest,
             at_limit => at_limit,
         };
