@@ -74,6 +74,8 @@ pub(crate) struct Attempt<'a> {
     pub(super) address: Cell<Option<SocketAddr>>,
     /// Addresses that asked to be left alone, and for how long.
     pub(super) asked_to_wait: RefCell<Vec<(SocketAddr, Duration)>>,
+    /// The attempt failed, and an address of the host has not asked to be left alone.
+    another_is_free: Cell<bool>,
 }
 
 impl<'a> Attempt<'a> {
@@ -103,6 +105,7 @@ impl<'a> Attempt<'a> {
             known,
             address: Cell::new(None),
             asked_to_wait: RefCell::default(),
+            another_is_free: Cell::new(false),
         }
     }
 
@@ -110,8 +113,8 @@ impl<'a> Attempt<'a> {
     pub(super) fn to<'b>(&'b self, dial: &'b Dial) -> Attempt<'b> {
         let (phase, until, address) = (self.phase.clone(), Cell::new(self.deadline), self.address.clone());
         let (entered, took) = (self.entered.clone(), self.took.clone());
-        let asked_to_wait = RefCell::default();
-        Attempt { dial, phase, until, address, entered, took, asked_to_wait, ..*self }
+        let (asked_to_wait, another_is_free) = (RefCell::default(), Cell::new(false));
+        Attempt { dial, phase, until, address, entered, took, asked_to_wait, another_is_free, ..*self }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -153,6 +156,19 @@ impl<'a> Attempt<'a> {
     /// The addresses that asked to be left alone, and for how long.
     pub(crate) fn asked_to_wait(&self) -> Vec<(SocketAddr, Duration)> {
         self.asked_to_wait.take()
+    }
+
+    /// The attempt has failed at these addresses of the host, all that it has.
+    pub(super) fn failed_at(&self, all: &[SocketAddr]) {
+        let now = Instant::now();
+        let asked = self.asked_to_wait.borrow();
+        let waits = |address| self.known.waits(address, now) || asked.iter().any(|(of, _)| of == address);
+        self.another_is_free.set(!all.iter().all(waits));
+    }
+
+    /// Whether an address of the host is left that did not ask to be left alone: then the host's wait is not the URL's.
+    pub(crate) fn another_is_free(&self) -> bool {
+        self.another_is_free.get()
     }
 
     fn timeout(&self) -> Halt {

@@ -52,7 +52,11 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
         None => error,
     };
     let addresses = resolve::resolve(attempt, host, port).map_err(|halt| halt.map(of_proxy))?;
-    let mut left = tcp::in_order(attempt, addresses);
+    let fails = |error: ConnectError| {
+        attempt.failed_at(&addresses);
+        Err(error.into())
+    };
+    let mut left = tcp::in_order(attempt, addresses.clone());
     // The failure so far that speaks for the attempt.
     let mut met: Option<ConnectError> = None;
     loop {
@@ -61,7 +65,7 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
         let mut failed = None;
         let (tcp, address) = match tcp::race(attempt, &mut left, &mut failed) {
             Ok(taken) => taken,
-            Err(Halt::Failed(error)) => return Err(more_telling(met, of_proxy(error)).into()),
+            Err(Halt::Failed(error)) => return fails(more_telling(met, of_proxy(error))),
             Err(Halt::Cancelled) => return Err(Halt::Cancelled),
         };
         attempt.address.set(Some(address));
@@ -75,13 +79,13 @@ fn open_one(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt> {
         }
         match over(attempt, tcp, proxy.as_ref()) {
             Err(Halt::Failed(error)) => {
-                if let Some(wait) = error.retry_after().filter(|_| !error.is_ban()) {
+                if let Some(wait) = error.retry_after() {
                     attempt.asked_to_wait.borrow_mut().push((address, wait));
                 }
                 let goes_on = !left.is_empty() && is_this_addresses_own(&error) && may_dial(attempt);
                 let error = more_telling(met.take(), error);
                 if !goes_on {
-                    return Err(error.into());
+                    return fails(error);
                 }
                 logger::debug!("{address} does not serve: {error}; trying another address");
                 met = Some(error);

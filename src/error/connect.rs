@@ -206,8 +206,8 @@ impl ConnectError {
         }
     }
 
-    /// Whether the server refused since we were too hasty: 429 (RFC 6585 section 4), or 418, Binance's code for a ban. It counts
-    /// the requests of our address, at whichever of its own they arrive.
+    /// Whether the server refused since it received too many requests: 429 (RFC 6585 section 4), or 418, Binance's code for a
+    /// ban.
     pub(crate) fn is_ban(&self) -> bool {
         matches!(self, Self::Refused(refusal) if matches!(refusal.status, 418 | 429))
     }

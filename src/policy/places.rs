@@ -84,6 +84,8 @@ pub(crate) struct Addresses {
     avoid: Vec<SocketAddr>,
     /// Those that asked to be left alone, and until when.
     waits: Vec<(SocketAddr, Instant)>,
+    /// After the last attempt an address of the host is left that did not ask to be left alone.
+    pub(crate) another_is_free: bool,
 }
 
 impl Addresses {
@@ -91,9 +93,8 @@ impl Addresses {
     /// (RFC 8305 section 4), and last those that did not serve lately.
     /// One that asked to be left alone is left out, unless each did.
     pub(crate) fn in_order(&self, mut all: Vec<SocketAddr>, now: Instant) -> Vec<SocketAddr> {
-        let is_ready = |address: &SocketAddr| !self.waits.iter().any(|(of, until)| of == address && now < *until);
-        if all.iter().any(is_ready) {
-            all.retain(is_ready);
+        if all.iter().any(|address| !self.waits(address, now)) {
+            all.retain(|address| !self.waits(address, now));
         }
         let first_family = all.first().is_some_and(SocketAddr::is_ipv6);
         let (one, other): (Vec<_>, Vec<_>) = all.into_iter().partition(|address| address.is_ipv6() == first_family);
@@ -113,7 +114,12 @@ impl Addresses {
         order
     }
 
-    /// It took the connection. Should it not serve, the next attempt begins with another.
+    /// Whether this address asked to be left alone until later than `now`.
+    pub(crate) fn waits(&self, address: &SocketAddr, now: Instant) -> bool {
+        self.waits.iter().any(|(of, until)| of == address && now < *until)
+    }
+
+    /// It took the connection. If it does not serve, the next attempt begins with another.
     pub(crate) fn took(&mut self, address: SocketAddr) {
         self.avoid.retain(|avoided| *avoided != address);
         self.avoid.push(address);

@@ -258,6 +258,7 @@ impl<'a> Run<'a> {
         let attempt = Attempt::new(settings, hooks, &dial, &self.life.addresses, worker);
         let opened = open(&attempt);
         let (address, asked_to_wait) = (attempt.address(), attempt.asked_to_wait());
+        self.life.addresses.another_is_free = attempt.another_is_free();
         if let Some(address) = address {
             self.life.addresses.took(address);
         }
@@ -285,7 +286,9 @@ impl<'a> Run<'a> {
         metrics::connect_failed(&self.core.tag, &error);
         let now = Instant::now();
         let slowly = self.state.settings.certificate_retry.filter(|_| error.is_certificate());
-        let asked = error.retry_after().or(slowly).map(|wait| self.life.reconnect.asked(wait, fastrand::f64()));
+        // The wait belongs to the address that asked for it, if another is left.
+        let asked = error.retry_after().filter(|_| !self.life.addresses.another_is_free).or(slowly);
+        let asked = asked.map(|wait| self.life.reconnect.asked(wait, fastrand::f64()));
         // If there is another URL it is next, and the client is not parked before each URL was refused.
         let for_good = self.is_permanent(&error);
         let ready_in = self.life.places.failed(for_good, asked.map(|wait| later(now, wait)), now);

@@ -42,16 +42,32 @@ fn a_lookup_that_hangs_is_not_joined_by_the_next_attempt() {
 
 #[test]
 fn a_server_that_asks_for_an_hour_keeps_the_client_from_itself_alone() {
-    let busy = || Server::start(Script::refuse(503).header("Retry-After", "3600")).unwrap();
-    // The second address of the same name, and another URL.
-    let (first, second) = (busy(), Server::echo().unwrap());
-    let client = Client::connect(at(vec![first.address(), second.address()])).unwrap();
-    assert_eq!(client.handshake().unwrap().peer, second.address());
-    client.reconnect();
-    eventually("again", || client.epoch() == 2);
-    assert_eq!(client.handshake().unwrap().peer, second.address(), "the address that served is first");
-    let (first, second) = (busy(), Server::echo().unwrap());
+    let asks = |status| Server::start(Script::refuse(status).header("Retry-After", "3600")).unwrap();
+    let busy = || asks(503);
     let supervisor = Supervisor::start().unwrap();
+    // The second address of the same name: after a 503 in the same attempt, otherwise in the next.
+    for (status, failed) in [(503, 0), (429, 1), (418, 1)] {
+        let (first, second) = (asks(status), Server::echo().unwrap());
+        let config = at(vec![first.address(), second.address()]).name(format!("after {status}"));
+        let client = supervisor.spawn_client(config).unwrap();
+        client.wait_until_open(LONG).unwrap();
+        assert_eq!(client.handshake().unwrap().peer, second.address());
+        assert_eq!((first.accepts(), client.stats().failed_attempts), (1, failed), "{status}");
+        client.reconnect();
+        eventually("again", || client.epoch() == 2);
+        assert_eq!(client.handshake().unwrap().peer, second.address(), "the address that served is first");
+    }
+    // Each address asks for it: then the client waits.
+    for status in [503, 429] {
+        let (first, second) = (asks(status), asks(status));
+        let config = at(vec![first.address(), second.address()]).name(format!("each {status}"));
+        let client = supervisor.spawn_client(config).unwrap();
+        let wait = || supervisor.list_clients().last().unwrap().next_attempt.map(|at| at - Instant::now());
+        eventually("waits for an hour", || wait().is_some_and(|wait| wait > Duration::from_secs(3000)));
+        assert_eq!((first.accepts(), second.accepts()), (1, 1), "{status}");
+        supervisor.stop_client(client.id()).unwrap();
+    }
+    let (first, second) = (busy(), Server::echo().unwrap());
     let client = supervisor.spawn_client(config(&first).fallback_url(second.url()).unwrap()).unwrap();
     client.wait_until_open(LONG).unwrap();
     second.cut();
