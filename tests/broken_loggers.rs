@@ -10,17 +10,25 @@ use common::{LONG, config, eventually, ms};
 use parking_lot::{Mutex, RwLock};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    Client, Context, Delivery, Event, Handler, Heartbeat, MessageRef, ReadyState, Supervisor, SupervisorEvent, UserCode,
+    Client, Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, ReadyState, Supervisor, SupervisorEvent,
+    UserCode,
 };
 
 /// What the process's logger does; one test at a time.
-static CONDUCT: Conduct = Conduct { every: AtomicU64::new(0), lines: AtomicU64::new(0), blocks: RwLock::new(()) };
+static CONDUCT: Conduct = Conduct {
+    every: AtomicU64::new(0),
+    lines: AtomicU64::new(0),
+    at_panics: AtomicU64::new(0),
+    blocks: RwLock::new(()),
+};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 struct Conduct {
     /// It panics at each of so many lines; 0: never.
     every: AtomicU64,
     lines: AtomicU64,
+    /// It panics at so many more of the lines that report a panic.
+    at_panics: AtomicU64,
     /// It blocks on the threads of a supervisor while this is locked.
     blocks: RwLock<()>,
 }
@@ -30,7 +38,12 @@ impl log::Log for Conduct {
         true
     }
 
-    fn log(&self, _: &log::Record<'_>) {
+    fn log(&self, record: &log::Record<'_>) {
+        if record.args().to_string().contains("panicked") {
+            let one_less = |left: u64| left.checked_sub(1);
+            let panics = self.at_panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
+            assert!(!panics, "the logger's pipe is gone");
+        }
         if std::thread::current().name().is_some_and(|name| name.starts_with("ws-")) {
             drop(self.blocks.read());
         }
@@ -104,11 +117,7 @@ fn accounts_and_supervision_hold_whichever_line_the_logger_panics_at() {
         is_open_again(&client, 1);
         client.send("after").unwrap();
         server.wait_until(LONG, |records| records[1].received.len() == 1);
-        assert_eq!(
-            server.records()[1].received,
-            [ws_supervisor::Message::from("after")],
-            "every {every}: an order of connection 1"
-        );
+        assert_eq!(server.records()[1].received, ["after"], "every {every}: an order of connection 1");
         let epoch = client.epoch();
         server.push("panic");
         is_open_again(&client, epoch);
@@ -124,6 +133,37 @@ fn accounts_and_supervision_hold_whichever_line_the_logger_panics_at() {
         assert!(every > 3 || events.iter().any(named), "every {every}: {events:?}");
     }
     CONDUCT.every.store(0, Ordering::Relaxed);
+}
+
+/// The server takes nothing, so that orders wait when the worker panics.
+#[test]
+fn no_order_is_written_on_a_later_connection_when_the_logger_panics_at_the_report_of_a_panic() {
+    let _turn = ONE_AT_A_TIME.lock();
+    install();
+    for panics in [1, 2] {
+        let server =
+            Server::scripted(|n| if n == 0 { Script::silent().then_deaf() } else { Script::silent() }).unwrap();
+        let supervisor = Supervisor::builder().intensity(1_000, LONG).start().unwrap();
+        let (config, returned) = fragile(&server);
+        let client = supervisor.spawn_client(config.send_bytes(256 << 20)).unwrap();
+        client.wait_until_open(LONG).unwrap();
+        let order = "x".repeat(100_000);
+        eventually("the kernels are full and twenty orders wait", || {
+            let before = client.stats();
+            client.send(order.as_str()).unwrap();
+            before.queued >= 20 && client.stats().sent == before.sent
+        });
+        CONDUCT.at_panics.store(panics, Ordering::Relaxed);
+        server.push("panic");
+        is_open_again(&client, 1);
+        client.send("after").unwrap();
+        assert!(server.wait_until(LONG, |records| records[1].received.last() == Some(&Message::from("after"))));
+        assert_eq!(server.records()[1].received, ["after"], "orders of connection 1 on connection 2");
+        let stats = client.stats();
+        assert!(stats.unsent >= 20 && stats.accepted == stats.sent + stats.unsent, "{stats:?}");
+        assert_eq!(returned.load(Ordering::SeqCst) as u64, stats.unsent + stats.uncertain, "{stats:?}");
+        assert_eq!(CONDUCT.at_panics.load(Ordering::Relaxed), 0);
+    }
 }
 
 #[test]

@@ -324,7 +324,7 @@ fn send_until_not_open(client: &Client, end: impl FnOnce() + Send) {
 #[test]
 fn a_client_that_says_it_is_open_refuses_no_message_as_not_open() {
     let supervisor = Supervisor::start().unwrap();
-    for round in 0..20 {
+    for round in 0..6 {
         let server = Server::scripted(|number| match number {
             1 => Script::silent(),
             _ => Script::refuse(503),

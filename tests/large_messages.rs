@@ -94,6 +94,23 @@ fn a_large_message_under_way_delays_neither_reads_nor_a_stop() {
     }
 }
 
+/// What the server sends meanwhile is read before the message has arrived.
+#[test]
+fn messages_are_read_while_a_large_message_leaves_to_a_server_that_reads() {
+    for backend in BACKENDS {
+        let (server, config) = server(backend, Script::silent());
+        let supervisor = Supervisor::start().unwrap();
+        let client = supervisor.spawn_client(config.close_timeout(Duration::from_secs(30))).unwrap();
+        next_open(&client);
+        client.send(Message::binary(vec![7; 3 * LARGE])).unwrap();
+        server.push("read meanwhile");
+        assert_eq!(common::next_text(&client), "read meanwhile");
+        assert_eq!(server.records()[0].received.len(), 0, "{backend:?}: it was read after the large message had left");
+        supervisor.stop_client(client.id()).unwrap();
+        assert_eq!((client.stats().sent, server.records()[0].received.len()), (1, 1), "{backend:?}");
+    }
+}
+
 /// Some gateways refuse long frames; and a ping need not wait for the end of a long message.
 #[test]
 fn with_a_largest_frame_long_messages_arrive_in_fragments_and_whole() {
@@ -117,12 +134,14 @@ fn with_a_largest_frame_long_messages_arrive_in_fragments_and_whole() {
 /// The message is not copied, and once the server's kernel has it no part of it is kept.
 #[test]
 fn the_memory_of_a_large_message_is_released_when_it_has_arrived() {
-    let (server, config) = server(None, Script::silent());
-    let client = Client::connect(config).unwrap();
-    next_open(&client);
-    let payload = bytes::Bytes::from(vec![7; LARGE]);
-    client.send(Message::binary(payload.clone())).unwrap();
-    assert!(server.wait_until(LONG, |records| records[0].received.len() == 1));
-    eventually("only this test has it", || payload.is_unique());
-    assert!(client.stats().sent == 1 && client.stats().uncertain == 0);
+    for backend in BACKENDS {
+        let (server, config) = server(backend, Script::silent());
+        let client = Client::connect(config).unwrap();
+        next_open(&client);
+        let payload = bytes::Bytes::from(vec![7; LARGE]);
+        client.send(Message::binary(payload.clone())).unwrap();
+        assert!(server.wait_until(LONG, |records| records[0].received.len() == 1));
+        eventually("only this test has it", || payload.is_unique());
+        assert!(client.stats().sent == 1 && client.stats().uncertain == 0, "{backend:?}");
+    }
 }
