@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{LONG, Plain, config, methods, ms, rpc, takes, wait_for_state};
+use common::{LONG, Plain, config, methods, ms, next_text, rpc, takes, wait_for_state};
 use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::*;
@@ -172,4 +172,15 @@ fn a_heartbeat_that_comes_after_our_close_frame_ends_nothing_and_reaches_nobody(
     };
     let texts: Vec<_> = client.events().iter().filter_map(text).collect();
     assert_eq!(texts, ["a fill"]);
+}
+
+/// The condition is the caller's own code, which may call the server.
+#[test]
+fn a_condition_that_is_waited_for_may_call_the_server() {
+    let server = Server::echo().unwrap();
+    let client = Client::connect(config(&server)).unwrap();
+    assert!(server.wait_until(LONG, |records| server.push("pushed") == records.len()));
+    assert_eq!(next_text(&client), "pushed");
+    client.send("wanted").unwrap();
+    server.wait_for_message(|message| server.accepts() == 1 && message.as_text() == Some("wanted"));
 }

@@ -459,3 +459,27 @@ fn a_connection_that_is_old_enough_is_replaced_when_nothing_is_pending() {
     assert_eq!(pending.wait::<u32>().unwrap(), 1);
     assert_eq!(next_open(&client), 2);
 }
+
+/// A process that was restarted does not know its open orders, and the venue does.
+#[test]
+fn reconcile_runs_on_the_first_connection_too_if_asked_for() {
+    let server = Server::start(rpc(|_, _| Some(Ok(json!(7))))).unwrap();
+    for (from_start, connections) in [(true, vec![1, 2]), (false, vec![2])] {
+        let (epochs, seen) = unbounded();
+        let reconcile = move |session: &mut ws_supervisor::Session<'_>, unsettled: &Unsettled| {
+            let orders: u64 = session.request("private/get_open_orders", ())?;
+            let known = unsettled.unsent.len() + unsettled.uncertain.len() + unsettled.unknown.len();
+            epochs.send((session.epoch(), orders, known)).map_err(SessionError::fatal)
+        };
+        let config = match from_start {
+            true => config(&server).reconcile_from_start(reconcile),
+            false => config(&server).reconcile(reconcile),
+        };
+        let client = Client::connect(config).unwrap();
+        client.reconnect();
+        eventually("open again", || client.epoch() == 2);
+        client.close().unwrap();
+        let expected: Vec<_> = connections.into_iter().map(|epoch| (epoch, 7, 0)).collect();
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), expected, "from the start: {from_start}");
+    }
+}
