@@ -15,7 +15,7 @@ use metrics::{
 };
 use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
-use ws_supervisor::{ClientConfig, Heartbeat, Supervisor, metrics as published};
+use ws_supervisor::{ClientConfig, Heartbeat, Supervisor, SupervisorEvent, metrics as published};
 
 /// All that came, by name and labels.
 #[derive(Default)]
@@ -93,6 +93,7 @@ impl Recorder for Shared {
         Counter::from_arc(self.0.cell(key))
     }
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        trick(key.name());
         Gauge::from_arc(self.0.cell(key))
     }
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
@@ -135,6 +136,30 @@ fn a_recorder_that_asks_the_supervisor_back_or_is_slow_holds_up_nobody() {
     }
     supervisor.stop_client(client.id()).unwrap();
     assert_eq!(supervisor.count_clients().total, 0);
+}
+
+/// Held while the recorder blocks.
+static BLOCKS: Mutex<()> = Mutex::new(());
+
+#[test]
+fn a_recorder_that_blocks_delays_no_stop() {
+    let (_turn, _) = book();
+    let server = Server::echo().unwrap();
+    let supervisor = Supervisor::builder().metrics_interval(Duration::from_millis(10)).start().unwrap();
+    let client = supervisor.spawn_client(ClientConfig::new(server.url()).unwrap().name("stops")).unwrap();
+    client.wait_until_open(Duration::from_secs(30)).unwrap();
+    let events = supervisor.events();
+    let blocked = BLOCKS.lock();
+    static HAS_BLOCKED: AtomicU64 = AtomicU64::new(0);
+    TRICKS.lock().push(("ws_supervisor_clients", || {
+        HAS_BLOCKED.fetch_add(1, Ordering::SeqCst);
+        drop(BLOCKS.lock());
+    }));
+    eventually("the recorder blocks", || HAS_BLOCKED.load(Ordering::SeqCst) > 0);
+    supervisor.stop_client(client.id()).unwrap();
+    assert!(!events.try_iter().any(|event| matches!(event, SupervisorEvent::LeftBehind { .. })));
+    drop(blocked);
+    TRICKS.lock().clear();
 }
 
 #[test]

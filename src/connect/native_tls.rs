@@ -15,7 +15,7 @@ pub(super) fn handshake<L: Layer + 'static>(
     host: &str,
     below: L,
 ) -> Result<Box<dyn Layer>, Halt> {
-    let connector = CONNECTORS.get(attempt, tls, || connector(tls))?;
+    let connector = CONNECTORS.get(tls, || attempt.check(), || connector(tls))?;
     let mut result = connector.connect(host, below);
     loop {
         match result {

@@ -31,7 +31,7 @@ pub(super) fn handshake<L: Layer + 'static>(
 ) -> Result<Box<dyn Layer>, Halt> {
     let name = ServerName::try_from(host.to_owned());
     let name = name.map_err(|_| unusable(format!("`{host}` is no name that a certificate can have")))?;
-    let config = CONFIGS.get(attempt, tls, || config(tls))?;
+    let config = CONFIGS.get(tls, || attempt.check(), || config(tls))?;
     let connection = ClientConnection::new(config, name).map_err(|error| failed(&error))?;
     let mut stream = Rustls::new(connection, below);
     loop {

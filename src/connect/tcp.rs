@@ -100,11 +100,11 @@ fn outcome(tcp: &TcpStream) -> Option<io::Result<()>> {
     match tcp.take_error() {
         Ok(Some(error)) | Err(error) => Some(Err(error)),
         Ok(None) => match tcp.peer_addr() {
-            // A local port of the ephemeral range that nobody listens on can be given to this very socket, which TCP then
-            // connects to itself (RFC 9293 section 3.5, simultaneous open).
+            // The kernel can choose the dialled port for this socket when no program listens there and the port is in the
+            // ephemeral range: TCP then connects the socket to itself (RFC 9293 section 3.5, simultaneous open).
             Ok(peer) if tcp.local_addr().is_ok_and(|local| local == peer) => Some(Err(io::Error::new(
                 io::ErrorKind::ConnectionRefused,
-                "nobody listens there (connected to itself)",
+                "no program listens there (the socket was connected to itself)",
             ))),
             Ok(_) => Some(Ok(())),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
@@ -178,4 +178,22 @@ fn in_progress(error: &io::Error) -> bool {
     let errno = rustix::io::Errno::from_io_error(error);
     error.kind() == io::ErrorKind::WouldBlock
         || matches!(errno, Some(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As it happens to who dials a local port of the ephemeral range until the kernel picks that port for the dialler.
+    #[test]
+    fn a_socket_that_is_connected_to_itself_has_failed() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let own = socket.local_addr().unwrap();
+        socket.connect(&own).unwrap();
+        let tcp = TcpStream::from(socket);
+        assert_eq!(tcp.peer_addr().unwrap(), tcp.local_addr().unwrap());
+        let error = outcome(&tcp).unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
 }

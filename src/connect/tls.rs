@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::attempt::{Attempt, Halt};
+use super::attempt::Halt;
 use crate::config::tls::{Identity, Tls, are_certificates, identity_fault};
 use crate::error::{ConnectError, TlsFault};
 
@@ -68,10 +68,11 @@ impl<T: Clone> Cache<T> {
         Self { entries: Mutex::new(Vec::new()), changed: Condvar::new() }
     }
 
+    /// Returns what was made for `tls`, or makes it. While another attempt makes it, waits for as long as `check` allows.
     pub(super) fn get(
         &self,
-        attempt: &Attempt<'_>,
         tls: &Tls,
+        check: impl Fn() -> Result<(), Halt>,
         make: impl FnOnce() -> Result<T, Halt>,
     ) -> Result<T, Halt> {
         let mut entries = self.entries.lock();
@@ -86,7 +87,7 @@ impl<T: Clone> Cache<T> {
                 Some(_) => {}
             }
             let _ = self.changed.wait_until(&mut entries, now + LOOK);
-            MutexGuard::unlocked(&mut entries, || attempt.check())?;
+            MutexGuard::unlocked(&mut entries, &check)?;
         }
         let now = Instant::now();
         if entries.len() >= FEW {
@@ -94,7 +95,7 @@ impl<T: Clone> Cache<T> {
         }
         entries.push(Entry { tls: tls.clone(), made: None, used: now });
         drop(entries);
-        // Should `make` panic, the place is given up all the same.
+        // Releases the place also when `make` panics.
         let place = Place { cache: self, tls };
         let made = make()?;
         let mut entries = self.entries.lock();
@@ -170,4 +171,83 @@ pub(super) fn alerted(message: String) -> Halt {
         message
     };
     refused(fault, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn named(n: u8) -> Tls {
+        Tls { roots: vec![vec![n]], ..Tls::default() }
+    }
+
+    #[test]
+    fn attempts_that_start_together_wait_for_the_one_that_makes_it() {
+        const ATTEMPTS: usize = 8;
+        let (cache, made, waiting) = (Cache::<usize>::new(), AtomicUsize::new(0), AtomicUsize::new(0));
+        let make = || {
+            // The others have come before it is done, and each has been asked at least once whether to go on.
+            while waiting.load(Ordering::SeqCst) < ATTEMPTS - 1 {
+                std::thread::yield_now();
+            }
+            Ok(made.fetch_add(1, Ordering::SeqCst))
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..ATTEMPTS {
+                scope.spawn(|| {
+                    let has_counted = std::cell::Cell::new(false);
+                    let check = || {
+                        if !has_counted.replace(true) {
+                            waiting.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Ok(())
+                    };
+                    assert_eq!(cache.get(&named(1), check, make).ok(), Some(0));
+                });
+            }
+        });
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_cancelled_attempt_does_not_wait_and_a_failed_one_leaves_the_place_to_the_next() {
+        let cache = Cache::<u8>::new();
+        let nested = cache.get(
+            &named(1),
+            || Ok(()),
+            || {
+                let cancelled = cache.get(&named(1), || Err(Halt::Cancelled), || Ok(1));
+                assert!(matches!(cancelled, Err(Halt::Cancelled)));
+                Err(unusable("no roots".into()))
+            },
+        );
+        assert!(matches!(nested, Err(Halt::Failed(_))));
+        assert_eq!(cache.get(&named(1), || Ok(()), || Ok(2)).ok(), Some(2));
+    }
+
+    #[test]
+    fn each_of_forty_identities_is_made_once() {
+        let (cache, made) = (Cache::<u8>::new(), AtomicUsize::new(0));
+        for _ in 0..3 {
+            for n in 0..40 {
+                let make = || {
+                    made.fetch_add(1, Ordering::SeqCst);
+                    Ok(n)
+                };
+                assert_eq!(cache.get(&named(n), || Ok(()), make).ok(), Some(n));
+            }
+        }
+        assert_eq!(made.load(Ordering::SeqCst), 40);
+    }
+
+    #[test]
+    fn roots_that_a_handshake_speaks_against_are_read_again() {
+        let cache = Cache::<u8>::new();
+        cache.get(&named(1), || Ok(()), || Ok(1)).ok();
+        cache.doubt(&named(1), refused(TlsFault::Expired, "expired"));
+        assert_eq!(cache.get(&named(1), || Ok(()), || Ok(2)).ok(), Some(1));
+        cache.doubt(&named(1), refused(TlsFault::UnknownIssuer, "unknown issuer"));
+        assert_eq!(cache.get(&named(1), || Ok(()), || Ok(2)).ok(), Some(2));
+    }
 }

@@ -65,8 +65,7 @@ pub(crate) fn poll_until(
     wake: &Wake,
     deadline: Option<Instant>,
 ) -> io::Result<Waited> {
-    let timeout =
-        deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now()).min(LONGEST_SLEEP)));
+    let timeout = deadline.map(|deadline| timeout(deadline.saturating_duration_since(Instant::now())));
     let Some(bell) = wake.hear() else { return Ok(Waited::default()) };
     let bell = bell.as_fd();
     let fd = |at: usize| match sockets.get(at.wrapping_sub(1)) {
@@ -90,14 +89,27 @@ pub(crate) fn poll_until(
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
+/// What poll(2) is given for a wait of this length.
+fn timeout(wait: Duration) -> Timespec {
+    let wait = wait.min(LONGEST_SLEEP);
+    Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Arc;
+
+    /// Where poll(2) takes an int of milliseconds, more than 24.8 days are an error.
+    #[test]
+    fn no_sleep_is_longer_than_an_int_of_milliseconds_holds() {
+        for wait in [Duration::from_secs(30 * 86_400), Duration::from_secs(u64::MAX), Duration::MAX] {
+            let Timespec { tv_sec, tv_nsec } = timeout(wait);
+            assert!(tv_sec > 0 && tv_sec * 1000 + tv_nsec / 1_000_000 < i32::MAX.into(), "{wait:?}");
+        }
+        let short = timeout(Duration::from_millis(1_500));
+        assert_eq!((short.tv_sec, short.tv_nsec), (1, 500_000_000));
+    }
 
     #[test]
     fn a_caller_ends_the_wait_and_work_prevents_it() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -141,8 +141,68 @@ fn clients_of_a_server_that_restarts_come_back_one_by_one() {
     }
 }
 
-/// A proxy that answers each CONNECT by this head.
-fn proxy(head: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+/// One server of several may have an old certificate: the others serve.
+#[test]
+fn a_certificate_that_is_not_accepted_at_one_address_parks_nobody() {
+    for backend in [TlsBackend::NativeTls, TlsBackend::Rustls] {
+        let (bad, good) = (Server::start_tls(Script::echo()).unwrap(), Server::start_tls(Script::echo()).unwrap());
+        let all = vec![bad.address(), good.address()];
+        let config = ClientConfig::new("wss://localhost/").unwrap().resolver(move |_, _| Ok(all.clone()));
+        let config = config.tls(Tls::new().backend(backend)).root_certificate(good.ca_pem());
+        let client = Client::connect(config).unwrap();
+        assert_eq!(client.handshake().unwrap().peer, good.address(), "{backend:?}");
+    }
+}
+
+/// Their heads say that no body follows, so the connection's end is not waited for. Six waits would take twelve seconds.
+#[test]
+fn a_refusal_without_a_body_is_reported_at_once() {
+    let began = Instant::now();
+    for head in [
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n",
+        "HTTP/1.1 500 x\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nno",
+    ] {
+        for _ in 0..2 {
+            let Err(StartError::Connect(error)) = Client::connect(crate::common::to(answers(head).0)) else {
+                panic!("{head}")
+            };
+            assert!(matches!(&error, ConnectError::Refused(refusal) if head.contains(&refusal.status.to_string())));
+        }
+    }
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
+
+/// Some proxies answer the password with the version of SOCKS in place of its own (RFC 1929 section 2); curl takes both.
+#[test]
+fn a_socks_proxy_may_answer_the_password_with_either_version() {
+    for version in [1, 5] {
+        let server = Server::echo().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, goal) = (listener.local_addr().unwrap(), server.address());
+        std::thread::spawn(move || {
+            let mut near = listener.accept().unwrap().0;
+            let mut bytes = [0; 262];
+            let _ = near.read(&mut bytes);
+            near.write_all(&[5, 2]).unwrap();
+            let _ = near.read(&mut bytes);
+            near.write_all(&[version, 0]).unwrap();
+            let _ = near.read(&mut bytes);
+            near.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+            let mut far = TcpStream::connect(goal).unwrap();
+            let (mut back, mut forth) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut back, &mut forth));
+            let _ = std::io::copy(&mut near, &mut far);
+        });
+        let proxy = Proxy::new(format!("socks5://desk:secret@{address}")).unwrap();
+        let client = Client::connect(config(&server).proxy(proxy)).unwrap();
+        client.send("through").unwrap();
+        assert_eq!(crate::common::next_text(&client), "through", "version {version}");
+    }
+}
+
+/// A server, or a proxy, that answers each request by this head and then waits.
+fn answers(head: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, asked) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let count = asked.clone();
@@ -163,7 +223,7 @@ fn a_proxys_answer_is_parsed_as_a_servers_and_its_wait_is_honoured() {
         let config = ClientConfig::new("ws://venue.example/").unwrap().backoff(ms(5), ms(20)).connect_timeout(LONG);
         config.proxy(Proxy::new(format!("http://{address}")).unwrap())
     };
-    let text = |head| match Client::connect(through(proxy(head).0)) {
+    let text = |head| match Client::connect(through(answers(head).0)) {
         Err(StartError::Connect(error)) => error.to_string(),
         other => panic!("{other:?}"),
     };
@@ -171,7 +231,7 @@ fn a_proxys_answer_is_parsed_as_a_servers_and_its_wait_is_honoured() {
     assert!(text(digest).contains("Digest"), "{}", text(digest));
     let both = "HTTP/1.1 407 x\r\nX-Odd : y\r\nProxy-Authenticate: Digest realm=\"a\", Basic realm=\"b\"\r\n\r\n";
     assert!(text(both).contains("user and password"), "{}", text(both));
-    let (address, asked) = proxy("HTTP/1.1 503 busy\r\nX-Folded: a\r\n b\r\nRetry-After: 600\r\n\r\n");
+    let (address, asked) = answers("HTTP/1.1 503 busy\r\nX-Folded: a\r\n b\r\nRetry-After: 600\r\n\r\n");
     let supervisor = Supervisor::start().unwrap();
     let client = supervisor.spawn_client(through(address)).unwrap();
     eventually("waits", || client.ready_state() == ReadyState::Backoff);
