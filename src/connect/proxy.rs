@@ -110,7 +110,7 @@ fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Re
             }
             _ => {
                 // Its own words may repeat what it was told.
-                let message = format!("it refuses the way to {authority}: {status}").into();
+                let message = format!("it refuses the connection to {authority}: {status}").into();
                 let seconds = asks_to_wait(&response).map(|wait| u16::try_from(wait.as_secs()).unwrap_or(u16::MAX));
                 let retry_after = seconds.and_then(NonZeroU16::new);
                 return Err(failed(server, Some(status), None, message, retry_after).into());
@@ -192,11 +192,16 @@ mod socks {
                 (Some(halt), _) => halt,
                 (None, Error::Io(error)) => attempt.broken(&error),
                 (None, error @ (Error::PasswordAuthFailure(_) | Error::NoAcceptableAuthMethods)) => {
-                    let message = format!("it does not accept what it was told of a user and password: {error}");
-                    // What HTTP calls it, so that it is no more retried than there.
+                    let message = match &server.credentials {
+                        None => "it wants a user and password: `socks5://user:password@host:port`".into(),
+                        Some(_) => format!("it does not accept this user and password: {error}"),
+                    };
+                    // HTTP's status for it, so that it is retried as seldom as a refusal of an HTTP proxy.
                     refused(server, Some(407), message)
                 }
-                (None, error) => refused(server, None, format!("it refuses the way to {}:{}: {error}", to.0, to.1)),
+                (None, error) => {
+                    refused(server, None, format!("it refuses the connection to {}:{}: {error}", to.0, to.1))
+                }
             }),
         }
     }

@@ -232,7 +232,9 @@ impl fmt::Display for ConnectError {
         match self {
             Self::Resolve { host, message } => write!(f, "cannot resolve {host}: {}", OneLine(message)),
             Self::Tcp { address, message, .. } => write!(f, "cannot connect to {address}: {}", OneLine(message)),
-            Self::Proxy { proxy, message, .. } => write!(f, "the proxy {proxy} is of no use: {}", OneLine(message)),
+            Self::Proxy { proxy, message, .. } => {
+                write!(f, "cannot connect through the proxy {proxy}: {}", OneLine(message))
+            }
             Self::Tls { fault, message, presented } if fault.is_certificate() => {
                 write!(f, "the server's certificate is not accepted: {}", OneLine(message))?;
                 if let Some(presented) = presented {

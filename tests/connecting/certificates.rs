@@ -318,6 +318,33 @@ fn a_client_certificate_is_shown_to_a_server_that_wants_one() {
     }
 }
 
+/// Venues' own CAs still issue them. The error must not blame the server.
+#[test]
+fn a_client_certificate_of_x509_version_1_is_refused_by_rustls_in_words_about_it() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (key, request, certificate) = (path("v1.key"), path("v1.csr"), path("v1.pem"));
+    let openssl =
+        |line: &str| Command::new("openssl").args(line.split(' ')).output().is_ok_and(|out| out.status.success());
+    let is_made = openssl(&format!(
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=desk -keyout {key} -out {request}"
+    )) && openssl(&format!("x509 -req -in {request} -signkey {key} -out {certificate}"));
+    let text = Command::new("openssl").args(["x509", "-noout", "-text", "-in", &certificate]).output();
+    if !is_made || !String::from_utf8_lossy(&text.unwrap().stdout).contains("Version: 1 ") {
+        eprintln!("no openssl, or one that makes no certificates of version 1");
+        return;
+    }
+    let server = Server::start_tls(Script::echo()).unwrap();
+    let tls = |backend| {
+        let tls = Tls::new().backend(backend).root_certificate(server.ca_pem());
+        tls.identity_pem(std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap())
+    };
+    let error = speaks(&server, tls(TlsBackend::Rustls)).unwrap_err();
+    let ConnectError::Tls { fault: TlsFault::Configuration, .. } = error else { panic!("{error}") };
+    assert!(error.to_string().contains("X.509 version 1"), "{error}");
+    speaks(&server, tls(TlsBackend::NativeTls)).unwrap();
+}
+
 /// Two files are never renewed at one instant.
 #[test]
 fn a_certificate_that_is_half_renewed_is_ours_to_wait_for_and_no_fault_of_the_server() {

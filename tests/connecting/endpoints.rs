@@ -201,6 +201,27 @@ fn a_socks_proxy_may_answer_the_password_with_either_version() {
     }
 }
 
+#[test]
+fn a_socks_proxy_that_wants_a_password_says_so_to_a_client_that_has_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut near in listener.incoming().flatten() {
+            let _ = near.read(&mut [0; 262]);
+            let _ = near.write_all(&[5, 0xff]);
+        }
+    });
+    for (url, expected) in [
+        (format!("socks5://{address}"), "it wants a user and password: `socks5://user:password@host:port`"),
+        (format!("socks5://desk:secret@{address}"), "it does not accept this user and password"),
+    ] {
+        let config = ClientConfig::new("ws://localhost/").unwrap().proxy(Proxy::new(url).unwrap());
+        let Err(StartError::Connect(error)) = Client::connect(config) else { panic!("it was let in") };
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(!error.to_string().contains("secret") && !error.is_retryable(), "{error}");
+    }
+}
+
 /// A server, or a proxy, that answers each request by this head and then waits.
 fn answers(head: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
