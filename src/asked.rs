@@ -67,6 +67,12 @@ impl Asked {
         RequestId::Number(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// The next number is this one: a replay gives the ids of the run that it repeats.
+    #[cfg(all(feature = "record", feature = "testing"))]
+    pub(crate) fn continue_at(&self, id: u64) {
+        self.next.store(id, Ordering::Relaxed);
+    }
+
     /// The id that a request wishes to have, unless another's answer may still come under it; or the next.
     pub(crate) fn id_for(&self, wished: Option<&RequestId>) -> Result<RequestId, RequestError> {
         let Some(id) = wished else { return Ok(self.next_id()) };

@@ -24,7 +24,7 @@ use crate::policy::rate_limit::Price;
 use crate::policy::requests::Requests;
 use crate::policy::subscriptions::Subscriptions;
 use crate::policy::terms::Tables;
-use crate::record::tap::Tap;
+use crate::record::tap::{Shown, Tap};
 use crate::request::RequestId;
 use crate::state::{ReadyState, Tag};
 use crate::status::Status;
@@ -97,6 +97,11 @@ impl Core {
     #[inline]
     pub(crate) fn tap(&self) -> Option<&Tap> {
         self.mailbox.source.books.tap.as_ref()
+    }
+
+    /// How a recording says that something is delivered now: with an open connection, or in which state without.
+    pub(crate) fn shown(&self, epoch: Option<u64>) -> Shown {
+        Shown::Now(epoch.is_none().then(|| self.status.get().unless_open()))
     }
 
     /// The next value for the handler.

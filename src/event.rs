@@ -32,6 +32,11 @@ use crate::state::{ClientId, DisconnectReason};
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[cfg_attr(
+    feature = "record",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(tag = "type", content = "data", rename_all = "snake_case")
+)]
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -51,9 +56,11 @@ pub enum Event {
         pending: Vec<Arc<str>>,
     },
     /// A message from the server. One that answers a request goes to who asked, and not here.
+    #[cfg_attr(feature = "record", serde(skip))]
     Message(Message),
     /// Messages that one read brought, in their order: in place of [`Event::Message`], with
     /// [`Delivery::batches`](crate::Delivery::batches) and only there.
+    #[cfg_attr(feature = "record", serde(skip))]
     Messages(Messages),
     /// What became of a request that was made with [`Client::post`](crate::Client::post) or
     /// [`Context::request`](crate::Context::request): in its place among the messages, as they came over the wire.

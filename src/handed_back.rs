@@ -19,6 +19,7 @@ use crate::response::Response;
 /// # supervisor.events().try_iter().for_each(alert);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct HandedBack {

@@ -8,6 +8,7 @@ use crate::message::CloseFrame;
 use crate::state::ReadyState;
 
 /// Why a run of a worker ended. All but [`Closed`](ExitReason::Closed) are abnormal.
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExitReason {
@@ -93,6 +94,7 @@ impl fmt::Display for ExitReason {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParkReason {

@@ -521,6 +521,7 @@ impl From<Bytes> for Message {
 /// let frame = CloseFrame { code: CloseFrame::GOING_AWAY, reason: "maintenance".into() };
 /// assert_eq!(frame.to_string(), "1001 maintenance");
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame {
     /// The status code, for example 1000 (normal), 1001 (going away), 1008 (policy), 1012 (service restart).

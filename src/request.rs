@@ -17,6 +17,7 @@ use crate::message::{Message, OneLine};
 /// assert_eq!(RequestId::from("a").to_string(), r#""a""#);
 /// assert_ne!(RequestId::from(7), RequestId::from("7"));
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(untagged))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RequestId {
@@ -91,6 +92,7 @@ impl From<&str> for RequestId {
 /// let error = RpcError::new(13_004, "invalid_credentials");
 /// assert_eq!(error.to_string(), "13004 invalid_credentials");
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RpcError {

@@ -6,6 +6,7 @@ use crate::error::RequestError;
 use crate::request::{Json, RequestId};
 
 /// What became of a request.
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Response {

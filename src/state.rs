@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::message::{CloseFrame, OneLine};
 
 /// What a client is doing: RFC 6455's four states, and the two that recovery adds.
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReadyState {
@@ -80,6 +81,7 @@ pub(crate) struct Tag {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DisconnectReason {

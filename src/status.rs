@@ -29,6 +29,12 @@ impl Status {
         self.change(|inner| inner.state = state);
     }
 
+    /// In a replay, in which a client may be followed by another of its name.
+    #[cfg(all(feature = "record", feature = "testing"))]
+    pub(crate) fn replace(&self, state: ReadyState) {
+        self.inner.lock().state = state;
+    }
+
     /// The connection is no longer usable.
     pub(crate) fn leave_open(&self) {
         self.change(|inner| {

@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{Folder, eventually, ms};
@@ -14,7 +15,7 @@ use ws_supervisor::record::{Direction, Entry, Frame, Recorded, Recorder, Recordi
 use ws_supervisor::testing::{self, DeribitServer, Pace, Script, Server};
 use ws_supervisor::venue::deribit::Deribit;
 use ws_supervisor::{
-    Client, ClientConfig, Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, Supervisor,
+    Client, ClientConfig, Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, Overflow, Supervisor,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -166,9 +167,17 @@ fn what_has_no_room_in_memory_is_dropped_and_counted() {
     assert!(recorder.flush(LONG));
     let status = recorder.status();
     assert!(status.dropped > 0 && status.fault.is_none(), "{status:?}");
-    // 5,000 messages and one event, `open`.
-    assert_eq!(status.written + status.dropped, 5001);
-    assert_eq!(read(&path).len() as u64, status.written);
+    let entries = read(&path);
+    assert_eq!(entries.len() as u64, status.written);
+    // The recording itself says how many are missing.
+    let lost = |entry: &Entry| match &entry.what {
+        Recorded::Event { kind, data, .. } if &**kind == "lost" => data["entries"].as_u64(),
+        _ => None,
+    };
+    let told: Vec<_> = entries.iter().filter_map(lost).collect();
+    // 5,000 messages, `connected` and `open`; the last that are lost have no entry after them that says so.
+    assert_eq!(status.written - told.len() as u64 + status.dropped, 5002);
+    assert!(told.iter().sum::<u64>() <= status.dropped && !told.is_empty(), "{told:?} {status:?}");
 }
 
 #[test]
@@ -245,31 +254,32 @@ fn time_goes_on_in_a_recording_that_another_recorder_went_on_with_and_requests_e
     let tick = r#""dir":"in","type":"text","data":"tick""#;
     let text =
         [line(0, 0, tick), line(600, 600_000_000_000, tick), line(700, 0, tick), line(750, 50_000_000_000, tick)];
-    struct Clock(Vec<u64>, Option<std::time::Instant>);
+    struct Clock(Arc<Mutex<(Vec<u64>, Option<std::time::Instant>)>>);
     impl Handler for Clock {
         fn on_message(&mut self, context: &mut Context<'_>, _: MessageRef<'_>) {
-            let began = *self.1.get_or_insert(context.now());
-            self.0.push((context.now() - began).as_secs());
+            let mut clock = self.0.lock().unwrap();
+            let began = *clock.1.get_or_insert(context.now());
+            clock.0.push((context.now() - began).as_secs());
             for _ in 0..20_000 {
                 if context.request(ws_supervisor::Request::new("m", ())).is_err() {
-                    self.0.push(u64::MAX);
+                    clock.0.push(u64::MAX);
                 }
             }
         }
     }
     let recording = Recording::read(std::io::Cursor::new(text.join("\n"))).map(Result::unwrap);
-    let mut clock = Clock(vec![], None);
     // Requests wait for no more than there may be pending at once; those that are answered make room.
-    let answered =
-        r#""dir":"event","type":"response","data":{"id":"ID","number":true,"method":"m","outcome":{"result":"1"}}"#;
+    let answered = r#""dir":"event","type":"response","data":{"id":ID,"method":"m","outcome":{"Ok":"1"}}"#;
     let answers = (1..=80_000u32).map(|id| {
         let text = line(600, 600_000_000_000, &answered.replace("ID", &id.to_string()));
         Recording::read(std::io::Cursor::new(text)).next().unwrap().unwrap()
     });
     let entries: Vec<_> = recording.collect();
     let all = entries[..2].iter().cloned().chain(answers).chain(entries[2..].iter().cloned());
-    testing::replay(all, ClientConfig::new("wss://venue.example").unwrap().send_capacity(1 << 20), &mut clock).unwrap();
-    assert_eq!(clock.0, [0, 600, 700, 750]);
+    let clock = Arc::new(Mutex::new((vec![], None)));
+    let config = ClientConfig::new("wss://venue.example").unwrap().send_capacity(1 << 20);
+    testing::replay(all, config, || Clock(clock.clone())).unwrap();
+    assert_eq!(clock.lock().unwrap().0, [0, 600, 700, 750]);
     for pace in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(Server::replay(entries.clone(), Pace::Times(pace)).is_err(), "{pace}");
     }
@@ -339,7 +349,7 @@ fn a_strategys_run_is_repeated_exactly_from_its_recording() {
     let entries = read(&path);
     let replay = || {
         let config = ClientConfig::new("wss://venue.example").unwrap();
-        testing::replay(entries.clone(), config, &mut Strategy::default()).unwrap()
+        testing::replay(entries.clone(), config, Strategy::default).unwrap()
     };
     let run = replay();
     assert_eq!(run, replay(), "byte for byte");
@@ -408,4 +418,150 @@ fn a_kill_in_a_flood_loses_no_more_than_the_last_second() {
     let recording = Recording::open(&path).unwrap();
     let found = recording.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.message().is_some())).count() as u64;
     assert!(surely > 100 && found >= surely, "{found} of at least {surely} are there");
+}
+
+fn line(n: u64) -> String {
+    let text = serde_json::json!({ "id": n, "params": { "data": [{ "x": { "y": 1 } }] } }).to_string();
+    let entry = serde_json::json!({
+        "ts": format!("2026-01-01T00:00:{n:02}.000000Z"), "dir": "in", "type": "text", "data": text, "client": "feed",
+        "epoch": 1, "mono": n * 1_000_000_000,
+    });
+    format!("{entry}\n")
+}
+
+#[test]
+fn a_line_torn_at_any_place_is_reported_and_the_lines_around_it_are_read() {
+    let whole = line(2);
+    for cut in 1..whole.len() - 1 {
+        let text = format!("{}{}\n{}", line(1), &whole[..cut], line(3));
+        let read: Vec<_> = Recording::read(std::io::Cursor::new(text)).collect();
+        assert_eq!(read.len(), 3, "cut at {cut}");
+        assert!(read[0].is_ok() && read[2].is_ok(), "cut at {cut}");
+        let fault = read[1].as_ref().unwrap_err();
+        assert_eq!(fault.line, 2, "{fault}");
+    }
+}
+
+#[test]
+fn a_recording_whose_old_files_are_archived_is_read_and_gone_on_with() {
+    let folder = Folder::new("archived");
+    let path = folder.at("feed.jsonl");
+    let run = || {
+        let recorder = Recorder::builder(&path).rotate_bytes(1).start().unwrap();
+        let server = Server::echo().unwrap();
+        let client = Client::connect(quiet(&server, "feed").record(&recorder)).unwrap();
+        for round in 1..=3 {
+            client.send("tick").unwrap();
+            eventually("echoed", || client.stats().received == round);
+            assert!(recorder.flush(LONG));
+        }
+        client.close().unwrap();
+        let recorded = || {
+            assert!(recorder.flush(LONG));
+            fs::read_to_string(recorder.status().file).unwrap()
+        };
+        eventually("its end is recorded", || recorded().contains("\"closed\""));
+        recorder.status().file
+    };
+    let last = run();
+    let names = || {
+        let mut names: Vec<_> =
+            fs::read_dir(&folder.0).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_by_key(|name| (name.len(), name.clone()));
+        names
+    };
+    let count = |path: &Path| Recording::open(path).unwrap().filter(Result::is_ok).count();
+    let (all, before) = (count(&path), names());
+    assert!(before.len() >= 4, "{before:?}");
+    // A hole in the middle is reported, and what follows it is read.
+    let hole = folder.at("feed.1.jsonl");
+    let in_the_hole = fs::read_to_string(&hole).unwrap().lines().count();
+    fs::remove_file(&hole).unwrap();
+    let read: Vec<_> = Recording::open(&path).unwrap().collect();
+    let faults: Vec<_> = read.iter().filter_map(|entry| entry.as_ref().err().map(ToString::to_string)).collect();
+    assert!(faults.len() == 1 && faults[0].contains("1 files before this one are missing"), "{faults:?}");
+    assert_eq!(read.len() - 1, all - in_the_hole);
+    // Without the oldest ones it begins later; the next recorder goes on behind the last.
+    fs::remove_file(&path).unwrap();
+    let rest = count(&path);
+    assert!(rest > 0 && rest < all);
+    assert!(Recording::open(&path).unwrap().all(|entry| entry.is_ok()));
+    assert!(run() > last || names().len() > before.len(), "{last:?} {:?}", names());
+    assert!(!path.exists(), "nothing begins at the first number again");
+    assert!(count(&path) > rest);
+    let times: Vec<_> = Recording::open(&path).unwrap().map(|entry| entry.unwrap().at).collect();
+    assert!(times.is_sorted(), "in the order in which it happened");
+}
+
+#[test]
+fn a_recording_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new("mode");
+    let path = folder.at("desk.jsonl");
+    drop(Recorder::start(&path).unwrap());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// The machine's clock was set forward by an hour while this was recorded.
+#[test]
+fn a_server_plays_at_the_pace_of_the_monotonic_clock() {
+    let text: String = (0..5u64)
+        .map(|n| {
+            let hour = if n < 2 { 0 } else { 1 };
+            format!(
+                "{{\"ts\":\"2026-01-01T0{hour}:00:00.{n}00000Z\",\"dir\":\"in\",\"type\":\"text\",\"data\":\"tick {n}\",\"mono\":{}}}\n",
+                n * 50_000_000
+            )
+        })
+        .collect();
+    let entries = Recording::read(std::io::Cursor::new(text)).map(Result::unwrap);
+    let server = Server::replay(entries, Pace::Recorded).unwrap();
+    let client = Client::connect(quiet(&server, "stepped")).unwrap();
+    eventually("all come", || client.stats().received == 5);
+}
+
+/// Bytes of memory that this process has, or had at most.
+fn memory(key: &str) -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Run again by the next test, in a process of its own.
+#[test]
+fn messages_that_are_six_times_as_long_in_json_are_recorded() {
+    let Ok(path) = std::env::var("RECORD_CONTROL_CHARACTERS") else { return };
+    let before = memory("VmRSS:").unwrap();
+    let recorder = Recorder::builder(path).buffer(ROOM).start().unwrap();
+    let server = Server::start(Script::silent()).unwrap();
+    let config = quiet(&server, "memory").overflow(Overflow::DropOldest).event_capacity(1);
+    let client = Client::connect(config.record(&recorder)).unwrap();
+    let text = "\u{1}".repeat(1 << 20);
+    for round in 1..=48 {
+        server.push(Message::text(text.clone()));
+        eventually("received", || client.stats().received == round);
+    }
+    assert!(recorder.flush(LONG));
+    let status = recorder.status();
+    assert!(status.bytes > 6 << 20, "{status:?}");
+    println!("\ngrown {}", memory("VmHWM:").unwrap() - before);
+}
+
+const ROOM: usize = 16 << 20;
+
+#[test]
+fn the_memory_of_a_recorder_is_bounded_in_bytes() {
+    if memory("VmHWM:").is_none() {
+        return;
+    }
+    let folder = Folder::new("memory");
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["messages_that_are_six_times_as_long_in_json_are_recorded", "--exact", "--nocapture"])
+        .env("RECORD_CONTROL_CHARACTERS", folder.at("a.jsonl"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let grown: usize = text.lines().find_map(|line| line.strip_prefix("grown ")).expect(&text).parse().unwrap();
+    // Beside what waits: one line of 6 MiB as it is made, the messages on both ends of the line, and so on.
+    assert!(grown < 4 * ROOM, "{} MiB more for {} MiB of room", grown >> 20, ROOM >> 20);
 }

@@ -38,6 +38,7 @@ use crate::policy::rate_limit::Limits;
 use crate::policy::reconnect::Reconnect;
 use crate::policy::restart::Exit;
 use crate::policy::terms::{Dialect, Rules};
+use crate::record::tap::Shown;
 use crate::state::{ClientId, ReadyState, Tag};
 use crate::status::Status;
 use crate::telemetry::duty::{Duty, Pauses};
@@ -282,7 +283,6 @@ impl ClientState {
 
     /// Wakes all that wait for the client's state. Nothing follows `Closed`.
     fn announce(&self, end: &End) {
-        self.core.tap().iter().for_each(|tap| tap.event(&end.event(Vec::new(), Vec::new())));
         match end {
             End::Closed(reason) => self.core.status.close(reason.clone()),
             End::Parked(reason) => self.core.status.park(reason.clone()),
@@ -312,6 +312,7 @@ impl ClientState {
         }
         let (mut all, lost) = kept.queue.as_mut().map(Queue::take_orphans).unwrap_or_default();
         self.core.counters.dropped.add(lost);
+        kept.life.pending_events.iter().for_each(|event| self.record(event, Shown::Never));
         all.extend(Event::all_handed_back(kept.life.pending_events.drain(..)));
         all
     }

@@ -16,6 +16,7 @@ use crate::outbound::gate::Pass;
 use crate::outbound::link::Link;
 use crate::policy::requests::Whom;
 use crate::policy::restart::{Exit, Fate};
+use crate::record::tap::Shown;
 use crate::response::Response;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::unsettled::UnknownRequest;
@@ -117,9 +118,6 @@ impl ClientState {
         let (epoch, why) = (life.epoch, reason.clone());
         let last = |unsent, uncertain| Event::Disconnected { epoch, reason, unsent, uncertain };
         let returned = self.settle_for(life, link, Pass::Queue, last);
-        if let Some(event) = life.pending_events.back() {
-            self.core.tap().iter().for_each(|tap| tap.event(event));
-        }
         Disconnected { epoch, reason: why, returned }
     }
 
@@ -155,7 +153,7 @@ impl ClientState {
                     self.settle_for(life, link, end.pass(), |unsent, uncertain| end.event(unsent, uncertain));
                     self.announce(end);
                     if let Some(queue) = queue {
-                        conclude_queue(queue, end, life);
+                        self.conclude_queue(queue, end, life);
                     }
                     announced = Some(end.clone());
                 }
@@ -244,7 +242,7 @@ impl ClientState {
         self.settle_for(life, link, end.pass(), |unsent, uncertain| end.event(unsent, uncertain));
         self.announce(end);
         if let Some(queue) = queue {
-            conclude_queue(queue, end, life);
+            self.conclude_queue(queue, end, life);
         }
         true
     }
@@ -266,8 +264,29 @@ impl ClientState {
             None => Event::all_handed_back(last),
         };
         self.left.lock().extend(untold);
+        self.record(&end.event(Vec::new(), Vec::new()), Shown::Never);
         self.announce(end);
         true
+    }
+
+    /// The last events of a client go to its queue.
+    fn conclude_queue(&self, queue: &mut Queue, end: &End, life: &mut Life) {
+        let Some(last) = life.pending_events.pop_back() else { return };
+        self.push_pending(queue, life);
+        self.record(&last, Shown::Now(None));
+        queue.conclude(end, last);
+    }
+
+    /// The events that wait go to the queue.
+    pub(crate) fn push_pending(&self, queue: &mut Queue, life: &mut Life) {
+        for event in life.pending_events.drain(..) {
+            self.record(&event, Shown::Now(None));
+            queue.push_event(event);
+        }
+    }
+
+    pub(super) fn record(&self, event: &Event, shown: Shown) {
+        self.core.tap().iter().for_each(|tap| tap.event(event, shown, Instant::now()));
     }
 
     /// Whatever is left of a client that has ended.
@@ -299,13 +318,6 @@ impl ClientState {
     pub(crate) fn has_concluded(&self, end: &End) -> bool {
         matches!((self.core.status.get(), end), (ReadyState::Closed, _) | (ReadyState::Parked, End::Parked(_)))
     }
-}
-
-/// The last words to a queue.
-pub(crate) fn conclude_queue(queue: &mut Queue, end: &End, life: &mut Life) {
-    let Some(last) = life.pending_events.pop_back() else { return };
-    life.pending_events.drain(..).for_each(|event| queue.push_event(event));
-    queue.conclude(end, last);
 }
 
 impl End {

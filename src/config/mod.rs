@@ -481,6 +481,13 @@ impl ClientConfig {
         self
     }
 
+    /// For a replay, which is not recorded again.
+    #[cfg(all(feature = "record", feature = "testing"))]
+    pub(crate) fn unrecorded(mut self) -> Self {
+        self.recorder = None;
+        self
+    }
+
     /// Checks the whole, and says everything that is wrong at once. [`spawn_client`](crate::Supervisor::spawn_client) and
     /// [`connect`](crate::Client::connect) do the same and report the first. Calls the venue for its defaults; connects
     /// to nothing.

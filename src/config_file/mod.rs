@@ -152,6 +152,8 @@ struct RecorderFile {
     zstd: Option<i32>,
     buffer: Option<usize>,
     with_secrets: bool,
+    /// Names of your own whose values are secrets.
+    redact: Option<Vec<String>>,
 }
 
 /// What a file says: to be started as it is, or to be added to first.
@@ -475,6 +477,7 @@ fn recorder(file: RecorderFile) -> Option<crate::record::RecorderBuilder> {
         builder = file.zstd.into_iter().fold(builder, RecorderBuilder::zstd);
     }
     builder = file.buffer.into_iter().fold(builder, RecorderBuilder::buffer);
+    let builder = builder.redact(file.redact.unwrap_or_default());
     Some(if file.with_secrets { builder.with_secrets() } else { builder })
 }
 

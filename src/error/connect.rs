@@ -11,6 +11,7 @@ use super::session::SessionError;
 use crate::message::OneLine;
 
 /// A step of opening a connection, in the order in which they happen.
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
@@ -71,6 +72,7 @@ impl fmt::Display for Phase {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -88,6 +90,7 @@ pub enum ConnectError {
         /// The address tried last.
         address: Box<SocketAddr>,
         /// The operating system's verdict.
+        #[cfg_attr(feature = "record", serde(with = "super::io_kind"))]
         kind: io::ErrorKind,
         /// And its words.
         message: Box<str>,
@@ -279,6 +282,7 @@ impl Error for ConnectError {
 /// use ws_supervisor::TlsFault;
 /// assert!(TlsFault::Expired.is_certificate() && !TlsFault::Version.is_certificate());
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsFault {
@@ -350,6 +354,7 @@ impl TlsFault {
 }
 
 /// A server's refusal of the upgrade: what it answered instead of 101.
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {

@@ -2,6 +2,8 @@
 
 mod config;
 mod connect;
+#[cfg(feature = "record")]
+mod io_kind;
 mod request;
 mod send;
 mod session;

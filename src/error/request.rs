@@ -23,6 +23,7 @@ use crate::request::{Json, RequestId, RpcError};
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unanswered {
@@ -52,6 +53,7 @@ impl fmt::Display for Unanswered {
 /// }
 /// # assert!(!may_be_sent_again(&RequestError::DuplicateId(1.into())));
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestError {

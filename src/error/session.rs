@@ -19,6 +19,7 @@ use crate::state::{DisconnectReason, ReadyState};
 /// assert!(SessionError::retryable("the token service is down").is_retryable());
 /// assert!(!SessionError::fatal("the account is closed").is_retryable());
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -145,6 +146,7 @@ impl From<SendError> for SessionError {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[cfg_attr(feature = "record", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefusedChannel {

@@ -192,13 +192,15 @@ impl Backlog {
         Some(event)
     }
 
-    /// Takes out the first message that is wanted; the others stay in order.
-    pub(crate) fn take_message(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<Message> {
+    /// Takes out the first message that is wanted; the others stay in order. Returns how many messages are before it, and the
+    /// message.
+    pub(crate) fn take_message(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<(usize, Message)> {
         let is_wanted = |event: &Event| matches!(event, Event::Message(message) if wanted(message));
         let index = self.events.iter().position(is_wanted)?;
+        let before = self.events.iter().take(index).filter(|event| matches!(event, Event::Message(_))).count();
         let Some(Event::Message(message)) = self.events.remove(index) else { return None };
         self.messages -= 1;
         self.bytes -= weight(&message);
-        Some(message)
+        Some((before, message))
     }
 }

@@ -14,9 +14,10 @@ use crate::core::Core;
 use crate::event::Event;
 use crate::message::{Message, MessageRef};
 use crate::outbound::outbox::Outbox;
-use crate::overflow::{Overflow, Stage};
+use crate::overflow::{AtLimit, Overflow, Stage};
 use crate::policy::pacer::Pacer;
 use crate::policy::timers::Timers;
+use crate::record::tap::Tap;
 use crate::telemetry::duty::Doing;
 
 pub(crate) struct Consumer<'a> {
@@ -103,6 +104,9 @@ impl<'a> Consumer<'a> {
 
     /// A value of a caller's, for the handler.
     pub(crate) fn command(&mut self, scene: Scene<'_>, value: Box<dyn Any + Send>) {
+        if let Some(tap) = scene.core.tap() {
+            tap.command(scene.core.shown(scene.epoch), scene.now);
+        }
         self.call(scene, |handler, context| handler.on_command(context, value));
     }
 
@@ -123,6 +127,9 @@ impl<'a> Consumer<'a> {
             let To::Handler(Inline { timers, .. }) = &mut self.to else { break };
             let Some(token) = timers.due(now, mark) else { break };
             let scene = Scene { core, outbox: &mut *outbox, epoch, now };
+            if let Some(tap) = core.tap() {
+                tap.timer(token, core.shown(epoch), now);
+            }
             self.call(scene, |handler, context| handler.on_timer(context, token));
             if now.elapsed() >= FIRES_FOR {
                 break;
@@ -192,9 +199,12 @@ impl<'a> Consumer<'a> {
     }
 
     /// Keeps a message until the session is open; returns how many were dropped for it.
-    pub(crate) fn keep(&mut self, message: Message) -> Result<u64, Overrun> {
+    pub(crate) fn keep(&mut self, message: Message, tap: Option<&Tap>) -> Result<u64, Overrun> {
         let at_limit = self.overflow.at_limit(Stage::Opening);
-        self.held.backlog().map_or(Ok(0), |backlog| backlog.push_message(message, at_limit))
+        let dropped = self.held.backlog().map_or(Ok(0), |backlog| backlog.push_message(message, at_limit))?;
+        let nth = (at_limit == AtLimit::DropOldest).then_some(0);
+        tap.iter().for_each(|tap| (0..dropped).for_each(|_| tap.withheld(nth)));
+        Ok(dropped)
     }
 
     /// Whether no more can be kept, where none may be dropped.
@@ -204,8 +214,10 @@ impl<'a> Consumer<'a> {
     }
 
     /// Takes the first of the kept messages that is wanted.
-    pub(crate) fn take_kept(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<Message> {
-        self.held.backlog()?.take_message(wanted)
+    pub(crate) fn take_kept(&mut self, wanted: &mut dyn FnMut(&Message) -> bool, tap: Option<&Tap>) -> Option<Message> {
+        let (nth, message) = self.held.backlog()?.take_message(wanted)?;
+        tap.iter().for_each(|tap| tap.withheld(Some(nth)));
+        Some(message)
     }
 
     /// Messages that came while the session was being opened.

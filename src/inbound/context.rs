@@ -93,6 +93,9 @@ impl Context<'_> {
     pub fn request(&mut self, request: Request) -> Result<RequestId, RequestError> {
         let core = self.core;
         let id = core.asked.id_for(request.id.as_ref())?;
+        if let (Some(tap), None) = (core.tap(), &request.id) {
+            tap.request(&id, self.now);
+        }
         request.params.as_ref().map_err(|text| RequestError::Params(text.clone()))?;
         self.open().map_err(|state| SendError::NotOpen { message: request.draft(&id), state })?;
         let mailbox = &core.mailbox;
@@ -257,6 +260,7 @@ impl Context<'_> {
     /// }
     /// ```
     pub fn schedule(&mut self, at: Instant, token: u64) {
+        self.core.tap().iter().for_each(|tap| tap.schedule(token, at, self.now));
         self.timers.schedule(at, token);
     }
 

@@ -27,6 +27,16 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 
+    /// Takes out the first that is due by `until` and wanted.
+    #[cfg(all(feature = "record", feature = "testing"))]
+    pub(crate) fn take(&mut self, wanted: impl Fn(Instant, u64) -> bool, until: Instant) -> Option<(Instant, u64)> {
+        let found =
+            self.heap.iter().map(|Reverse(timer)| *timer).filter(|(at, _, token)| *at <= until && wanted(*at, *token));
+        let (at, number, token) = found.min()?;
+        self.heap.retain(|Reverse((_, other, _))| *other != number);
+        Some((at, token))
+    }
+
     /// How many have been scheduled: what is scheduled while timers fire has to wait for the next turn.
     pub(crate) fn mark(&self) -> u64 {
         self.scheduled

@@ -8,10 +8,11 @@ use data_encoding::BASE64;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::tap::{Head, Sort};
-use super::{redact, told};
+use super::redact::Redaction;
+use super::tap::{Head, Shown, Sort};
 use crate::event::Event;
 use crate::message::{CloseFrame, Message};
+use crate::state::ReadyState;
 
 /// Which way a frame went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +37,7 @@ pub enum Frame {
     Close(Option<CloseFrame>),
 }
 
-/// What an [`Entry`] is of.
+/// The content of an [`Entry`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Recorded {
@@ -47,17 +48,23 @@ pub enum Recorded {
         direction: Direction,
         /// What.
         frame: Frame,
-        /// The client's connection sent it on its own account, or claimed it: a heartbeat, an answer to a request. A handler
-        /// was not shown it as a message.
+        /// The frame is the connection's own: a heartbeat, an answer to a request, a control frame. It is not delivered as a
+        /// message.
         own: bool,
+        /// The message came before the session was open. It is delivered after the event `open`, at an event `released`, unless
+        /// an event `withheld` says that the code that opens the session took it, or that it was dropped.
+        held: bool,
     },
-    /// Something happened to the client: the fields of its [`Event`](crate::Event), in JSON.
+    /// Something happened to the client: the fields of its [`Event`](crate::Event), in JSON; or a step that a replay repeats.
     #[non_exhaustive]
     Event {
-        /// As `open` or `disconnected`.
+        /// As `open` or `disconnected`; of the steps `connected`, `handler`, `timer`, `schedule`, `command`, `request`,
+        /// `released`, `withheld` and `lost`.
         kind: Box<str>,
         /// The fields.
         data: Value,
+        /// The client's handler, or its channel, did not receive the event, or it is a step.
+        own: bool,
     },
 }
 
@@ -75,7 +82,10 @@ pub struct Entry {
     pub epoch: u64,
     /// For how long the kernel had it before it was read, where that was asked for.
     pub in_socket: Option<Duration>,
-    /// What.
+    /// The client's state when this was delivered, if its handler could not send then. `None`: it could, or nothing was
+    /// delivered.
+    pub state: Option<ReadyState>,
+    /// The frame or the event.
     pub what: Recorded,
 }
 
@@ -91,15 +101,28 @@ impl Entry {
     /// ```
     pub fn message(&self) -> Option<&Message> {
         match &self.what {
-            Recorded::Frame { direction: Direction::In, frame: Frame::Message(message), own: false } => Some(message),
+            Recorded::Frame { direction: Direction::In, frame: Frame::Message(message), own: false, .. } => {
+                Some(message)
+            }
             _ => None,
         }
     }
 
-    /// The event that a handler was told, as far as a recording tells: messages handed back are text, errors are words.
+    /// The event, as it was delivered; of secrets that were replaced it has what stands in their place. `None` for a frame,
+    /// for a step, and for an event that is not known.
     pub fn event(&self) -> Option<Event> {
+        let Recorded::Event { kind, data, .. } = &self.what else { return None };
+        let event = match data {
+            Value::Null => serde_json::json!({ "type": kind }),
+            data => serde_json::json!({ "type": kind, "data": data }),
+        };
+        serde_json::from_value(event).ok()
+    }
+
+    /// The kind of the event or the step; `None` for a frame.
+    pub fn kind(&self) -> Option<&str> {
         match &self.what {
-            Recorded::Event { kind, data } => told::read(kind, data),
+            Recorded::Event { kind, .. } => Some(kind),
             Recorded::Frame { .. } => None,
         }
     }
@@ -124,6 +147,9 @@ struct Line<'a> {
     socket: Option<u64>,
     #[serde(default)]
     own: bool,
+    #[serde(default)]
+    held: bool,
+    state: Option<ReadyState>,
     code: Option<u16>,
 }
 
@@ -132,9 +158,9 @@ pub(super) fn read(line: &str) -> Result<Entry, String> {
     let line: Line<'_> = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let at = humantime::parse_rfc3339(line.ts).map_err(|error| format!("`ts` {:?}: {error}", line.ts))?;
     let what = match line.dir {
-        "in" => Recorded::Frame { direction: Direction::In, frame: frame(&line)?, own: line.own },
-        "out" => Recorded::Frame { direction: Direction::Out, frame: frame(&line)?, own: line.own },
-        "event" => Recorded::Event { kind: line.kind.into(), data: line.data },
+        "in" => Recorded::Frame { direction: Direction::In, frame: frame(&line)?, own: line.own, held: line.held },
+        "out" => Recorded::Frame { direction: Direction::Out, frame: frame(&line)?, own: line.own, held: line.held },
+        "event" => Recorded::Event { kind: line.kind.into(), data: line.data, own: line.own },
         other => return Err(format!("`dir` must be `in`, `out` or `event`, not {other:?}")),
     };
     Ok(Entry {
@@ -143,6 +169,7 @@ pub(super) fn read(line: &str) -> Result<Entry, String> {
         client: line.client.into(),
         epoch: line.epoch,
         in_socket: line.socket.map(Duration::from_nanos),
+        state: line.state,
         what,
     })
 }
@@ -165,7 +192,14 @@ fn frame(line: &Line<'_>) -> Result<Frame, String> {
 }
 
 /// Writes an entry that lies in memory as a line.
-pub(super) fn write(head: Head, payload: &[u8], client: &str, at: SystemTime, redacts: bool, to: &mut String) {
+pub(super) fn write(
+    head: Head,
+    payload: &[u8],
+    client: &str,
+    at: SystemTime,
+    redaction: Option<&Redaction>,
+    to: &mut String,
+) {
     let dir = match head {
         Head { sort: Sort::Event, .. } => "event",
         Head { is_out: true, .. } => "out",
@@ -181,26 +215,21 @@ pub(super) fn write(head: Head, payload: &[u8], client: &str, at: SystemTime, re
     match head.sort {
         Sort::Text => {
             to.push_str(r#""type":"text","data":"#);
-            string(&shown(payload, redacts), to);
+            string(&text(payload, redaction), to);
         }
-        // JSON that a venue calls binary holds secrets as well as text does.
-        Sort::Binary if std::str::from_utf8(payload).is_ok() => {
-            base64("binary", shown(payload, redacts).as_bytes(), to)
-        }
-        Sort::Binary => base64("binary", payload, to),
-        Sort::Ping => base64("ping", payload, to),
-        Sort::Pong => base64("pong", payload, to),
+        Sort::Binary => base64("binary", &bytes(payload, redaction), to),
+        Sort::Ping => base64("ping", &bytes(payload, redaction), to),
+        Sort::Pong => base64("pong", &bytes(payload, redaction), to),
         Sort::Close => {
-            let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
             to.push_str(r#""type":"close","data":"#);
-            string(&reason, to);
+            string(&text(payload.get(2..).unwrap_or_default(), redaction), to);
             if let [high, low, ..] = payload {
                 let _ = write!(to, r#","code":{}"#, u16::from_be_bytes([*high, *low]));
             }
         }
         // `{"type":…,"data":…}` already: what is between the braces.
         Sort::Event => {
-            let text = shown(payload, redacts);
+            let text = text(payload, redaction);
             to.push_str(text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default());
         }
     }
@@ -210,18 +239,35 @@ pub(super) fn write(head: Head, payload: &[u8], client: &str, at: SystemTime, re
     if head.in_socket > 0 {
         let _ = write!(to, r#","socket":{}"#, head.in_socket);
     }
-    if head.is_own {
-        to.push_str(r#","own":true"#);
+    match head.shown {
+        Shown::Now(None) => {}
+        Shown::Now(Some(state)) => {
+            to.push_str(r#","state":"#);
+            to.push_str(&serde_json::to_string(&state).unwrap_or_default());
+        }
+        Shown::Held => to.push_str(r#","held":true"#),
+        Shown::Never => to.push_str(r#","own":true"#),
     }
     to.push_str("}\n");
 }
 
-/// The payload as text, without its secrets unless they are asked for.
-fn shown(payload: &[u8], redacts: bool) -> Cow<'_, str> {
-    match String::from_utf8_lossy(payload) {
-        text if !redacts => text,
-        Cow::Borrowed(text) => redact::redacted(text),
-        Cow::Owned(text) => Cow::Owned(redact::redacted(&text).into_owned()),
+/// The payload as text, without its secrets unless they are recorded too.
+fn text<'a>(payload: &'a [u8], redaction: Option<&Redaction>) -> Cow<'a, str> {
+    match (String::from_utf8_lossy(payload), redaction) {
+        (text, None) => text,
+        (Cow::Borrowed(text), Some(redaction)) => redaction.apply(text),
+        (Cow::Owned(text), Some(redaction)) => Cow::Owned(redaction.apply(&text).into_owned()),
+    }
+}
+
+/// The payload without its secrets: JSON that is sent as bytes holds them as well as text does.
+fn bytes<'a>(payload: &'a [u8], redaction: Option<&Redaction>) -> Cow<'a, [u8]> {
+    match (std::str::from_utf8(payload), redaction) {
+        (Ok(text), Some(redaction)) => match redaction.apply(text) {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        },
+        _ => Cow::Borrowed(payload),
     }
 }
 

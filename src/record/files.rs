@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -40,18 +41,41 @@ pub(super) fn nth(base: &Path, number: u64) -> PathBuf {
     if number == 0 {
         return base.to_owned();
     }
-    let name = base.file_name().unwrap_or_default().to_string_lossy();
-    let (stem, ext) = name.split_once('.').map_or((&*name, String::new()), |(stem, ext)| (stem, format!(".{ext}")));
+    let (stem, ext) = split(base);
     base.with_file_name(format!("{stem}.{number}{ext}"))
+}
+
+fn split(base: &Path) -> (String, String) {
+    let name = base.file_name().unwrap_or_default().to_string_lossy();
+    match name.split_once('.') {
+        Some((stem, ext)) => (stem.to_owned(), format!(".{ext}")),
+        None => (name.into_owned(), String::new()),
+    }
+}
+
+/// The numbers of the files that are there, in order. Some may be missing: old ones are moved to an archive.
+pub(super) fn numbers(base: &Path) -> io::Result<Vec<u64>> {
+    let (stem, ext) = split(base);
+    let folder = base.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut numbers = Vec::new();
+    if base.exists() {
+        numbers.push(0);
+    }
+    for file in folder.read_dir()? {
+        let name = file?.file_name();
+        let middle = name.to_str().and_then(|name| name.strip_prefix(&*stem)?.strip_prefix('.')?.strip_suffix(&*ext));
+        let number =
+            middle.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0'));
+        numbers.extend(number.and_then(|digits| digits.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 impl Files {
     /// Goes on where an earlier recording of that name ended: nothing is written over.
     pub(super) fn open(base: &Path, rules: Rules) -> io::Result<Self> {
-        let mut number = 0;
-        while nth(base, number + 1).exists() {
-            number += 1;
-        }
+        let mut number = numbers(base)?.last().copied().unwrap_or_default();
         // What is compressed may be torn, and nothing can be read behind the tear.
         if rules.compresses() && nth(base, number).metadata().is_ok_and(|found| found.is_file() && found.len() > 0) {
             number += 1;
@@ -113,7 +137,8 @@ impl Rules {
 
     /// The file, how much is in it, and whether its last line is cut short.
     fn open(&self, path: &Path) -> io::Result<(Sink, u64, bool)> {
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        // A recording holds a desk's orders: none but its owner reads it.
+        let mut file = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)?;
         // Two at once would write into each other's lines.
         if file.metadata()?.is_file() {
             lock(&file)?;

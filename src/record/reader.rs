@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::entry::{self, Entry};
-use super::files::nth;
+use super::files::{nth, numbers};
 
 /// What is wrong with a recording, and where.
 #[derive(Debug)]
@@ -29,8 +29,10 @@ impl fmt::Display for RecordingError {
 
 impl Error for RecordingError {}
 
-/// The entries of a recording in their order, through all its files. A last line that is cut short, as a crash leaves it, is
-/// passed over; [`is_torn`](Recording::is_torn) says so.
+/// The entries of a recording in their order, through all its files. An error stands in the place of a part that can't be read, and the rest
+/// is read: a line that is no entry, a file that is missing between two others. Old files that were moved away are
+/// none: the recording begins with the first that is there. A last line that is cut short, as a crash leaves it, is passed over;
+/// [`is_torn`](Recording::is_torn) says so.
 ///
 /// ```
 /// use ws_supervisor::record::Recording;
@@ -43,7 +45,8 @@ impl Error for RecordingError {}
 /// assert!(recording.is_torn());
 /// ```
 pub struct Recording {
-    base: Option<PathBuf>,
+    /// The files that follow, with their numbers; the last first.
+    following: Vec<(u64, PathBuf)>,
     number: u64,
     file: PathBuf,
     lines: Box<dyn BufRead + Send>,
@@ -53,14 +56,19 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Opens a recording, compressed with zstd or not (the feature `zstd`): this file, and those that it was rotated into.
+    /// Opens a recording, compressed with zstd or not (the feature `zstd`): this file, and those that it was rotated into, as
+    /// far as they are there. The file that was begun last may be given instead of the first, and is read alone.
     ///
     /// # Errors
-    /// When the first file can't be opened.
+    /// When none of the files is there, or the first that is can't be opened.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
-        let lines = open(path)?;
-        Ok(Self { base: Some(path.to_owned()), file: path.to_owned(), ..Self::of(lines) })
+        let mut numbers = numbers(path).unwrap_or_default();
+        let first = if numbers.is_empty() { 0 } else { numbers.remove(0) };
+        let file = nth(path, first);
+        let lines = open(&file)?;
+        let following = numbers.into_iter().rev().map(|number| (number, nth(path, number))).collect();
+        Ok(Self { following, number: first, file, ..Self::of(lines) })
     }
 
     /// Reads one from anywhere, uncompressed.
@@ -69,7 +77,7 @@ impl Recording {
     }
 
     fn of(lines: Box<dyn BufRead + Send>) -> Self {
-        Self { base: None, number: 0, file: PathBuf::new(), lines, line: 0, text: Vec::new(), torn: false }
+        Self { following: Vec::new(), number: 0, file: PathBuf::new(), lines, line: 0, text: Vec::new(), torn: false }
     }
 
     /// Whether a line was found that is cut short.
@@ -81,15 +89,22 @@ impl Recording {
         RecordingError { file: self.file.clone(), line: self.line, message }
     }
 
-    /// The next of the files, if there is one.
-    fn go_on(&mut self) -> Option<io::Result<()>> {
-        let next = nth(self.base.as_ref()?, self.number + 1);
-        if !next.exists() {
-            return None;
+    /// Goes on to the next of the files, if there is one, and says what is wrong with it, or missing before it.
+    fn go_on(&mut self) -> Option<Result<(), RecordingError>> {
+        let (number, next) = self.following.pop()?;
+        let missing = number - self.number - 1;
+        (self.file, self.number, self.line) = (next, number, 0);
+        self.lines = match open(&self.file) {
+            Ok(lines) => lines,
+            Err(error) => {
+                self.lines = Box::new(io::empty());
+                return Some(Err(self.fault(error.to_string())));
+            }
+        };
+        match missing {
+            0 => Some(Ok(())),
+            missing => Some(Err(self.fault(format!("{missing} files before this one are missing")))),
         }
-        let opened = open(&next);
-        (self.file, self.number, self.line) = (next, self.number + 1, 0);
-        Some(opened.map(|lines| self.lines = lines))
     }
 }
 
@@ -139,20 +154,12 @@ impl Iterator for Recording {
                     match entry::read(line) {
                         Ok(entry) => return Some(Ok(entry)),
                         Err(_) if !is_whole => self.torn = true,
-                        Err(message) => {
-                            // A recorder that went on after a crash has ended the torn line.
-                            if line.starts_with("{\"ts\"") && !line.ends_with('}') {
-                                self.torn = true;
-                                continue;
-                            }
-                            return Some(Err(self.fault(message)));
-                        }
+                        Err(message) => return Some(Err(self.fault(message))),
                     }
                 }
             }
-            match self.go_on()? {
-                Ok(()) => {}
-                Err(error) => return Some(Err(self.fault(error.to_string()))),
+            if let Err(fault) = self.go_on()? {
+                return Some(Err(fault));
             }
         }
     }

@@ -12,32 +12,32 @@ use parking_lot::{Condvar, Mutex};
 
 use super::entry;
 use super::files::{Files, Rules};
-use super::tap::{self, Head, Tap};
+use super::merge::{Entries, Merged};
+use super::redact::Redaction;
+use super::tap::{self, Tap};
 use crate::logger;
 
 /// How often what was put down is fetched and written.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// What is dropped is told no more often than this.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// Dropped entries are logged no more often than this.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Entries written in one go.
-const AT_ONCE: usize = 4096;
+/// Bytes of lines that are written in one go. A single longer line is written by itself.
+const AT_ONCE: usize = 256 << 10;
 
 /// How long the last handle waits for what is still to be written.
 const AT_THE_END: Duration = Duration::from_secs(5);
 
-/// Of what is fetched in one go so much may be kept for the next.
-const KEPT: usize = 1 << 20;
-
-/// What a [`Recorder`] writes, and how. Made by [`Recorder::builder`].
+/// Settings of a [`Recorder`]. Made by [`Recorder::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `start`"]
 pub struct RecorderBuilder {
     path: PathBuf,
     rules: Rules,
     buffer: usize,
-    redacts: bool,
+    redaction: Redaction,
+    with_secrets: bool,
 }
 
 impl RecorderBuilder {
@@ -63,22 +63,38 @@ impl RecorderBuilder {
         self
     }
 
-    /// How many bytes of one client wait in memory for the disk before entries are dropped, and counted. Defaults to 64 MiB.
+    /// How many bytes of one client wait in memory for the disk, those being written included, before entries are dropped,
+    /// and counted. Defaults to 64 MiB.
     pub fn buffer(mut self, bytes: usize) -> Self {
         self.buffer = bytes;
         self
     }
 
-    /// Records secrets as they are. By default the values of keys that are known to hold some (`client_secret`, `signature`,
-    /// `access_token`, `passphrase`, `apiKey` and their like, in whichever case) are replaced by `[redacted]`, in both directions,
-    /// and so is what an `auth` or `login` is given by order. A venue that names them otherwise is not known: look at a first
-    /// recording before you hand one on.
+    /// Records secrets as they are. By default `[redacted]` takes the place of the values of names that are known to hold
+    /// secrets (`client_secret`, `signature`, `access_token`, `passphrase`, `apiKey`, in any case, with `_`, `-` or without), in
+    /// both directions, in JSON, in JSON within a text of JSON, and in `name=value`; and of what an `auth` or `login` is given as a
+    /// list. A venue may use other names: add them with [`redact`](RecorderBuilder::redact), and look with
+    /// `wsup check-recording` before you hand a recording on.
     pub fn with_secrets(mut self) -> Self {
-        self.redacts = false;
+        self.with_secrets = true;
         self
     }
 
-    /// Opens the file, whose folder must exist, and starts the recorder's thread. A recording that is there already goes on.
+    /// Names of your own whose values are secrets, in any case, with `_`, `-` or without.
+    ///
+    /// ```
+    /// # use ws_supervisor::record::Recorder;
+    /// let recorder = Recorder::builder("desk.jsonl").redact(["account_pin", "x-desk-id"]);
+    /// # drop(recorder);
+    /// ```
+    pub fn redact<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.redaction.add(names);
+        self
+    }
+
+    /// Opens the file, whose folder must exist, and starts the recorder's thread. A new file can be read and written by its owner
+    /// alone (mode 0600). A recording that is there already goes on, in its file with the highest number: nothing is written over,
+    /// also when older files have been moved away.
     ///
     /// # Errors
     /// When the file can't be opened, another recorder has it (one that is just ending is waited for, a second at most), or the
@@ -88,7 +104,7 @@ impl RecorderBuilder {
         let files = Files::open(&self.path, self.rules.clone()).map_err(at)?;
         let shared = Arc::new(Shared {
             begun: Instant::now(),
-            redacts: self.redacts,
+            redaction: Some(self.redaction).filter(|_| !self.with_secrets),
             taps: Mutex::default(),
             status: Mutex::new(RecorderStatus { file: files.path(), ..RecorderStatus::default() }),
             passes: Mutex::new(0),
@@ -126,7 +142,7 @@ pub struct RecorderStatus {
 /// [`ClientConfig::record`](crate::ClientConfig::record); clones are handles of the same.
 ///
 /// A client copies each frame into memory and goes on; a thread of the recorder's own writes every 100 ms. A disk that is slow
-/// or full stops no client: what then is dropped is counted, and told in the log. The last handle, those in clients and
+/// or full stops no client: entries are dropped, counted and logged. The last handle, those in clients and
 /// configurations among them, ends the thread when it is dropped, after all is written; a disk that does not answer is waited for
 /// for five seconds.
 ///
@@ -178,7 +194,13 @@ impl Recorder {
     /// assert!(error.to_string().starts_with("/no/such/folder/a.jsonl: "));
     /// ```
     pub fn builder(path: impl AsRef<Path>) -> RecorderBuilder {
-        RecorderBuilder { path: path.as_ref().to_owned(), rules: Rules::default(), buffer: 64 << 20, redacts: true }
+        RecorderBuilder {
+            path: path.as_ref().to_owned(),
+            rules: Rules::default(),
+            buffer: 64 << 20,
+            redaction: Redaction::default(),
+            with_secrets: false,
+        }
     }
 
     /// How it does.
@@ -221,14 +243,14 @@ impl Drop for Owner {
         self.shared.ends.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // Whoever lets go of the last handle may be trading: a disk that hangs is not waited for.
+            // The thread that drops the last handle may be trading: a disk that hangs is waited for this long at most.
             let until = crate::deadline::later(Instant::now(), AT_THE_END);
             let mut passes = self.shared.passes.lock();
             while !self.shared.ended.load(Ordering::Acquire) {
                 if self.shared.passed.wait_until(&mut passes, until).timed_out() {
                     drop(passes);
                     logger::error!(
-                        "the recorder's disk does not answer: its thread is left behind with what is not written"
+                        "the recorder's disk does not answer: its thread is abandoned, and entries that are not written are lost"
                     );
                     return;
                 }
@@ -247,7 +269,7 @@ impl fmt::Debug for Recorder {
 
 struct Shared {
     begun: Instant,
-    redacts: bool,
+    redaction: Option<Redaction>,
     taps: Mutex<Vec<Arc<tap::Shared>>>,
     status: Mutex<RecorderStatus>,
     /// How often all was looked at.
@@ -262,12 +284,12 @@ struct Shared {
 
 impl Shared {
     fn run(&self, mut files: Files) {
-        let (mut lines, mut told) = (String::new(), (0, None));
+        let (mut lines, mut logged) = (String::new(), (0, None));
         loop {
             // Asked first: what was put down before the end is still fetched.
             let ends = self.ends.load(Ordering::Acquire);
             let taps = self.pass(&mut files, &mut lines);
-            self.tell_dropped(&taps, &mut told);
+            self.log_dropped(&taps, &mut logged);
             *self.passes.lock() += 1;
             self.passed.notify_all();
             if ends {
@@ -288,7 +310,7 @@ impl Shared {
         let taps = {
             let mut taps = self.taps.lock();
             let all = taps.clone();
-            // What nobody can put anything into any more is looked at once more, now.
+            // A client that has ended puts nothing more: its entries are fetched for the last time now.
             taps.retain(|tap| {
                 let is_used = Arc::strong_count(tap) > 2;
                 if !is_used {
@@ -300,29 +322,27 @@ impl Shared {
         };
         let fetched: Vec<_> = taps.iter().map(|tap| (tap, tap.fetch())).collect();
         let (now, wall) = (Instant::now().saturating_duration_since(self.begun), SystemTime::now());
-        let mut entries: Vec<(Head, &[u8], &str)> = Vec::new();
-        for (tap, pieces) in &fetched {
-            for piece in pieces {
-                let mut rest = &piece[..];
-                while let Some((head, payload, after)) = Head::read(rest) {
-                    entries.push((head, payload, &tap.client));
-                    rest = after;
-                }
+        let streams = fetched.iter().map(|(tap, pieces)| Entries::new(&tap.client, pieces));
+        let mut entries = 0;
+        for (head, payload, client) in Merged::new(streams) {
+            let ago = now.saturating_sub(Duration::from_nanos(head.at));
+            entry::write(head, payload, client, wall - ago, self.redaction.as_ref(), lines);
+            entries += 1;
+            if lines.len() >= AT_ONCE {
+                self.write(files, lines, &mut entries);
             }
         }
-        entries.sort_by_key(|(head, ..)| head.at);
-        for some in entries.chunks(AT_ONCE) {
-            lines.clear();
-            for (head, payload, client) in some {
-                let ago = now.saturating_sub(Duration::from_nanos(head.at));
-                entry::write(*head, payload, client, wall - ago, self.redacts, lines);
-            }
-            self.settle(files.write(lines.as_bytes()), files, some.len() as u64, lines.len());
-        }
-        lines.shrink_to(KEPT);
-        drop(entries);
+        self.write(files, lines, &mut entries);
         fetched.into_iter().for_each(|(tap, pieces)| tap.give_back(pieces));
         taps
+    }
+
+    fn write(&self, files: &mut Files, lines: &mut String, entries: &mut u64) {
+        if *entries > 0 {
+            self.settle(files.write(lines.as_bytes()), files, std::mem::take(entries), lines.len());
+        }
+        lines.clear();
+        lines.shrink_to(2 * AT_ONCE);
     }
 
     fn settle(&self, result: io::Result<()>, files: &Files, entries: u64, bytes: usize) {
@@ -352,17 +372,17 @@ impl Shared {
         }
     }
 
-    /// What had no room in memory is told, not more than once in a while.
-    fn tell_dropped(&self, taps: &[Arc<tap::Shared>], told: &mut (u64, Option<Instant>)) {
+    /// Logs entries that had no room in memory, at most once in ten seconds.
+    fn log_dropped(&self, taps: &[Arc<tap::Shared>], logged: &mut (u64, Option<Instant>)) {
         let of_taps: u64 = taps.iter().map(|tap| tap.dropped.load(Ordering::Relaxed)).sum();
         let now = Instant::now();
-        if of_taps > told.0 && told.1.is_none_or(|at| now >= at + TOLD_EVERY) {
+        if of_taps > logged.0 && logged.1.is_none_or(|at| now >= at + LOG_EVERY) {
             logger::error!(
                 "the recorder's disk is too slow: {} entries more have no room and are lost",
-                of_taps - told.0
+                of_taps - logged.0
             );
-            *told = (of_taps, Some(now));
+            *logged = (of_taps, Some(now));
         }
-        told.0 = told.0.min(of_taps);
+        logged.0 = logged.0.min(of_taps);
     }
 }

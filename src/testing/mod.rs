@@ -29,6 +29,8 @@ mod deribit;
 mod make;
 mod rehearsal;
 #[cfg(feature = "record")]
+mod repeat;
+#[cfg(feature = "record")]
 mod replay;
 mod script;
 
@@ -53,7 +55,10 @@ pub use self::make::{
 pub use self::rehearsal::Rehearsal;
 #[cfg(feature = "record")]
 #[cfg_attr(docsrs, doc(cfg(feature = "record")))]
-pub use self::replay::{Pace, Replayed, replay};
+pub use self::repeat::{Replayed, replay};
+#[cfg(feature = "record")]
+#[cfg_attr(docsrs, doc(cfg(feature = "record")))]
+pub use self::replay::Pace;
 pub use self::script::{Peer, Script};
 use crate::message::{CloseFrame, Message};
 use crate::supervisor::Supervisor;

@@ -165,10 +165,32 @@ impl Rehearsal {
         drop(self.state.core.asked.look(|table| table.claim(id, false)));
     }
 
-    /// When a timer is due next.
+    /// Takes out the first timer that is due by `until` and wanted.
     #[cfg(feature = "record")]
-    pub(super) fn next_timer(&self) -> Option<Instant> {
-        self.timers.next()
+    pub(super) fn take_timer(
+        &mut self,
+        wanted: impl Fn(Instant, u64) -> bool,
+        until: Instant,
+    ) -> Option<(Instant, u64)> {
+        self.timers.take(wanted, until)
+    }
+
+    #[cfg(feature = "record")]
+    pub(super) fn forget_timers(&mut self) {
+        self.timers = Timers::default();
+    }
+
+    /// On this open connection, or without one, in this state.
+    #[cfg(feature = "record")]
+    pub(super) fn stand(&mut self, epoch: Option<u64>, otherwise: ReadyState) {
+        self.epoch = epoch;
+        self.state.core.status.replace(if epoch.is_some() { ReadyState::Open } else { otherwise });
+    }
+
+    /// The next request has this number.
+    #[cfg(feature = "record")]
+    pub(super) fn continue_ids_at(&mut self, id: u64) {
+        self.state.core.asked.continue_at(id);
     }
 
     /// What the handler has sent since this was last called, requests among it.

@@ -47,8 +47,17 @@ impl Run<'_> {
             return Ok(());
         }
         self.consumer.hold(Capacity { events: settings.event_capacity, bytes: settings.event_bytes });
-        let result =
-            Steps { run: self, connection, tcp, deadline, restoring: false, doing: Doing::Upkeep, reads: 0 }.all();
+        let result = Steps {
+            run: self,
+            connection,
+            tcp,
+            deadline,
+            restoring: false,
+            doing: Doing::Upkeep,
+            reads: 0,
+            is_unclaimed: false,
+        }
+        .all();
         self.end_turn(Instant::now());
         match result {
             Ok(()) => Ok(()),
@@ -76,6 +85,8 @@ struct Steps<'t, 'r> {
     restoring: bool,
     doing: Doing,
     reads: u32,
+    /// A message was returned, and not kept since.
+    is_unclaimed: bool,
 }
 
 impl Steps<'_, '_> {
@@ -97,6 +108,7 @@ impl Steps<'_, '_> {
             self.by(Doing::Reconcile, |steps| reconcile(&mut Session::new(steps), &unsettled))?;
             self.run.life.unsettled = Unsettled::default();
         }
+        self.note_claimed();
         Ok(())
     }
 
@@ -185,6 +197,7 @@ impl Steps<'_, '_> {
     /// The next message that is neither a heartbeat nor the answer to a batch of channels; `None` when there is none by
     /// `until`, or when the restore may have come to its end.
     fn next_by(&mut self, until: Instant) -> Result<Option<Message>, SessionError> {
+        self.note_claimed();
         loop {
             if self.run.core.commands.standing().is_some() {
                 return Err(SessionError::Cancelled);
@@ -215,6 +228,13 @@ impl Steps<'_, '_> {
             }
         }
         Ok(None)
+    }
+
+    /// The message that was returned last has been taken by the code that opens the session, unless it was kept.
+    fn note_claimed(&mut self) {
+        if std::mem::take(&mut self.is_unclaimed) {
+            self.run.core.tap().iter().for_each(|tap| tap.withheld(None));
+        }
     }
 
     /// Sleeps until bytes come, something is due, or `until`.
@@ -303,13 +323,17 @@ impl Opening for Steps<'_, '_> {
     fn next(&mut self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<Message, SessionError> {
         self.check(until, waiting_for, limit)?;
         match self.next_by(until)? {
-            Some(message) => Ok(message),
+            Some(message) => {
+                self.is_unclaimed = true;
+                Ok(message)
+            }
             None => Err(self.timeout(waiting_for, limit)),
         }
     }
 
     fn keep(&mut self, message: Message) -> Result<(), SessionError> {
-        match self.run.consumer.keep(message) {
+        self.is_unclaimed = false;
+        match self.run.consumer.keep(message, self.run.core.tap()) {
             Ok(dropped) => self.run.core.counters.dropped.add(dropped),
             Err(Overrun) => return Err(SessionError::TooManyMessages(self.run.state.settings.event_bytes)),
         }
@@ -317,6 +341,6 @@ impl Opening for Steps<'_, '_> {
     }
 
     fn take_kept(&mut self, wanted: &mut dyn FnMut(&Message) -> bool) -> Option<Message> {
-        self.run.consumer.take_kept(wanted)
+        self.run.consumer.take_kept(wanted, self.run.core.tap())
     }
 }

@@ -6,7 +6,7 @@ use crate::message::{CloseFrame, Message};
 use crate::outbound::link::Link;
 use crate::overflow::Stage;
 use crate::policy::connection::{Connection, Owner};
-use crate::record::tap::Sort;
+use crate::record::tap::{Shown, Sort};
 use crate::state::DisconnectReason;
 use crate::transport::{Broken, Incoming};
 
@@ -44,7 +44,7 @@ impl Run<'_> {
                 self.core.counters.received.add(1);
                 let owner = if connection.listens(self.core) { self.show(connection)? } else { Owner::Caller };
                 if self.core.tap().is_some() {
-                    self.record(owner == Owner::Library)?;
+                    self.record(owner)?;
                 }
                 match owner {
                     Owner::Library => return Ok(Came::Other),
@@ -74,12 +74,17 @@ impl Run<'_> {
 
     /// The message that was read goes into the recording too.
     #[inline(never)]
-    fn record(&mut self, claimed: bool) -> Result<(), Broken> {
+    fn record(&mut self, owner: Owner) -> Result<(), Broken> {
         let (Some(transport), Some(tap)) = (&self.link.transport, self.core.tap()) else {
             return Ok(());
         };
+        let shown = match owner {
+            Owner::Library => Shown::Never,
+            Owner::Both | Owner::Caller if !self.life.open => Shown::Held,
+            Owner::Both | Owner::Caller => self.core.shown(self.open_epoch()),
+        };
         match transport.message() {
-            Ok(message) => tap.message(message, claimed, transport.read_at()),
+            Ok(message) => tap.message(message, shown, transport.read_at()),
             Err(broken) => return Err(self.broke(broken)),
         }
         Ok(())
@@ -116,12 +121,11 @@ impl Run<'_> {
         if !self.consumer.is_handler() {
             return self.keep_read()?.map_or(Ok(()), |message| self.enqueue(message, stage));
         }
-        let epoch = self.life.epoch;
+        let (epoch, open) = (self.life.epoch, self.open_epoch());
         let Link { transport, outbox, .. } = &mut *self.link;
         let Some(transport) = transport else { return Ok(()) };
         match transport.message() {
             Ok(message) => {
-                let open = (stage == Stage::Open).then_some(epoch);
                 let scene = Scene { core: self.core, outbox, epoch: open, now: transport.read_at() };
                 self.consumer.message(scene, message.on(epoch));
             }

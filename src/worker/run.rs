@@ -27,6 +27,7 @@ use crate::overflow::Stage;
 use crate::policy::reconnect::{Hint, Next};
 use crate::policy::restart::{Exit, Fate, Restart, overruled};
 use crate::policy::terms::Action;
+use crate::record::tap::Shown;
 use crate::state::{DisconnectReason, ReadyState};
 use crate::target::Target;
 use crate::telemetry::duty::Doing;
@@ -415,18 +416,17 @@ impl<'a> Run<'a> {
     // ---- what the phases have in common ----
 
     /// The connection on which a handler may send now.
-    fn open_epoch(&self) -> Option<u64> {
+    pub(super) fn open_epoch(&self) -> Option<u64> {
         (self.life.open && !self.closing).then_some(self.life.epoch)
     }
 
     /// To the consumer: never dropped.
     pub(super) fn emit(&mut self, event: Event) {
-        // How a connection ended, or the client, is recorded where it does.
-        if !matches!(event, Event::Disconnected { .. } | Event::Parked { .. } | Event::Closed { .. }) {
-            self.core.tap().iter().for_each(|tap| tap.event(&event));
+        let (epoch, now) = (self.open_epoch(), Instant::now());
+        if let Some(tap) = self.core.tap() {
+            tap.event(&event, self.core.shown(epoch), now);
         }
-        let epoch = self.open_epoch();
-        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now: Instant::now() };
+        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch, now };
         self.consumer.event(scene, event);
     }
 
@@ -459,13 +459,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A message that was kept, to the consumer.
+    /// A message that was held until the session was open, to the consumer.
     pub(super) fn deliver(&mut self, message: Message, now: Instant) -> Result<(), Broken> {
         if !self.consumer.is_handler() {
+            self.core.tap().iter().for_each(|tap| tap.released(Shown::Now(None), now));
             return self.enqueue(message, Stage::Open);
         }
-        let epoch = self.life.epoch;
-        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch: Some(epoch), now };
+        let (epoch, open) = (self.life.epoch, self.open_epoch());
+        if let Some(tap) = self.core.tap() {
+            tap.released(self.core.shown(open), now);
+        }
+        let scene = Scene { core: self.core, outbox: &mut self.link.outbox, epoch: open, now };
         self.consumer.message(scene, message.view().on(epoch));
         self.write_what_waits()
     }

@@ -81,7 +81,7 @@ impl Run<'_> {
     /// From a connection to its end. Whatever the way out, what the kernel has is counted before it is let go of.
     pub(super) fn serve(&mut self, transport: Transport, deadline: Instant) -> Ended {
         let tcp = transport.tcp().clone();
-        self.core.tap().iter().for_each(|tap| tap.begin(self.life.epoch + 1));
+        self.core.tap().iter().for_each(|tap| tap.connected(self.life.epoch + 1));
         self.link.open(transport);
         let ended = self.serve_on(&tcp, deadline);
         // What came before the end is told of before it, though there be no room.

@@ -112,7 +112,11 @@ fn run(state: &ClientState, restarted: Option<(ExitReason, u64)>) -> Exit {
             if handler.is_none() {
                 pause_after_crashes(state, life);
             }
-            Consumer::handler(handler.get_or_insert_with(|| Inline::new(factory())), overflow, held)
+            let made = handler.get_or_insert_with(|| {
+                state.core.tap().iter().for_each(|tap| tap.handler());
+                Inline::new(factory())
+            });
+            Consumer::handler(made, overflow, held)
         }
         (_, Some(queue)) => Consumer::queue(queue, overflow, held),
         (_, None) => return state.exit_outside_a_run(ExitReason::Closed),
@@ -174,7 +178,7 @@ fn end_after_panic(state: &ClientState, panic: Box<str>) -> Exit {
     let run_end = state.end_run(life, link, queue.as_mut(), reason, Some(disconnect));
     if let Some(queue) = queue {
         // Events for a handler wait for the next one, or for the supervisor's event.
-        life.pending_events.drain(..).for_each(|event| queue.push_event(event));
+        state.push_pending(queue, life);
     }
     drop(line);
     drop(kept);
