@@ -45,12 +45,23 @@ fn a_file_is_checked_and_every_fault_has_its_line() {
     assert_eq!((out, err.as_str(), code), (format!("{good}: nothing is wrong; 1 client: a\n"), "", Some(0)));
     let (out, _, _) = run(&["check", &good, "--effective"]);
     assert!(out.contains("connect_timeout") && !out.contains("secret"), "{out}");
-    let bad = argument(folder.file("bad.yaml", "clients:\n  a:\n    url: ws://h\n    jitter: 3\n    heartbeet: {}\n"));
+    let bad = argument(folder.file("bad.toml", "[clients.a]\nurl = \"ws://h\"\njitter = 3\nheartbeet = {}\n"));
     let (out, err, code) = run(&["check", &bad]);
     let lines: Vec<_> = err.lines().collect();
     assert_eq!((out.as_str(), code, lines.len()), ("", Some(1), 2), "{err}");
-    assert_eq!(lines[0], format!("{bad}:4:5: clients.a.jitter: must be between 0 and 1"));
+    assert_eq!(lines[0], format!("{bad}:3:1: clients.a.jitter: must be between 0 and 1"));
     assert!(lines[1].ends_with("clients.a.heartbeet: unknown key; did you mean `heartbeat`?"), "{err}");
+    let json = argument(folder.file("desk.json", "{}"));
+    let (_, err, code) = run(&["check", &json]);
+    assert_eq!((err, code), (format!("{json}:1:1: must be TOML, and its name must not end in .json\n"), Some(1)));
+    let early = "[recorder]\npath = \"/no/such/desk.jsonl\"\n[clients.a]\nurl = \"wss://h\"\ntls = { root_file = [\"/no/ca.pem\"] }\n";
+    let early = argument(folder.file("early.toml", early));
+    let (_, err, code) = run(&["check", &early]);
+    let warnings = [
+        format!("{early}: warning: recorder.path: the folder /no/such does not exist"),
+        format!("{early}: warning: clients.a.tls: /no/ca.pem does not exist"),
+    ];
+    assert_eq!((err.lines().collect::<Vec<_>>(), code), (warnings.iter().map(String::as_str).collect(), Some(0)));
     let (out, _, code) = run(&["check", "--schema"]);
     assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok() && code == Some(0));
 }

@@ -149,11 +149,13 @@ impl ClientFile {
         limits: &BTreeMap<String, RateLimit>,
     ) -> Result<ClientConfig, Vec<ConfigError>> {
         let mut faults = Vec::new();
-        let Some(url) = &self.url else {
-            return Err(vec![ConfigError::new("url", "every client must have one")]);
-        };
-        let mut config =
-            ClientConfig::new(url).map_err(|fault| vec![fault])?.name(self.name.as_deref().unwrap_or(name));
+        let url = self.url.as_ref().ok_or_else(|| ConfigError::new("url", "every client must have one"));
+        let config = url.and_then(ClientConfig::new).or_else(|fault| {
+            // The other options are looked at all the same.
+            faults.push(fault);
+            ClientConfig::new("wss://localhost")
+        });
+        let mut config = config.map_err(|fault| vec![fault])?.name(self.name.as_deref().unwrap_or(name));
         for url in &self.fallback_url {
             match config.clone().fallback_url(url) {
                 Ok(with) => config = with,

@@ -16,12 +16,23 @@ use crate::policy::rate_limit::RateLimit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) Duration);
 
+pub(crate) const TIME_RULE: &str =
+    "must be a time with its unit (ns, us, ms, s, m, h, d), such as \"30s\", \"250ms\" or \"1h 30m\"";
+
+/// Units of time. Those of a calendar are none: `M` is read as minutes by some, and a month has no length.
+const UNITS: [&str; 7] = ["ns", "us", "ms", "s", "m", "h", "d"];
+
+/// Reads a time.
+pub(crate) fn time(text: &str) -> Option<Duration> {
+    let units = text.split(|c: char| c.is_ascii_digit() || c.is_whitespace()).filter(|unit| !unit.is_empty());
+    let is_known = units.into_iter().all(|unit| UNITS.contains(&unit));
+    humantime::parse_duration(text).ok().filter(|_| is_known && text.trim() != "0")
+}
+
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const RULE: &str = "must be a time with its unit, such as \"30s\" or \"250ms\"";
         let value = serde_json::Value::deserialize(deserializer)?;
-        let text = value.as_str().ok_or_else(|| D::Error::custom(RULE))?;
-        humantime::parse_duration(text).map(Self).map_err(|_| D::Error::custom(RULE))
+        value.as_str().and_then(time).map(Self).ok_or_else(|| D::Error::custom(TIME_RULE))
     }
 }
 

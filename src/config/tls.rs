@@ -126,6 +126,16 @@ pub(crate) enum Identity {
 }
 
 impl Tls {
+    /// The files that are read at each attempt.
+    #[cfg(feature = "serde")]
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let identity = match &self.identity {
+            Some(Identity::Files { chain, key }) => vec![chain, key],
+            _ => Vec::new(),
+        };
+        self.root_files.iter().chain(identity)
+    }
+
     /// All defaults.
     pub fn new() -> Self {
         Self::default()

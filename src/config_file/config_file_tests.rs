@@ -7,8 +7,8 @@ fn variables(name: &str) -> Option<String> {
     (name == "TOKEN").then(|| "s3cret".into())
 }
 
-fn faults(text: &str, format: Format) -> Vec<String> {
-    let Err(mut flaws) = parse(text, format, &variables) else { panic!("nothing wrong with {text}") };
+fn faults(text: &str) -> Vec<String> {
+    let Err(mut flaws) = parse(text, &variables) else { panic!("nothing wrong with {text}") };
     flaws.sort_by_key(|flaw| flaw.mark);
     let line = |flaw: &Flaw| format!("{}:{} {} | {}", flaw.mark.line, flaw.mark.column, flaw.key, flaw.rule);
     flaws.iter().map(line).collect()
@@ -16,28 +16,24 @@ fn faults(text: &str, format: Format) -> Vec<String> {
 
 #[test]
 fn twenty_wrong_files_have_twenty_right_errors() {
-    use Format::{Json, Toml, Yaml};
-    const TIME: &str = "must be a time with its unit, such as \"30s\" or \"250ms\"";
+    const TIME: &str = crate::config::file_parts::TIME_RULE;
     let url = "[clients.a]\nurl = \"ws://h\"\n";
-    let cases: Vec<(String, Format, Vec<String>)> = vec![
-        (String::new(), Toml, vec!["1:1 clients | must have at least one client".into()]),
-        ("[clients.a]\njitter = 0.1\n".into(), Toml, vec!["1:10 clients.a.url | every client must have one".into()]),
-        (format!("{url}jitter = 2.0\n"), Toml, vec!["3:1 clients.a.jitter | must be between 0 and 1".into()]),
-        (format!("{url}close_timeout = 5\n"), Toml, vec![format!("3:1 clients.a.close_timeout | {TIME}")]),
-        (format!("{url}close_timeout = \"5\"\n"), Toml, vec![format!("3:1 clients.a.close_timeout | {TIME}")]),
+    let cases: Vec<(String, Vec<String>)> = vec![
+        (String::new(), vec!["1:1 clients | must have at least one client".into()]),
+        ("[clients.a]\njitter = 0.1\n".into(), vec!["1:10 clients.a.url | every client must have one".into()]),
+        (format!("{url}jitter = 2.0\n"), vec!["3:1 clients.a.jitter | must be between 0 and 1".into()]),
+        (format!("{url}close_timeout = 5\n"), vec![format!("3:1 clients.a.close_timeout | {TIME}")]),
+        (format!("{url}close_timeout = \"5\"\n"), vec![format!("3:1 clients.a.close_timeout | {TIME}")]),
         (
             format!("{url}conect_timeout = \"5s\"\n"),
-            Toml,
             vec!["3:1 clients.a.conect_timeout | unknown key; did you mean `connect_timeout`?".into()],
         ),
         (
             format!("{url}tls = {{ min_vrsion = \"1.3\" }}\n"),
-            Toml,
             vec!["3:9 clients.a.tls.min_vrsion | unknown key; did you mean `min_version`?".into()],
         ),
         (
             format!("{url}overflow = \"drop_all\"\n"),
-            Toml,
             vec![
                 "3:1 clients.a.overflow | unknown variant `drop_all`, expected one of `backpressure`, `drop_oldest`, \
                  `drop_newest`, `disconnect`"
@@ -46,73 +42,46 @@ fn twenty_wrong_files_have_twenty_right_errors() {
         ),
         (
             format!("{url}heartbeat = {{ kind = \"ping_pong\" }}\n"),
-            Toml,
             vec!["3:1 clients.a.heartbeat | this kind needs `interval`".into()],
         ),
         (
             format!("{url}header = {{ Authorization = \"Bearer ${{NOT_SET}}\" }}\n"),
-            Toml,
             vec!["3:28 clients.a.header.Authorization | the environment has no `NOT_SET`".into()],
         ),
         (
             format!("{url}dial_limit = \"dials\"\n"),
-            Toml,
             vec!["3:1 clients.a.dial_limit | `limits` has none of this name, or that is wrong".into()],
         ),
         (
             format!("{url}[limits.dials]\nwindow = {{ limit = 0, period = \"1s\" }}\n"),
-            Toml,
             vec!["3:9 limits.dials | the limit must be at least 1".into()],
         ),
         (
             format!("{url}[supervisor]\nmax_clients = 0\n"),
-            Toml,
             vec!["4:1 supervisor.max_clients | must be at least 1".into()],
         ),
         (
             "[clients.a]\nurl = \"https://h\"\n".into(),
-            Toml,
             vec!["2:1 clients.a.url | must have the scheme `ws` or `wss`".into()],
         ),
         (
             format!("{url}proxy = {{ bypass = \"x\" }}\n"),
-            Toml,
             vec!["3:1 clients.a.proxy | must have either a `url`, or `from_environment = true`".into()],
         ),
         (
             format!("[defaults]\nmax_retires = 1\n{url}[clients.b]\nurl = \"ws://h\"\n"),
-            Toml,
             vec!["2:1 defaults.max_retires | unknown key; did you mean `max_retries`?".into()],
         ),
         (
-            "{\n\t\"clients\": {\"a\": {\"url\": \"ws://h\", \"jitter\": \"much\"}}\n}".into(),
-            Json,
-            vec!["2:37 clients.a.jitter | must be a number, and is a text".into()],
-        ),
-        ("{\"clients\": {},}".into(), Json, vec!["1:16  | trailing comma".into()]),
-        (
-            "clients:\n  a:\n    url: ws://h\n    jitter: 0.1\n    jitter: 0.2\n".into(),
-            Yaml,
-            vec!["5:5 jitter | the key is there twice".into()],
-        ),
-        (
-            "clients:\n  a: &x\n    url: ws://h\n  b: *x\n".into(),
-            Yaml,
-            vec!["4:6  | anchors and aliases are not taken".into()],
-        ),
-        (
             format!("{url}event_capacity = 99999999999999999999\njitter = nan\n"),
-            Toml,
-            vec!["3:18  | the number is too large".into(), "4:10  | must be a finite number".into()],
+            vec!["3:18 clients.a.event_capacity | the number is too large".into(), "4:10 clients.a.jitter | must be a finite number".into()],
         ),
         (
             format!("{url}[supervisor]\nintensity = [3, \"5s\"]\n"),
-            Toml,
             vec!["4:13 supervisor.intensity | must be no list".into()],
         ),
         (
             format!("{url}proxy = \"http://user:hidden@p\"\nrestart = \"${{TOKEN}}\"\npark_on = [401, \"x\"]\n"),
-            Toml,
             vec![
                 "3:1 clients.a.proxy | must be a table, and is a text".into(),
                 "4:1 clients.a.restart | must be one of `transient`, `permanent`, `temporary`".into(),
@@ -121,7 +90,6 @@ fn twenty_wrong_files_have_twenty_right_errors() {
         ),
         (
             format!("{url}venue = \"ftx\"\n[clients.b]\nurl = \"ws://h\"\nvenue = {{ deribit = {{ sesion = \"s\" }} }}\n"),
-            Toml,
             vec![
                 "3:1 clients.a.venue | must be one of `binance_spot`, `binance_futures`, `deribit`, or a table with \
                  `deribit` and its options"
@@ -131,7 +99,6 @@ fn twenty_wrong_files_have_twenty_right_errors() {
         ),
         (
             "[supervisor]\nmax_clients = 1\n[clients.a]\nurl = \"ws://h\"\n[clients.b]\nurl = \"ws://h\"\nname = \"a\"\n".into(),
-            Toml,
             vec![
                 "2:1 supervisor.max_clients | there are 2 clients".into(),
                 "7:1 clients.b.name | the client `a` has this name already".into(),
@@ -139,13 +106,11 @@ fn twenty_wrong_files_have_twenty_right_errors() {
         ),
         (
             "[defaults]\njitter = 7.0\n[clients.a]\nurl = \"ws://h\"\n[clients.b]\nurl = \"ws://h\"\n".into(),
-            Toml,
             vec!["2:1 clients.a.jitter | must be between 0 and 1".into()],
         ),
         (
             // All of them at once, in the order of the lines.
             format!("{url}jitter = -1.0\nrestrat = \"never\"\nrestart = \"never\"\nconnect_timeout = \"0s\"\n"),
-            Toml,
             vec![
                 "3:1 clients.a.jitter | must be between 0 and 1".into(),
                 "4:1 clients.a.restrat | unknown key; did you mean `restart`?".into(),
@@ -156,10 +121,10 @@ fn twenty_wrong_files_have_twenty_right_errors() {
         ),
     ];
     assert!(cases.len() >= 20);
-    for (text, format, expected) in cases {
-        assert_eq!(faults(&text, format), expected, "{text}");
+    for (text, expected) in cases {
+        assert_eq!(faults(&text), expected, "{text}");
     }
-    let syntax = faults("[clients.a\nurl = 1", Toml);
+    let syntax = faults("[clients.a\nurl = 1");
     assert!(syntax[0].starts_with("1:11 "), "{syntax:?}");
 }
 
@@ -208,7 +173,7 @@ backoff = { base = "1s", cap = "2s" }
 
 #[test]
 fn a_file_comes_to_what_the_builder_would_have_made() {
-    let desk = parse(EVERYTHING, Format::Toml, &variables).unwrap();
+    let desk = parse(EVERYTHING, &variables).unwrap();
     let names: Vec<_> = desk.clients.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["one", "two"]);
     let (one, two) = (desk.clients[0].1.resolve().unwrap(), desk.clients[1].1.resolve().unwrap());
@@ -230,18 +195,67 @@ fn a_file_comes_to_what_the_builder_would_have_made() {
     assert!(first.take_one(now).is_err() && second.take_one(now).is_err());
 }
 
+/// A fault hides no other, and none is reported that follows from another.
 #[test]
-fn toml_json_and_yaml_say_the_same() {
-    let deribit = "[clients.d]\nurl = \"ws://h\"\nvenue = \"deribit\"\n";
-    assert!(parse(deribit, Format::Toml, &variables).is_ok());
-    let tree = tree::read(EVERYTHING, Format::Toml).unwrap().value();
-    let json = serde_json::to_string_pretty(&tree).unwrap();
-    assert_eq!(tree::read(&json, Format::Json).unwrap().value(), tree);
-    assert_eq!(tree::read(&json.replace("  ", "\t"), Format::Json).unwrap().value(), tree);
-    assert_eq!(tree::read(&json, Format::Yaml).unwrap().value(), tree, "JSON is YAML");
-    let yaml = "clients:\n  a: {url: ws://h, jitter: 0.5}\n  'b':\n    url: \"ws://h\"\n    park_on: [401, 403]\n    tcp_nodelay: false\n";
-    let desk = parse(yaml, Format::Yaml, &variables).unwrap();
-    assert!(!desk.clients[1].1.resolve().unwrap().nodelay);
+fn all_faults_of_a_file_are_reported_at_once_and_no_other() {
+    let keys = |text: &str| -> Vec<String> {
+        faults(text).iter().map(|fault| fault.split(' ').nth(1).unwrap().to_owned()).collect()
+    };
+    for url in ["url = \"https://x\"\n", "", "url = 5\n", "url = \"${NOT_SET}\"\n"] {
+        let others = "jitter = 2.0\nevent_capacity = 0\ndial_limit = \"nope\"\nstale_after = 5\nnope = 1\n";
+        let mut found = keys(&format!("[clients.a]\n{url}{others}"));
+        found.sort();
+        let expected = ["dial_limit", "event_capacity", "jitter", "nope", "stale_after", "url"]
+            .map(|key| format!("clients.a.{key}"));
+        assert_eq!(found, expected, "{url}");
+    }
+    let with = |line: &str| keys(&format!("[clients.a]\nurl = \"ws://h\"\n{line}\n"));
+    assert_eq!(with("backoff = { base = \"1s\", cap = 5 }"), ["clients.a.backoff.cap"]);
+    assert_eq!(with("backoff = { base = 1 }"), ["clients.a.backoff", "clients.a.backoff.base"]);
+    assert_eq!(with("heartbeat = { kind = \"nope\" }"), ["clients.a.heartbeat.kind"]);
+    assert_eq!(
+        with("socket = { keepalive = { idle = 1, interval = \"5s\", retries = \"x\" } }"),
+        ["clients.a.socket.keepalive.idle", "clients.a.socket.keepalive.retries",]
+    );
+    assert_eq!(
+        with("event_capacity = 99999999999999999999\njitter = 2.0"),
+        ["clients.a.event_capacity", "clients.a.jitter"]
+    );
+}
+
+#[test]
+fn a_variable_is_put_in_as_a_shell_does() {
+    let variable = |name: &str| match name {
+        "B" => Some("inner".to_owned()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    };
+    for (text, expected) in [
+        ("${A:-${B}}", Ok("inner")),
+        ("<${A:-x${C:-y${B}}z}>", Ok("<xyinnerz>")),
+        ("${EMPTY:-other}", Ok("other")),
+        ("${EMPTY-other}", Ok("")),
+        ("${EMPTY}", Ok("")),
+        ("${A-}", Ok("")),
+        ("$${B} $5 $", Ok("${B} $5 $")),
+        ("${A:-$$}", Ok("$")),
+        ("${A}", Err("the environment has no `A`")),
+        ("${A:-${C}}", Err("the environment has no `C`")),
+        ("${B", Err("has a `${` without its `}`")),
+        ("${}", Err("`${}` has no name of a variable")),
+        ("${B:?no}", Err("`${B:?no}`: a name is followed by `:-`, by `-`, or by `}`")),
+    ] {
+        let found = tree::filled_in(text, &variable);
+        assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{text}");
+    }
+}
+
+#[test]
+fn a_time_has_units_that_can_not_be_misread() {
+    for wrong in ["5M", "5", "0", "", "1 month", "2weeks", "1y", "5 minutes", "-1s", "1.5h", "s"] {
+        assert!(time(wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(time("1d 2h 3m 4s 5ms 6us 7ns"), Ok(Duration::new(93_784, 5_006_007)));
 }
 
 /// Names of the methods of a builder, by its source.
@@ -313,7 +327,7 @@ fn every_knob_of_the_builders_is_a_key_of_the_file() {
 
 #[test]
 fn what_it_came_to_has_every_option_and_no_secret() {
-    let desk = parse(EVERYTHING, Format::Toml, &variables).unwrap();
+    let desk = parse(EVERYTHING, &variables).unwrap();
     let settings = desk.clients[0].1.resolve().unwrap();
     let tag = Tag { id: crate::state::ClientId(1), name: "one".into(), venue: "one.example".into() };
     let effective = crate::config::effective::effective(&tag, &settings);

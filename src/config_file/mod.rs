@@ -1,4 +1,4 @@
-//! Supervisor and clients from a file: TOML, JSON or YAML.
+//! Supervisor and clients from a file in TOML.
 //!
 //! ```toml
 //! [supervisor]
@@ -19,8 +19,9 @@
 //!
 //! Every key of a client is the option of [`ClientConfig`] of that name, but for those that are code of yours (delivery,
 //! callbacks, a resolver, a venue of your own), which you add to the configurations that [`Desk`] has. Times are written with
-//! their unit. In a text `${NAME}` is the environment's, `${NAME:-other}` with a value where it is not set, `$$` a dollar sign. A key that
-//! is not known is a fault, and all faults of a file are told at once, each with its place.
+//! their unit: `ns`, `us`, `ms`, `s`, `m`, `h` or `d`. In a text `${NAME}` is a variable of the environment, `${NAME:-other}` has a value
+//! where the variable is not set or empty, as in a shell, and `$$` is a dollar sign. A key that is not known is a fault, and all faults
+//! of a file are reported at once, each with its place.
 
 mod tree;
 mod words;
@@ -29,14 +30,14 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-pub use self::tree::Format;
 use self::tree::{Entry, Flaw, Kind, Mark, Node};
-use self::words::{refuse_lists, resolve, unknown_key, without_values};
+use self::words::{missing_keys, refuse_lists, resolve, unknown_key, without_values};
 use crate::client::Client;
 use crate::config::ClientConfig;
 use crate::config::effective::effective;
@@ -65,10 +66,10 @@ pub struct FileFault {
 /// All that is wrong in a file, in the order of its lines.
 ///
 /// ```
-/// use ws_supervisor::config_file::{Desk, Format};
+/// use ws_supervisor::config_file::Desk;
 ///
 /// let wrong = "[clients.book]\nurl = \"wss://venue.example\"\njitter = 2.0\nconect_timeout = \"5s\"\n";
-/// let error = Desk::parse(wrong, Format::Toml).unwrap_err();
+/// let error = Desk::parse(wrong).unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
 ///     "3:1: clients.book.jitter: must be between 0 and 1\n\
@@ -159,12 +160,11 @@ struct RecorderFile {
 /// What a file says: to be started as it is, or to be added to first.
 ///
 /// ```
-/// use ws_supervisor::config_file::{Desk, Format};
+/// use ws_supervisor::config_file::Desk;
 /// # let server = ws_supervisor::testing::Server::echo()?;
 /// # let url = server.url();
 ///
-/// let text = format!("clients:\n  echo:\n    url: {url}\n    connect_timeout: 5s\n");
-/// let desk = Desk::parse(&text, Format::Yaml)?;
+/// let desk = Desk::parse(&format!("[clients.echo]\nurl = \"{url}\"\nconnect_timeout = \"5s\"\n"))?;
 /// assert_eq!(desk.clients[0].0, "echo");
 /// let (supervisor, clients) = desk.start()?;
 /// clients[0].wait_until_open(std::time::Duration::from_secs(10))?;
@@ -184,32 +184,29 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Reads a file: TOML, JSON or YAML by its ending (`.toml`, `.json`, `.yaml`, `.yml`).
+    /// Reads a file.
     ///
     /// # Errors
-    /// Everything that is wrong in it, at once.
+    /// All faults of the file at once; or why the file can't be read.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, FileError> {
         let path = path.as_ref();
         let whole = |rule: String| FileError {
             file: path.to_owned(),
             faults: vec![FileFault { line: 1, column: 1, key: String::new(), rule }],
         };
-        let format = match path.extension().and_then(|ending| ending.to_str()) {
-            Some("toml") => Format::Toml,
-            Some("json") => Format::Json,
-            Some("yaml" | "yml") => Format::Yaml,
-            _ => return Err(whole("its name must end in .toml, .json, .yaml or .yml".into())),
-        };
+        if let Some(ending @ ("json" | "yaml" | "yml")) = path.extension().and_then(|ending| ending.to_str()) {
+            return Err(whole(format!("must be TOML, and its name must not end in .{ending}")));
+        }
         let text = std::fs::read_to_string(path).map_err(|error| whole(error.to_string()))?;
-        Self::parse(&text, format).map_err(|error| FileError { file: path.to_owned(), ..error })
+        Self::parse(&text).map_err(|error| FileError { file: path.to_owned(), ..error })
     }
 
-    /// Reads a text.
+    /// Reads the text of a file.
     ///
     /// # Errors
-    /// As for [`load`](Desk::load).
-    pub fn parse(text: &str, format: Format) -> Result<Self, FileError> {
-        parse(text, format, &|name| std::env::var(name).ok()).map_err(|mut flaws| {
+    /// All faults of the text at once.
+    pub fn parse(text: &str) -> Result<Self, FileError> {
+        parse(text, &|name| std::env::var(name).ok()).map_err(|mut flaws| {
             flaws.sort_by_key(|flaw| flaw.mark);
             let fault = |Flaw { mark: Mark { line, column }, key, rule }| FileFault { line, column, key, rule };
             FileError { file: PathBuf::new(), faults: flaws.into_iter().map(fault).collect() }
@@ -242,6 +239,30 @@ impl Desk {
             supervisor.spawn_client(config)
         };
         self.clients.into_iter().map(spawn).collect()
+    }
+
+    /// Files and folders that the options name and that are not there, one line each: a recorder can't start, and a client can't
+    /// connect, before they are.
+    ///
+    /// ```
+    /// let text = "[clients.book]\nurl = \"wss://venue.example\"\ntls = { root_file = [\"/no/ca.pem\"] }\n";
+    /// let desk = ws_supervisor::config_file::Desk::parse(text)?;
+    /// assert_eq!(desk.missing_files(), ["clients.book.tls: /no/ca.pem does not exist"]);
+    /// # Ok::<(), ws_supervisor::config_file::FileError>(())
+    /// ```
+    pub fn missing_files(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        #[cfg(feature = "record")]
+        if let Some(folder) = self.recorder.as_ref().map(crate::record::RecorderBuilder::folder) {
+            if !folder.is_dir() {
+                missing.push(format!("recorder.path: the folder {} does not exist", folder.display()));
+            }
+        }
+        for (name, config) in &self.clients {
+            let absent = config.tls.files().filter(|file| !file.exists());
+            missing.extend(absent.map(|file| format!("clients.{name}.tls: {} does not exist", file.display())));
+        }
+        missing
     }
 
     /// What each client's options come to, by its key: as [`Client::effective_settings`].
@@ -282,10 +303,11 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// Puts in what stands for it in a text, as in a file: `${NAME}`, `${NAME:-this, where it is not set}`; `$$` is a dollar sign.
+/// Puts in variables of the environment, as in a file: `${NAME}`; `${NAME:-other}`, where it is not set or empty; `$$` is a dollar
+/// sign.
 ///
 /// # Errors
-/// What the environment has not, in words.
+/// The name that is not set, or how the text breaks the rule, in words.
 ///
 /// ```
 /// use ws_supervisor::config_file::filled_in;
@@ -296,10 +318,25 @@ pub fn filled_in(text: &str) -> Result<String, String> {
     tree::filled_in(text, &|name| std::env::var(name).ok())
 }
 
-fn parse(text: &str, format: Format, variable: &dyn Fn(&str) -> Option<String>) -> Result<Desk, Vec<Flaw>> {
-    let mut tree = tree::read(text.strip_prefix('\u{feff}').unwrap_or(text), format)?;
-    let as_written = tree.clone();
+/// Reads a time as in a file: numbers with their units, such as `30s` or `1h 30m`.
+///
+/// # Errors
+/// The rule, in words.
+///
+/// ```
+/// use std::time::Duration;
+/// use ws_supervisor::config_file::time;
+/// assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
+/// assert!(time("5M").is_err() && time("5").is_err());
+/// ```
+pub fn time(text: &str) -> Result<Duration, String> {
+    crate::config::file_parts::time(text).ok_or_else(|| crate::config::file_parts::TIME_RULE.to_owned())
+}
+
+fn parse(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Desk, Vec<Flaw>> {
     let mut flaws = Vec::new();
+    let mut tree = tree::read(text.strip_prefix('\u{feff}').unwrap_or(text), &mut flaws)?;
+    let as_written = tree.clone();
     tree.fill_in(variable, "", &mut flaws);
     inherit(&mut tree);
     let schema = Desk::schema();
@@ -409,8 +446,15 @@ fn read(tree: &Node, as_written: &Node, schema: &Value, flaws: &mut Vec<Flaw>) -
                     error.path().iter().map(|segment| segment.to_string().trim_matches(['[', ']']).to_owned());
                 let mut path: Vec<String> = segments.collect();
                 let (mark, key) = (tree.place(&path), path.join("."));
-                if !flaws.iter().any(|flaw| flaw.mark == mark) {
-                    let rule = without_values(&error.inner().to_string(), as_written.text(&path) == tree.text(&path));
+                let words = error.inner().to_string();
+                // Keys that were taken out since they are wrong are not missing.
+                let missing = words.starts_with("missing field").then(|| missing_keys(schema, tree, &path));
+                let rule = match missing {
+                    Some(missing) if missing.is_empty() => None,
+                    Some(missing) => Some(format!("must have {}", missing.join(" and "))),
+                    None => Some(without_values(&words, as_written.text(&path) == tree.text(&path))),
+                };
+                if let Some(rule) = rule.filter(|_| !flaws.iter().any(|flaw| flaw.mark == mark)) {
                     flaws.push(Flaw { mark, key, rule });
                 }
                 // An item of a list takes the list with it, so that the places of the others stay right.

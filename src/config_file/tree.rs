@@ -1,10 +1,5 @@
-//! A file as a tree of values that know their place: the same from TOML, JSON and YAML. What is in the environment is put in
-//! here.
+//! A file as a tree of values that know their place. Variables of the environment are put in here.
 
-use std::cell::RefCell;
-use std::fmt;
-
-use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Number, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -50,171 +45,87 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
-/// How a file is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Format {
-    /// TOML 1.0.
-    Toml,
-    /// JSON (RFC 8259).
-    Json,
-    /// YAML 1.2, one document, without anchors and tags.
-    Yaml,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Toml => "TOML",
-            Self::Json => "JSON",
-            Self::Yaml => "YAML",
-        })
-    }
-}
-
-pub(super) fn read(text: &str, format: Format) -> Result<Node, Vec<Flaw>> {
-    match format {
-        Format::Toml => from_toml(text),
-        Format::Yaml => from_yaml(text).map_err(|flaw| vec![flaw]),
-        Format::Json => {
-            // What is no JSON, though it be YAML, is refused in JSON's words.
-            let is_json = serde_json::from_str::<Value>(text);
-            is_json.map_err(|error| {
-                let words = error.to_string();
-                let rule = words.split(" at line ").next().unwrap_or_default();
-                vec![Flaw::new(Mark { line: error.line(), column: error.column() }, rule)]
-            })?;
-            // A tab is no more than a space to JSON, and none to YAML where lines begin.
-            from_yaml(&text.replace('\t', " ")).map_err(|flaw| vec![flaw])
-        }
-    }
-}
-
-fn from_toml(text: &str) -> Result<Node, Vec<Flaw>> {
-    let flaws = RefCell::new(Vec::new());
-    let begins: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-    let mark = |at: usize| {
-        let line = begins.partition_point(|begin| *begin <= at);
-        let begin = begins[line.saturating_sub(1)];
-        let column = 1 + text.get(begin..at).map_or(0, |before| before.chars().count());
-        Mark { line, column }
-    };
+/// Reads TOML 1.0. Values that no option can have are told in `flaws` and left out.
+///
+/// # Errors
+/// What is no TOML.
+pub(super) fn read(text: &str, flaws: &mut Vec<Flaw>) -> Result<Node, Vec<Flaw>> {
+    let lines = Lines::new(text);
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let flaw = |error: &toml::de::Error| {
-            Flaw::new(mark(error.span().map_or(0, |span| span.start)), error.message().replace('\n', ", "))
+            Flaw::new(lines.mark(error.span().map_or(0, |span| span.start)), error.message().replace('\n', ", "))
         };
         return Err(errors.iter().map(flaw).collect());
     }
-    fn table_of(table: &DeTable<'_>, mark: &dyn Fn(usize) -> Mark, flaws: &RefCell<Vec<Flaw>>) -> Kind {
-        let entries = table.iter().map(|(key, value)| Entry {
-            key: key.get_ref().to_string(),
-            mark: mark(key.span().start),
-            node: node_of(value, mark, flaws),
-        });
-        let mut entries: Vec<_> = entries.collect();
-        entries.sort_by_key(|entry| entry.mark);
-        Kind::Table(entries)
-    }
-    fn node_of(value: &Spanned<DeValue<'_>>, mark: &dyn Fn(usize) -> Mark, flaws: &RefCell<Vec<Flaw>>) -> Node {
-        let refuse = |rule: &str| {
-            flaws.borrow_mut().push(Flaw::new(mark(value.span().start), rule));
-            Value::Null
-        };
-        let kind = match value.get_ref() {
-            DeValue::String(text) => Kind::Scalar(Value::String(text.to_string())),
-            DeValue::Integer(number) => {
-                let number = i64::from_str_radix(number.as_str(), number.radix());
-                Kind::Scalar(number.map_or_else(|_| refuse("the number is too large"), Value::from))
-            }
-            DeValue::Float(number) => {
-                let number = number.as_str().parse().ok().and_then(Number::from_f64);
-                Kind::Scalar(number.map_or_else(|| refuse("must be a finite number"), Value::Number))
-            }
-            DeValue::Boolean(value) => Kind::Scalar(Value::Bool(*value)),
-            DeValue::Datetime(time) => Kind::Scalar(Value::String(time.to_string())),
-            DeValue::Array(list) => Kind::List(list.iter().map(|value| node_of(value, mark, flaws)).collect()),
-            DeValue::Table(table) => table_of(table, mark, flaws),
-        };
-        Node { mark: mark(value.span().start), kind }
-    }
-    let kind = table_of(table.get_ref(), &mark, &flaws);
-    let flaws = flaws.into_inner();
-    if flaws.is_empty() { Ok(Node { mark: Mark { line: 1, column: 1 }, kind }) } else { Err(flaws) }
+    let kind = table_of(table.get_ref(), &lines, "", flaws);
+    Ok(Node { mark: Mark { line: 1, column: 1 }, kind })
 }
 
-/// A collection that is being read.
-enum Open {
-    List(Mark, Vec<Node>),
-    /// With the key whose value comes next.
-    Table(Mark, Vec<Entry>, Option<(String, Mark)>),
+/// Where the lines of a text begin.
+struct Lines<'t> {
+    text: &'t str,
+    begins: Vec<usize>,
 }
 
-fn from_yaml(text: &str) -> Result<Node, Flaw> {
-    let mut open: Vec<Open> = Vec::new();
-    let mut root = None;
-    for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| {
-            let mark = Mark { line: error.marker().line(), column: error.marker().col() + 1 };
-            Flaw::new(mark, error.info())
-        })?;
-        let mark = Mark { line: span.start.line(), column: span.start.col() + 1 };
-        let node = match event {
-            Event::Alias(_) => return Err(Flaw::new(mark, "anchors and aliases are not taken")),
-            Event::SequenceStart(..) => {
-                open.push(Open::List(mark, Vec::new()));
-                continue;
+impl<'t> Lines<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text, begins: std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect() }
+    }
+
+    fn mark(&self, at: usize) -> Mark {
+        let line = self.begins.partition_point(|begin| *begin <= at);
+        let begin = self.begins[line.saturating_sub(1)];
+        let column = 1 + self.text.get(begin..at).map_or(0, |before| before.chars().count());
+        Mark { line, column }
+    }
+}
+
+fn table_of(table: &DeTable<'_>, lines: &Lines<'_>, path: &str, flaws: &mut Vec<Flaw>) -> Kind {
+    let mut entries = Vec::new();
+    for (key, value) in table {
+        let (mark, key) = (lines.mark(key.span().start), key.get_ref().to_string());
+        let node = node_of(value, lines, &within(path, &key), flaws);
+        entries.extend(node.map(|node| Entry { key, mark, node }));
+    }
+    entries.sort_by_key(|entry| entry.mark);
+    Kind::Table(entries)
+}
+
+fn node_of(value: &Spanned<DeValue<'_>>, lines: &Lines<'_>, path: &str, flaws: &mut Vec<Flaw>) -> Option<Node> {
+    let mark = lines.mark(value.span().start);
+    let mut refused = |rule: &str| flaws.push(Flaw { mark, key: path.to_owned(), rule: rule.to_owned() });
+    let kind = match value.get_ref() {
+        DeValue::String(text) => Kind::Scalar(Value::String(text.to_string())),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Kind::Scalar(Value::from(number)),
+            Err(_) => {
+                refused("the number is too large");
+                return None;
             }
-            Event::MappingStart(..) => {
-                open.push(Open::Table(mark, Vec::new(), None));
-                continue;
+        },
+        DeValue::Float(number) => match number.as_str().parse().ok().and_then(Number::from_f64) {
+            Some(number) => Kind::Scalar(Value::Number(number)),
+            None => {
+                refused("must be a finite number");
+                return None;
             }
-            Event::SequenceEnd | Event::MappingEnd => match open.pop() {
-                Some(Open::List(mark, list)) => Node { mark, kind: Kind::List(list) },
-                Some(Open::Table(mark, table, _)) => Node { mark, kind: Kind::Table(table) },
-                None => continue,
-            },
-            Event::Scalar(text, style, ..) => {
-                if let Some(Open::Table(_, table, key @ None)) = open.last_mut() {
-                    if table.iter().any(|entry| entry.key == *text) {
-                        return Err(Flaw { key: text.into(), ..Flaw::new(mark, "the key is there twice") });
-                    }
-                    *key = Some((text.into(), mark));
-                    continue;
-                }
-                Node { mark, kind: Kind::Scalar(scalar(&text, style)) }
-            }
-            Event::DocumentStart(_) if root.is_some() => return Err(Flaw::new(mark, "must be one document")),
-            _ => continue,
-        };
-        match open.last_mut() {
-            None => root = Some(node),
-            Some(Open::List(_, list)) => list.push(node),
-            Some(Open::Table(_, table, key)) => match key.take() {
-                Some((key, mark)) => table.push(Entry { key, mark, node }),
-                None => return Err(Flaw::new(node.mark, "a key must be a name")),
-            },
+        },
+        DeValue::Boolean(value) => Kind::Scalar(Value::Bool(*value)),
+        DeValue::Datetime(time) => Kind::Scalar(Value::String(time.to_string())),
+        DeValue::Array(list) => {
+            let nodes =
+                list.iter().enumerate().map(|(n, value)| node_of(value, lines, &within(path, &n.to_string()), flaws));
+            // A list without one of its items is not the list that was meant.
+            Kind::List(nodes.collect::<Vec<_>>().into_iter().collect::<Option<_>>()?)
         }
-    }
-    root.ok_or_else(|| Flaw::new(Mark { line: 1, column: 1 }, "is empty"))
+        DeValue::Table(table) => table_of(table, lines, path, flaws),
+    };
+    Some(Node { mark, kind })
 }
 
-/// By YAML's core schema (section 10.3.2).
-fn scalar(text: &str, style: ScalarStyle) -> Value {
-    if style != ScalarStyle::Plain {
-        return Value::String(text.into());
-    }
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        text => {
-            let is_number = text.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first));
-            let whole = text.parse::<i64>().ok().map(Value::from);
-            let number = || text.parse().ok().and_then(Number::from_f64).map(Value::Number);
-            whole.or_else(number).filter(|_| is_number).unwrap_or_else(|| Value::String(text.into()))
-        }
-    }
+fn within(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 impl Node {
@@ -228,8 +139,8 @@ impl Node {
         }
     }
 
-    /// The text that the path leads to, if it is one.
-    pub(super) fn text(&self, path: &[String]) -> Option<&str> {
+    /// The node that the path leads to.
+    pub(super) fn node(&self, path: &[String]) -> Option<&Self> {
         let mut at = self;
         for key in path {
             at = match &at.kind {
@@ -237,7 +148,12 @@ impl Node {
                 _ => &at.get(key)?.node,
             };
         }
-        match &at.kind {
+        Some(at)
+    }
+
+    /// The text that the path leads to, if it is one.
+    pub(super) fn text(&self, path: &[String]) -> Option<&str> {
+        match &self.node(path)?.kind {
             Kind::Scalar(Value::String(text)) => Some(text),
             _ => None,
         }
@@ -277,14 +193,13 @@ impl Node {
         }
     }
 
-    /// False where that is not to be had. Puts in what stands for it: `${NAME}`, or `${NAME:-this, where it is not set}`; `$$` is a dollar sign.
+    /// Puts in the variables of all texts, as `filled_in`. False where one is not set.
     pub(super) fn fill_in(
         &mut self,
         variable: &dyn Fn(&str) -> Option<String>,
         path: &str,
         flaws: &mut Vec<Flaw>,
     ) -> bool {
-        let within = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
         match &mut self.kind {
             Kind::Scalar(Value::String(text)) if text.contains('$') => match filled_in(text, variable) {
                 Ok(filled) => *text = filled,
@@ -294,22 +209,24 @@ impl Node {
                 }
             },
             Kind::Scalar(_) => {}
-            // What is not there is told, and taken out: what would follow from it is no fault of its own.
+            // A value that is not there is a fault, and is taken out: what would follow from it is none of its own.
             Kind::List(list) => {
                 let mut at = 0;
                 list.retain_mut(|node| {
                     at += 1;
-                    node.fill_in(variable, &within(&(at - 1).to_string()), flaws)
+                    node.fill_in(variable, &within(path, &(at - 1).to_string()), flaws)
                 });
             }
             Kind::Table(table) => {
-                table.retain_mut(|entry| entry.node.fill_in(variable, &within(&entry.key), flaws));
+                table.retain_mut(|entry| entry.node.fill_in(variable, &within(path, &entry.key), flaws));
             }
         }
         true
     }
 }
 
+/// Puts in variables as a shell does (POSIX, Shell Command Language, 2.6.2): `${NAME}`; `${NAME:-other}`, where it is not set or
+/// empty; `${NAME-other}`, where it is not set. `other` may hold variables too. `$$` is a dollar sign.
 pub(super) fn filled_in(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
@@ -317,12 +234,9 @@ pub(super) fn filled_in(text: &str, variable: &dyn Fn(&str) -> Option<String>) -
         out += before;
         rest = match after.strip_prefix('{') {
             Some(inner) => {
-                let (name, after) = inner.split_once('}').ok_or("has a `${` without its `}`")?;
-                let (name, instead) =
-                    name.split_once(":-").map_or((name, None), |(name, instead)| (name, Some(instead)));
-                let found = variable(name).or_else(|| instead.map(str::to_owned));
-                out += &found.ok_or_else(|| format!("the environment has no `{name}`"))?;
-                after
+                let end = closing_brace(inner).ok_or("has a `${` without its `}`")?;
+                out += &value_of(&inner[..end], variable)?;
+                &inner[end + 1..]
             }
             None => {
                 out.push('$');
@@ -331,4 +245,43 @@ pub(super) fn filled_in(text: &str, variable: &dyn Fn(&str) -> Option<String>) -
         };
     }
     Ok(out + rest)
+}
+
+/// Where the `}` is that belongs to the `${` before this text.
+fn closing_brace(text: &str) -> Option<usize> {
+    let mut open = 0usize;
+    let mut from = 0;
+    loop {
+        let at = from + text[from..].find(['$', '}'])?;
+        from = at + 1;
+        match &text[at..] {
+            rest if rest.starts_with("${") => open += 1,
+            rest if rest.starts_with("$$") => from += 1,
+            rest if rest.starts_with('}') => match open.checked_sub(1) {
+                Some(fewer) => open = fewer,
+                None => return Some(at),
+            },
+            _ => {}
+        }
+    }
+}
+
+/// The value of what stands between `${` and `}`.
+fn value_of(inner: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let name_ends = inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inner.len());
+    let (name, operator) = inner.split_at(name_ends);
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(format!("`${{{inner}}}` has no name of a variable"));
+    }
+    let found = variable(name);
+    if let Some(other) = operator.strip_prefix(":-") {
+        return found.filter(|value| !value.is_empty()).map_or_else(|| filled_in(other, variable), Ok);
+    }
+    if let Some(other) = operator.strip_prefix('-') {
+        return found.map_or_else(|| filled_in(other, variable), Ok);
+    }
+    match operator {
+        "" => found.ok_or_else(|| format!("the environment has no `{name}`")),
+        _ => Err(format!("`${{{inner}}}`: a name is followed by `:-`, by `-`, or by `}}`")),
+    }
 }

@@ -100,6 +100,18 @@ pub(super) fn unknown_key(schema: &Value, path: &[String]) -> String {
     }
 }
 
+/// The keys that the table at this path must have, and has not.
+pub(super) fn missing_keys(schema: &Value, tree: &Node, path: &[String]) -> Vec<String> {
+    let mut at = resolve(schema, schema);
+    for key in path {
+        at = below(schema, &at, key);
+    }
+    let required = at.iter().filter_map(|schema| schema["required"].as_array()).flatten().filter_map(Value::as_str);
+    let table = tree.node(path);
+    let is_missing = |key: &&str| table.is_none_or(|table| table.get(key).is_none());
+    required.filter(is_missing).map(|key| format!("`{key}`")).collect()
+}
+
 /// The keys that an object at this path may have.
 fn keys_at(root: &Value, path: &[String]) -> Vec<String> {
     let mut at = resolve(root, root);

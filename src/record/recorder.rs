@@ -92,6 +92,12 @@ impl RecorderBuilder {
         self
     }
 
+    /// The folder of the file.
+    #[cfg(feature = "serde")]
+    pub(crate) fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
     /// Opens the file, whose folder must exist, and starts the recorder's thread. A new file can be read and written by its owner
     /// alone (mode 0600). A recording that is there already goes on, in its file with the highest number: nothing is written over,
     /// also when older files have been moved away.

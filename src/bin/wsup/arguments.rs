@@ -42,7 +42,7 @@ pub enum Command {
 #[derive(Args)]
 #[command(after_help = "Exit status: 0 when nothing is wrong, 1 otherwise.")]
 pub struct CheckOptions {
-    /// TOML, JSON or YAML, by its ending
+    /// The desk's file, in TOML
     #[arg(required_unless_present = "schema")]
     pub file: Option<PathBuf>,
     /// Print the JSON schema of such a file instead, for an editor
@@ -59,7 +59,7 @@ pub struct CheckOptions {
                   client's thread did not come back, 2 when a client was parked."
 )]
 pub struct RunOptions {
-    /// TOML, JSON or YAML, by its ending
+    /// The desk's file, in TOML
     pub file: PathBuf,
     /// One JSON object a line instead of words
     #[arg(long)]
@@ -198,7 +198,7 @@ pub struct TopOptions {
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "a time with its unit, such as 30s, 250ms or 5m".into())
+    ws_supervisor::config_file::time(text)
 }
 
 fn size(text: &str) -> Result<(u16, u16), String> {

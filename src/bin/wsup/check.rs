@@ -19,6 +19,9 @@ pub fn check(options: &CheckOptions) -> Outcome {
             return Ok(ExitCode::FAILURE);
         }
     };
+    for warning in desk.missing_files() {
+        eprintln!("{}: warning: {warning}", file.display());
+    }
     if options.effective {
         say::line(&serde_json::to_string_pretty(&desk.effective_settings())?);
     } else {
