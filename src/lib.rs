@@ -252,7 +252,7 @@
 //! | | `handshake` `target` `lifecycle` `response` `handed_back` `event` `session` `dial` | what is said, and what your callbacks are handed |
 //! | `transport/` | `wait` `unacknowledged` `socket` `layer` `rustls` `wire` `head` `proof` `assembly` `deflate` `no_deflate` `receiver` `sender` `mod` | bytes become messages: TCP, TLS, frames, the one wait |
 //! | | `no_record` | nothing is written down, without the feature |
-//! | `record/` | `tap` `json` `redact` `values` `entry` `files` `merge` `recorder` `reader` `mod` | what comes and goes, written down, and read again |
+//! | `record/` | `tap` `json` `redact` `values` `entry` `files` `merge` `recorder` `reader` `survey` `mod` | what comes and goes, written down, and read again |
 //! | `policy/` | `mod` `clocks` `places` `timers` `pacer` `idle` `restart_intensity` `restart` `reconnect` `heartbeat` `monitor` `monitors` `staleness` `rate_limit` `admission` `requests` `suspects` `channel` `batches` `subscriptions` `upkeep` `terms` `connection` `asking` | what decides: given `now`; no socket, thread, lock, channel, clock or log |
 //! | `venue/` | `mod` `deribit_heartbeat` `binance` `deribit/requests` `deribit` | venues' dialects |
 //! | `telemetry/` | `counter` `duty` `health` `stats` `mod` | what can be seen from any thread |

@@ -4,11 +4,15 @@
 
 mod common;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use common::{Folder, LONG, eventually};
+use rustix::process::{Pid, Signal};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{Client, ClientConfig, Message};
 
@@ -30,9 +34,79 @@ fn argument(path: PathBuf) -> String {
 
 /// Asks it to end as a supervisor of processes would.
 fn terminate(child: &mut Child) -> Option<i32> {
-    let id = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    signal(child, Signal::TERM);
     child.wait().unwrap().code()
+}
+
+fn signal(child: &Child, signal: Signal) {
+    rustix::process::kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// All that is left on its stderr.
+fn errors(child: &mut Child) -> String {
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+/// A file to which nothing can be written.
+fn full() -> Option<File> {
+    File::options().write(true).open("/dev/full").ok()
+}
+
+/// A pipe whose reader is gone.
+fn broken_pipe() -> OwnedFd {
+    rustix::pipe::pipe().unwrap().1
+}
+
+/// A file for one client of this server.
+fn desk(folder: &Folder, server: &Server) -> String {
+    argument(folder.file("desk.toml", &format!("[clients.a]\nurl = \"{}\"\n", server.url())))
+}
+
+/// A terminal: the side of who looks at it, and the program's.
+fn terminal() -> (File, File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&near).unwrap();
+    unlockpt(&near).unwrap();
+    let name = ptsname(&near, Vec::new()).unwrap().into_string().unwrap();
+    let far = File::options().read(true).write(true).open(name).unwrap();
+    let size = rustix::termios::Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&far, size).unwrap();
+    (near.into(), far)
+}
+
+/// Reads what is written to a terminal until these words are there.
+fn wait_for(near: &mut File, words: &str) -> String {
+    let (mut seen, mut some) = (String::new(), [0; 4096]);
+    while !seen.contains(words) {
+        let read = near.read(&mut some).unwrap_or_default();
+        assert!(read > 0, "it ended: {seen}");
+        seen += &String::from_utf8_lossy(&some[..read]);
+    }
+    seen
+}
+
+/// Reads the rest: a program waits for a terminal that takes nothing.
+fn read_on(mut near: File) {
+    std::thread::spawn(move || near.read_to_end(&mut Vec::new()));
+}
+
+/// A server that opens connections and reads nothing on them.
+fn deaf() -> (String, std::net::TcpListener) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let accepting = listener.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in accepting.incoming().flatten() {
+            let head = common::read_head(&mut stream);
+            stream.write_all(format!("{}\r\n", common::upgrade_of(&head)).as_bytes()).unwrap();
+            open.push(stream);
+        }
+    });
+    (url, listener)
 }
 
 #[test]
@@ -116,7 +190,7 @@ fn what_can_not_be_reached_or_meant_has_an_exit_status_of_its_own() {
     assert!(err.contains("Connection refused"), "{err}");
     let refused = Server::start(Script::refuse(401)).unwrap();
     let (_, err, code) = run(&["connect", &refused.url(), "--for", "60s"]);
-    assert!(err.contains("given up on: ") && err.contains("401") && code == Some(1), "{err}");
+    assert!(err.contains("parked: ") && err.contains("401") && code == Some(1), "{err}");
     for (wrong, words) in [
         (vec!["connect", "https://h"], "must have the scheme"),
         (vec!["connect", "ws://h", "--subscribe", "a"], "--venue"),
@@ -210,4 +284,252 @@ fn help_completions_and_the_manual_are_there() {
     assert_eq!(code, Some(0));
     assert!(run(&["completions", "bash"]).0.contains("_wsup"));
     assert!(run(&["man"]).0.contains(".TH wsup 1"));
+}
+
+#[test]
+fn a_stdout_that_takes_nothing_ends_no_desk_and_is_no_success() {
+    let Some(_) = full() else { return };
+    let folder = Folder::new("full-disk");
+    let server = Server::start(Script::silent().every(common::ms(5), |_| vec![Message::text("tick")])).unwrap();
+    let file = desk(&folder, &server);
+    for stdout in [Stdio::from(full().unwrap()), Stdio::from(broken_pipe())] {
+        let before = server.records().len();
+        let mut child = wsup(&["run", &file, "--messages"]).stdout(stdout).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("the desk runs on, and lines are lost")));
+        let served = |records: &[ws_supervisor::testing::Record]| records.get(before).map_or(0, |record| record.served);
+        let then = served(&server.records());
+        assert!(server.wait_until(LONG, |records| served(records) > then + 20), "it goes on");
+        assert_eq!(terminate(&mut child), Some(1));
+        assert!(lines.any(|line| line.unwrap().contains("lines were not written to stdout")));
+    }
+    for arguments in [
+        vec!["check", "--schema"],
+        vec!["check", &file],
+        vec!["completions", "bash"],
+        vec!["man"],
+        vec!["connect", &server.url()],
+    ] {
+        let output = wsup(&arguments).stdout(full().unwrap()).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && err.contains("No space left"), "{arguments:?}: {err}");
+        // A reader that has read enough, as `head`, is no fault.
+        let output = wsup(&arguments).stdout(broken_pipe()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+    }
+    // Nor is a stderr that is gone, with the library's whole log on it.
+    let before = server.records().len();
+    let mut child = wsup(&["--verbose", "run", &file]).stderr(broken_pipe()).spawn().unwrap();
+    assert!(server.wait_until(LONG, |records| records.len() > before));
+    server.cut();
+    assert!(server.wait_until(LONG, |records| records.len() > before + 1), "it comes back");
+    assert_eq!(terminate(&mut child), Some(0));
+}
+
+#[test]
+fn a_signal_that_is_ignored_stays_so_and_a_second_one_ends_at_once() {
+    let folder = Folder::new("signals");
+    let (url, _listener) = deaf();
+    let text = format!("[clients.a]\nurl = \"{url}\"\nclose_timeout = \"60s\"\n");
+    let file = argument(folder.file("desk.toml", &text));
+    let line = format!("trap '' HUP; exec {} run {file}", env!("CARGO_BIN_EXE_wsup"));
+    let mut command = Command::new("sh");
+    let mut child = command.args(["-c", &line]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("open, connection 1")));
+    signal(&child, Signal::HUP);
+    std::thread::sleep(common::ms(300));
+    assert!(child.try_wait().unwrap().is_none(), "as `nohup` wants it");
+    // The server answers no close frame: the first signal waits for that.
+    signal(&child, Signal::INT);
+    std::thread::sleep(common::ms(300));
+    assert!(child.try_wait().unwrap().is_none());
+    signal(&child, Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_signal_or_a_lost_terminal_ends_the_live_view() {
+    for ends in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let (mut near, far) = terminal();
+        let before = rustix::termios::tcgetattr(&far).unwrap();
+        let mut command = wsup(&["top", "--demo"]);
+        let stdio = || Stdio::from(far.try_clone().unwrap());
+        let mut child = command.stdin(stdio()).stdout(stdio()).env("TERM", "xterm").spawn().unwrap();
+        wait_for(&mut near, "book");
+        assert!(rustix::termios::tcgetattr(&far).unwrap().local_modes != before.local_modes, "raw");
+        signal(&child, ends);
+        wait_for(&mut near, "\u{1b}[?1049l");
+        read_on(near);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{ends:?}");
+        assert_eq!(rustix::termios::tcgetattr(&far).unwrap().local_modes, before.local_modes, "given back");
+    }
+    let (mut near, far) = terminal();
+    let mut command = wsup(&["top", "--demo"]);
+    let stdio = || Stdio::from(far.try_clone().unwrap());
+    let mut child = command.stdin(stdio()).stdout(stdio()).env("TERM", "xterm").spawn().unwrap();
+    drop(command);
+    drop(far);
+    wait_for(&mut near, "book");
+    drop(near);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let err = errors(&mut child);
+    assert!(err.contains("wsup: "), "{err}");
+}
+
+#[test]
+fn two_desks_at_one_path_and_a_reader_too_many_are_told_so() {
+    let folder = Folder::new("taken");
+    let server = Server::echo().unwrap();
+    let file = desk(&folder, &server);
+    let socket = argument(folder.at("s.sock"));
+    // All at once: one of them serves.
+    let start = || wsup(&["run", &file, "--status", &socket]).spawn().unwrap();
+    let mut desks: Vec<Child> = (0..6).map(|_| start()).collect();
+    eventually("five have ended", || desks.iter_mut().filter_map(|desk| desk.try_wait().unwrap()).count() == 5);
+    let serving = desks.iter_mut().position(|desk| desk.try_wait().unwrap().is_none()).unwrap();
+    let mut serving = desks.remove(serving);
+    for mut desk in desks {
+        assert_eq!(desk.wait().unwrap().code(), Some(1));
+        let err = errors(&mut desk);
+        assert!(err.contains("another desk serves its status here"), "{err}");
+    }
+    let readers: Vec<_> = (0..16).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    for reader in &readers {
+        assert_ne!(BufReader::new(reader).lines().next().unwrap().unwrap(), "");
+    }
+    let (_, err, code) = run(&["top", &socket, "--picture", "80x20"]);
+    assert!(err.contains("16 others read this status already") && code == Some(1), "{err}");
+    let (mut near, far) = terminal();
+    let stdio = || Stdio::from(far.try_clone().unwrap());
+    let mut top = wsup(&["top", &socket]).stdin(stdio()).stdout(stdio()).env("TERM", "xterm").spawn().unwrap();
+    wait_for(&mut near, "1049l");
+    read_on(near);
+    assert_eq!(top.wait().unwrap().code(), Some(1));
+    let err = errors(&mut top);
+    assert!(err.contains("16 others read this status already"), "{err}");
+    drop(readers);
+    assert_eq!(terminate(&mut serving), Some(0));
+    assert!(!Path::new(&socket).exists() && !Path::new(&format!("{socket}.lock")).exists());
+    // A socket that a killed desk left is taken over.
+    let mut killed = start();
+    eventually("it serves", || Path::new(&socket).exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let mut next = start();
+    eventually("the next serves", || UnixStream::connect(&socket).is_ok());
+    assert_eq!(terminate(&mut next), Some(0));
+}
+
+#[test]
+fn a_desk_of_another_version_is_shown_as_far_as_it_can_be() {
+    let folder = Folder::new("skew");
+    let socket = folder.at("s.sock");
+    let client = serde_json::json!({ "name": "feed", "state": "open", "phase": "running", "epoch": 1 });
+    let serve = |status: serde_json::Value| {
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while writeln!(stream, "{status}").is_ok() {
+                std::thread::sleep(common::ms(50));
+            }
+        });
+    };
+    let path = argument(socket.clone());
+    serve(serde_json::json!({ "clients": [client], "new": {} }));
+    let (out, err, code) = run(&["top", &path, "--picture", "100x24"]);
+    assert!(out.contains("feed") && code == Some(0), "{err}");
+    serve(serde_json::json!({ "clients": [{ "name": "feed", "received": "many" }] }));
+    let (_, err, code) = run(&["top", &path, "--picture", "100x24"]);
+    assert!(err.contains("the desk is of another version") && !err.contains("clients") && code == Some(1), "{err}");
+}
+
+#[test]
+fn lines_of_stdin_that_did_not_arrive_are_counted_and_no_success() {
+    let (url, _listener) = deaf();
+    let mut child = wsup(&["connect", &url, "--for", "2s"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::spawn(move || {
+        let line = format!("{}\n", "x".repeat(4000));
+        while stdin.write_all(line.as_bytes()).is_ok() {}
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let err = errors(&mut child);
+    let line = err.lines().find(|line| line.contains("lines were not sent, and")).expect(&err);
+    let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(numbers[0] > 0, "{line}");
+    // Lines that arrive are a success.
+    let server = Server::echo().unwrap();
+    let mut child = wsup(&["connect", &server.url(), "--wait", "10ms"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"one\ntwo\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let file = File::open("/").unwrap();
+    let output = wsup(&["connect", &server.url()]).stdin(file).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && err.contains("stdin: "), "a stdin that can't be read: {err}");
+}
+
+#[test]
+fn control_characters_of_a_server_do_not_reach_the_terminal_and_its_refusal_is_shown() {
+    let evil = "\u{1b}]0;owned\u{7}\u{9b}31m\rtick";
+    let server = Server::start(Script::silent().greet(move |_| vec![Message::text(evil)])).unwrap();
+    let (mut near, far) = terminal();
+    let mut child = wsup(&["connect", &server.url()]).stdout(Stdio::from(far)).spawn().unwrap();
+    let seen = wait_for(&mut near, "tick");
+    assert!(!seen.contains(['\u{1b}', '\u{7}', '\u{9b}']) && !seen.contains("\rtick"), "{seen:?}");
+    assert!(seen.contains("\\u{1b}]0;owned"), "{seen:?}");
+    server.close_all(1001, "bye \u{1b}[2J");
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.map_while(Result::ok).find(|line| line.contains("bye")).unwrap();
+    assert!(line.contains("\\u{1b}[2J"), "{line:?}");
+    terminate(&mut child);
+    // In a pipe they are as they came.
+    let mut child = wsup(&["connect", &server.url()]).spawn().unwrap();
+    let line = BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    assert_eq!(line, evil);
+    terminate(&mut child);
+
+    let address = common::raw(|mut stream, _, _| {
+        let body = "this key is for the test network\u{1b}[31m";
+        let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let _ = stream.write_all(head.as_bytes());
+    });
+    let (_, err, code) = run(&["connect", &format!("ws://{address}/")]);
+    assert!(err.contains("status 403: this key is for the test network\\u{1b}[31m") && code == Some(1), "{err}");
+}
+
+#[test]
+fn a_recording_is_checked_for_secrets() {
+    let folder = Folder::new("survey");
+    let server = Server::echo().unwrap();
+    let file = argument(folder.at("desk.jsonl"));
+    let desk = argument(folder.file(
+        "desk.toml",
+        &format!("[recorder]\npath = \"{file}\"\nredact = [\"desk_pin\"]\n[clients.a]\nurl = \"{}\"\n", server.url()),
+    ));
+    let mut child = wsup(&["run", &desk]).spawn().unwrap();
+    assert!(server.wait_until(LONG, |records| records.iter().any(|record| record.opened)));
+    server.push(r#"{"token":"abc","desk_pin":"hidden","blob":"4cB9x2Lq81ZtRw0KpE7v"}"#);
+    let recorded = || std::fs::read_to_string(&file).is_ok_and(|text| text.contains("blob"));
+    eventually("it is recorded", recorded);
+    assert_eq!(terminate(&mut child), Some(0));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("abc") && !text.contains("hidden"), "{text}");
+    let (out, err, code) = run(&["check-recording", &file]);
+    assert_eq!(code, Some(2), "{out} {err}");
+    let line = |name: &str| out.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name}: {out}"));
+    assert!(line(" blob").contains("1 look like secrets") && line(" token").contains("1 redacted"), "{out}");
+    assert!(!out.contains("4cB9x2Lq81ZtRw0KpE7v"), "not shown unless asked for");
+    assert!(run(&["check-recording", &file, "--show"]).0.contains("4cB9x2Lq81ZtRw0KpE7v"));
+    let clean = "{\"ts\":\"2026-01-01T00:00:00Z\",\"dir\":\"in\",\"type\":\"text\",\"data\":\"tick\"}\n";
+    let clean = argument(folder.file("clean.jsonl", clean));
+    assert_eq!(run(&["check-recording", &clean]).2, Some(0));
+    std::fs::write(&clean, "{\"ts\":\n").unwrap();
+    assert_eq!(run(&["check-recording", &clean]).2, Some(3));
+    // The lines around a fault are played.
+    let torn = "{\"ts\":\"2026-01-01T00:00:00Z\",\"dir\":\"in\",\"type\":\"text\",\"data\":\"tick\"}\n";
+    let torn = argument(folder.file("torn.jsonl", &format!("{torn}{{\"ts\":}}\n{torn}")));
+    let (_, err, code) = run(&["replay", &torn, "--for", "1ms"]);
+    assert!(err.contains("torn.jsonl:2: ") && err.contains("2 messages") && code == Some(0), "{err}");
 }

@@ -16,6 +16,7 @@ use ratatui::crossterm::cursor::{Hide, Show};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use rustix::event::{PollFlags, Timespec};
 use serde_json::Value;
 
 use self::view::{Key, Reaction, View};
@@ -25,20 +26,21 @@ use crate::supervisor::{Supervisor, Table};
 /// How often what is shown is brought up to date.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Shows this process's supervisor until `q` is pressed. Takes the terminal, and gives it back however it ends.
+/// Shows this process's supervisor until `q` is pressed or `ends` says so, which is asked ten times a second: after a signal, for
+/// example. Takes the terminal, and gives it back however it ends. Blocks.
 ///
 /// # Errors
-/// When the terminal can't be used.
-pub fn show(supervisor: &Supervisor) -> io::Result<()> {
+/// When the terminal can't be used, or is gone.
+pub fn show(supervisor: &Supervisor, ends: impl Fn() -> bool) -> io::Result<()> {
     let (said, came) = channel();
-    run(&mut Own { table: supervisor.table().clone(), next: Instant::now(), said, came })
+    run(&mut Own { table: supervisor.table().clone(), next: Instant::now(), said, came }, &ends)
 }
 
-/// Shows the supervisor that serves its status at this path, in whichever process, until `q` is pressed or that ends.
+/// Shows the supervisor that serves its status at this path, in this process or another, as [`show`] does.
 ///
 /// # Errors
-/// When nobody serves there, or the terminal can't be used.
-pub fn attach(path: impl AsRef<Path>) -> io::Result<()> {
+/// When no process serves there, it ends or refuses one more reader, or the terminal can't be used.
+pub fn attach(path: impl AsRef<Path>, ends: impl Fn() -> bool) -> io::Result<()> {
     let path = path.as_ref();
     let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let stream = UnixStream::connect(path).map_err(at)?;
@@ -47,7 +49,7 @@ pub fn attach(path: impl AsRef<Path>) -> io::Result<()> {
     std::thread::Builder::new().name("status".into()).spawn(move || {
         lines.lines().map_while(Result::ok).all(|line| news.send(line).is_ok());
     })?;
-    run(&mut Other { stream, came })
+    run(&mut Other { stream, came, closing: None }, &ends)
 }
 
 /// What the view looks like for these statuses, one after the other, at this size: for a picture, or a test of your own.
@@ -63,11 +65,55 @@ pub fn picture(statuses: impl IntoIterator<Item = Status>, width: u16, height: u
     terminal.backend().buffer().clone()
 }
 
+/// The next statuses that are served at a path.
+///
+/// # Errors
+/// As for [`attach`].
+#[doc(hidden)]
+pub fn statuses(path: impl AsRef<Path>, count: usize) -> io::Result<Vec<Status>> {
+    let path = path.as_ref();
+    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let mut statuses = Vec::new();
+    for line in BufReader::new(UnixStream::connect(path).map_err(at)?).lines() {
+        match Line::read(&line?)? {
+            Line::News(News::Status(status)) => statuses.push(status),
+            Line::News(News::Notice(text)) | Line::Closing(text) => return Err(at(io::Error::other(text))),
+        }
+        if statuses.len() == count {
+            break;
+        }
+    }
+    Ok(statuses)
+}
+
 /// Where statuses come from and commands go.
 trait Source {
     /// What is new; an error: nothing comes any more.
     fn news(&mut self) -> io::Result<Vec<News>>;
     fn command(&mut self, command: &StatusCommand) -> io::Result<()>;
+}
+
+/// A line of the status socket.
+enum Line {
+    News(News),
+    /// Why the other side ends the connection.
+    Closing(String),
+}
+
+impl Line {
+    fn read(line: &str) -> io::Result<Self> {
+        let value: Value = serde_json::from_str(line)?;
+        if let Some(reason) = value["closing"].as_str() {
+            return Ok(Self::Closing(reason.to_owned()));
+        }
+        if let Some(answer) = value["done"].as_str().or(value["refused"].as_str()) {
+            return Ok(Self::News(News::Notice(answer.to_owned())));
+        }
+        Ok(Self::News(match serde_json::from_value(value) {
+            Ok(status) => News::Status(status),
+            Err(fault) => News::Notice(format!("the desk is of another version, its status can't be read: {fault}")),
+        }))
+    }
 }
 
 enum News {
@@ -104,6 +150,8 @@ impl Source for Own {
 struct Other {
     stream: UnixStream,
     came: Receiver<String>,
+    /// Why the other side ends the connection, if it said so.
+    closing: Option<String>,
 }
 
 impl Source for Other {
@@ -111,17 +159,15 @@ impl Source for Other {
         let mut news = Vec::new();
         loop {
             match self.came.try_recv() {
-                Ok(line) => match serde_json::from_str(&line) {
-                    Ok(status) => news.push(News::Status(status)),
-                    Err(_) => {
-                        let answer: Value = serde_json::from_str(&line)?;
-                        let text = answer["done"].as_str().or(answer["refused"].as_str()).unwrap_or(&line);
-                        news.push(News::Notice(text.to_owned()));
-                    }
+                Ok(line) => match Line::read(&line)? {
+                    Line::News(one) => news.push(one),
+                    Line::Closing(reason) => self.closing = Some(reason),
                 },
                 Err(TryRecvError::Empty) => return Ok(news),
                 Err(TryRecvError::Disconnected) if news.is_empty() => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the supervisor has ended"));
+                    let reason =
+                        self.closing.take().unwrap_or_else(|| "the desk has ended, or its status socket".into());
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
                 }
                 Err(TryRecvError::Disconnected) => return Ok(news),
             }
@@ -152,14 +198,32 @@ impl Drop for Taken {
     }
 }
 
-fn run(source: &mut dyn Source) -> io::Result<()> {
+fn run(source: &mut dyn Source, ends: &dyn Fn() -> bool) -> io::Result<()> {
     let _taken = Taken::new()?;
-    show_on(&mut Terminal::new(CrosstermBackend::new(io::stdout()))?, source)
+    show_on(&mut Terminal::new(CrosstermBackend::new(io::stdout()))?, source, ends)
 }
 
-fn show_on(terminal: &mut Terminal<CrosstermBackend<Stdout>>, source: &mut dyn Source) -> io::Result<()> {
+/// Whether the other end of the terminal is closed. crossterm would ask it for keys again and again without a pause.
+fn is_gone(terminal: &Stdout) -> bool {
+    let mut polled = [rustix::event::PollFd::new(terminal, PollFlags::empty())];
+    let polled = rustix::event::poll(&mut polled, Some(&Timespec::default())).map(|_| polled[0].revents());
+    polled.is_ok_and(|events| events.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL))
+}
+
+fn show_on(
+    terminal: &mut Terminal<CrosstermBackend<Stdout>>,
+    source: &mut dyn Source,
+    ends: &dyn Fn() -> bool,
+) -> io::Result<()> {
     let mut view = View::default();
+    let out = io::stdout();
     loop {
+        if ends() {
+            return Ok(());
+        }
+        if is_gone(&out) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the terminal is gone"));
+        }
         for news in source.news()? {
             match news {
                 News::Status(status) => view.update(status),

@@ -40,9 +40,11 @@ mod merge;
 mod reader;
 mod recorder;
 mod redact;
+mod survey;
 pub(crate) mod tap;
 mod values;
 
 pub use entry::{Direction, Entry, Frame, Recorded};
 pub use reader::{Recording, RecordingError};
 pub use recorder::{Recorder, RecorderBuilder, RecorderStatus};
+pub use survey::{Survey, Surveyed};

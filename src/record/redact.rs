@@ -87,7 +87,7 @@ const SIGNS_IN: [&str; 9] =
 /// Names of a pair's first half and of its second: `{"name":"X-Auth-Token","value":"…"}`.
 const PAIR: [[&str; 4]; 2] = [["name", "key", "header", "field"], ["value", "val", "content", "v"]];
 
-const INSTEAD: &str = "[redacted]";
+pub(super) const INSTEAD: &str = "[redacted]";
 
 /// JSON within a text of JSON is looked into so deep. Each level doubles its backslashes, so no message has more.
 const DEEPEST: usize = 32;

@@ -1,14 +1,14 @@
 //! A running supervisor, seen from another process: over a Unix socket, a line of JSON at a time. `wsup top` attaches to it.
 //!
-//! Whoever connects is sent a [`Status`] at once and every half second after. Where commands are allowed, each line that
+//! Each connection is sent a [`Status`] at once and every half second after. Where commands are allowed, each line that
 //! comes is one: `{"do": "restart", "client": "feed"}`, with `restart`, `resume` or `stop`; the answer is a line
-//! `{"done": "restart feed"}` or `{"refused": "…"}` among the others.
+//! `{"done": "restart feed"}` or `{"refused": "…"}` among the others. A line `{"closing": "…"}` says why no more follows.
 
 mod snapshot;
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use crate::client::Supervises;
 use crate::logger;
 use crate::supervisor::{Supervisor, Table};
 
-/// What whoever attaches to a [`StatusServer`] may do.
+/// The commands that a connection to a [`StatusServer`] may give.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StatusAccess {
@@ -60,13 +60,13 @@ pub enum StatusCommand {
 /// How often a status is sent.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// How often it is seen whether it is to end.
+/// How often the thread looks whether it should end.
 const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// How long after a failure the next is let in.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Connections at once; more are shut at the door.
+/// Connections at once; one more is refused.
 const MOST: usize = 16;
 
 /// A line longer than this is no command.
@@ -84,6 +84,46 @@ pub struct StatusServer {
     identity: (u64, u64),
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    lock: Lock,
+}
+
+/// The right to serve at a path: a file beside it that is locked (flock(2)) as long as its process lives.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    fn take(socket: &Path) -> io::Result<Self> {
+        let mut name = socket.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        let path = socket.with_file_name(name);
+        loop {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(
+                |error| {
+                    io::Error::new(
+                        error.kind(),
+                        format!("{}: {error}: another user's desk may serve here", path.display()),
+                    )
+                },
+            )?;
+            if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+                return Err(io::Error::new(ErrorKind::AddrInUse, "another desk serves its status here"));
+            }
+            // The one before may have removed it between the two calls.
+            let own = file.metadata()?;
+            if identity(&path).is_ok_and(|there| there == (own.dev(), own.ino())) {
+                return Ok(Self { path, file });
+            }
+        }
+    }
+
+    /// Called while the lock is held.
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+        let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
+    }
 }
 
 impl Supervisor {
@@ -91,8 +131,9 @@ impl Supervisor {
     /// is connected but one; the clients' are not touched.
     ///
     /// # Errors
-    /// When the socket can't be made: another process serves there, the folder is not there or not writable, the path is too
-    /// long for a socket (some 95 bytes are fine). One that a process left behind which is gone is replaced.
+    /// When the socket can't be made: another process serves there, or another user's did, the folder is not there or not
+    /// writable, the path is too long for a socket (some 95 bytes are fine). The socket of a process that is gone is replaced. A
+    /// file beside it, `PATH.lock`, keeps two processes from one path, also when they start at once; it is removed at the end.
     ///
     /// ```
     /// use ws_supervisor::Supervisor;
@@ -109,13 +150,20 @@ impl Supervisor {
     pub fn serve_status(&self, path: impl AsRef<Path>, access: StatusAccess) -> io::Result<StatusServer> {
         let path = path.as_ref().to_owned();
         let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let lock = Lock::take(&path).map_err(at)?;
         let listener = listen(&path).map_err(at)?;
         let ends = Arc::new(AtomicBool::new(false));
         let (table, flag) = (Arc::downgrade(self.table()), ends.clone());
         let thread = std::thread::Builder::new()
             .name("status".into())
             .spawn(move || accept(&listener, &table, access, &flag))?;
-        Ok(StatusServer { identity: identity(&path).map_err(at)?, path: path.clone(), ends, thread: Some(thread) })
+        Ok(StatusServer {
+            identity: identity(&path).map_err(at)?,
+            path: path.clone(),
+            ends,
+            thread: Some(thread),
+            lock,
+        })
     }
 }
 
@@ -125,17 +173,23 @@ impl Drop for StatusServer {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        // What is there by now may be another's.
+        // Another file may be there by now.
         if identity(&self.path).ok() == Some(self.identity) {
             let _ = fs::remove_file(&self.path);
         }
+        self.lock.remove();
     }
 }
 
 /// The socket is made in a folder that is this user's alone, and is given its mode before it is moved to where it can be found.
 fn listen(path: &Path) -> io::Result<UnixListener> {
-    if UnixStream::connect(path).is_ok() {
-        return Err(ErrorKind::AddrInUse.into());
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(io::Error::new(ErrorKind::AddrInUse, "another desk serves its status here")),
+        // Left by a process that is gone, or never there.
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {}
+        // A file that is no socket: see below.
+        Err(error) if error.kind() == ErrorKind::Other || error.raw_os_error() == Some(libc::ENOTSOCK) => {}
+        Err(error) => return Err(error),
     }
     match fs::symlink_metadata(path) {
         Ok(found) if !FileTypeExt::is_socket(&found.file_type()) => {
@@ -184,6 +238,7 @@ fn accept(listener: &UnixListener, table: &Weak<Table>, access: StatusAccess, en
         }
         if open.fetch_add(1, Ordering::Relaxed) >= MOST {
             open.fetch_sub(1, Ordering::Relaxed);
+            refuse(stream);
             continue;
         }
         let (table, ends, counted) = (table.clone(), ends.clone(), open.clone());
@@ -196,6 +251,14 @@ fn accept(listener: &UnixListener, table: &Weak<Table>, access: StatusAccess, en
             open.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Says why no status is sent. A line this short has room in a new socket.
+fn refuse(stream: UnixStream) {
+    let reason = format!("{MOST} others read this status already, and more are not served");
+    let socket = socket2::Socket::from(stream);
+    let _ = socket.set_nonblocking(true);
+    let _ = writeln!(WithoutSignal(socket), "{}", json!({ "closing": reason }));
 }
 
 /// Writes to a peer that may be gone without raising `SIGPIPE`, which ends a C or C++ host that left the signal at its default.
@@ -228,7 +291,9 @@ fn serve(stream: UnixStream, table: &Weak<Table>, access: StatusAccess, ends: &A
     let mut lines = BufReader::new(stream);
     let mut line = Vec::new();
     while !ends.load(Ordering::Acquire) {
-        let Some(table) = table.upgrade() else { return Ok(()) };
+        let Some(table) = table.upgrade() else {
+            return writeln!(out, "{}", json!({ "closing": "the desk's supervisor has ended" }));
+        };
         let status = serde_json::to_string(&table.status())?;
         writeln!(out, "{status}")?;
         let room = (LONGEST + 1).saturating_sub(line.len()) as u64;

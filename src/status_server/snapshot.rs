@@ -8,8 +8,10 @@ use crate::supervisor::{ClientInfo, Supervisor, Table};
 use crate::telemetry::health::HeartbeatHealth;
 use crate::telemetry::stats::Stats;
 
-/// A supervisor and its clients at one moment. On the wire, a line of JSON with these names.
+/// A supervisor and its clients at one moment. On the wire, a line of JSON with these names; one that is missing, since the other
+/// side is older, is read as its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Status {
     /// Seconds since 1970 by the wall's clock.
@@ -22,6 +24,7 @@ pub struct Status {
 
 /// A client of a [`Status`]. Times are seconds, or microseconds where the name says so.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct ClientStatus {
     /// Its name.
@@ -78,6 +81,7 @@ pub struct ClientStatus {
 
 /// Something that happened to a client.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct StatusEvent {
     /// Its number: rises by one.

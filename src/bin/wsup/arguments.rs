@@ -31,6 +31,8 @@ pub enum Command {
     Record(RecordOptions),
     /// Serve a recording to any WebSocket client
     Replay(ReplayOptions),
+    /// List the names in a recording, and values that look like secrets
+    CheckRecording(CheckRecordingOptions),
     /// Watch a running desk in the terminal
     Top(TopOptions),
     /// Print a completion script for a shell
@@ -55,8 +57,10 @@ pub struct CheckOptions {
 
 #[derive(Args)]
 #[command(
-    after_help = "Exit status: 0 after SIGINT or SIGTERM when every client ended in time, 1 when the file is wrong or a \
-                  client's thread did not come back, 2 when a client was parked."
+    after_help = "Exit status: 0 after SIGINT, SIGTERM or SIGHUP when every client ended in time; 1 when the file is wrong, a \
+                  client's thread did not end in time, or lines could not be written to stdout (the desk runs on without it); 2 \
+                  when a client was parked. A second signal ends it at once, with 128 and the signal's number. SIGHUP stays ignored \
+                  under nohup."
 )]
 pub struct RunOptions {
     /// The desk's file, in TOML
@@ -122,7 +126,9 @@ pub enum VenueName {
 #[derive(Args)]
 #[command(after_help = "Examples:\n  wsup connect demo --subscribe trades.BTC-PERPETUAL.raw\n  \
                   echo '{\"op\":\"ping\"}' | wsup connect wss://venue.example/ws --wait 2s\n\n\
-                  Exit status: 0 when it was ended on purpose, 1 when it could not go on.")]
+                  Exit status: 0 when it was ended on purpose and every line of stdin arrived, or when the reader of stdout has \
+                  read enough (as `head`); 1 when it could not go on, when lines of stdin were not sent or may not have arrived, \
+                  or when stdout could not be written. A second signal ends it at once, with 128 and the signal's number.")]
 pub struct ConnectOptions {
     #[command(flatten)]
     pub target: Target,
@@ -141,7 +147,11 @@ pub struct ConnectOptions {
 }
 
 #[derive(Args)]
-#[command(after_help = "Example: wsup record demo --subscribe trades.BTC-PERPETUAL.raw --for 5m -o trades.jsonl.zst")]
+#[command(
+    after_help = "Example: wsup record demo --subscribe trades.BTC-PERPETUAL.raw --for 5m -o trades.jsonl.zst\n\nSecrets are \
+                  replaced by names that are known to hold some: look with `wsup check-recording` before you hand a file \
+                  on.\n\nExit status: 0 when all was recorded, 1 when it never connected, was parked, or entries were lost."
+)]
 pub struct RecordOptions {
     #[command(flatten)]
     pub target: Target,
@@ -157,13 +167,20 @@ pub struct RecordOptions {
     /// Begin the next file at this many bytes
     #[arg(long, value_name = "BYTES")]
     pub rotate: Option<u64>,
+    /// A name of yours whose values are secrets, as `desk_pin`; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub redact: Vec<String>,
     /// Record secrets as they are
     #[arg(long)]
     pub with_secrets: bool,
 }
 
 #[derive(Args)]
-#[command(after_help = "Example: wsup replay trades.jsonl.zst --listen 127.0.0.1:9001")]
+#[command(
+    after_help = "Example: wsup replay trades.jsonl.zst --listen 127.0.0.1:9001\n\nThe URL to connect to is the first line of \
+                  stdout. Lines that can't be read, and files that are missing, are named on stderr and passed over.\n\nExit \
+                  status: 0 when it was ended on purpose, 1 when there is nothing to play or the address can't be had."
+)]
 pub struct ReplayOptions {
     /// A recording, compressed or not; the files that it was rotated into follow
     pub file: PathBuf,
@@ -182,6 +199,27 @@ pub struct ReplayOptions {
 }
 
 #[derive(Args)]
+#[command(
+    after_help = "Example: wsup check-recording trades.jsonl.zst\n\nExit status: 0 when no value looks like a secret and every \
+                  line can be read, 1 when the file can't be read, 2 when a value looks like a secret, 3 when only lines can't be \
+                  read."
+)]
+pub struct CheckRecordingOptions {
+    /// A recording, compressed or not; the files that it was rotated into follow
+    pub file: PathBuf,
+    /// A name of yours whose values are secrets, as `desk_pin`; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub redact: Vec<String>,
+    /// Print the values that look like secrets, and not only their names
+    #[arg(long)]
+    pub show: bool,
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Keys: up and down choose a client; r restarts it, s stops it, u resumes it, where the desk allows commands; q \
+                  ends.\n\nExit status: 0 when it was ended on purpose, 1 when the desk or the terminal is gone."
+)]
 pub struct TopOptions {
     /// The path at which the desk serves its status
     #[arg(required_unless_present = "demo")]

@@ -9,25 +9,25 @@ use crate::{Outcome, say};
 
 pub fn check(options: &CheckOptions) -> Outcome {
     if options.schema {
-        say::line(&serde_json::to_string_pretty(&Desk::schema())?);
+        say::line(&serde_json::to_string_pretty(&Desk::schema())?)?;
     }
     let Some(file) = &options.file else { return Ok(ExitCode::SUCCESS) };
     let desk = match Desk::load(file) {
         Ok(desk) => desk,
         Err(error) => {
-            eprintln!("{error}");
+            say::note(format_args!("{error}"));
             return Ok(ExitCode::FAILURE);
         }
     };
     for warning in desk.missing_files() {
-        eprintln!("{}: warning: {warning}", file.display());
+        say::note(format_args!("{}: warning: {warning}", file.display()));
     }
     if options.effective {
-        say::line(&serde_json::to_string_pretty(&desk.effective_settings())?);
+        say::line(&serde_json::to_string_pretty(&desk.effective_settings())?)?;
     } else {
         let names: Vec<_> = desk.clients.iter().map(|(name, _)| name.as_str()).collect();
         let count = if names.len() == 1 { "1 client".to_owned() } else { format!("{} clients", names.len()) };
-        say::line(&format!("{}: nothing is wrong; {count}: {}", file.display(), names.join(", ")));
+        say::line(&format!("{}: nothing is wrong; {count}: {}", file.display(), names.join(", ")))?;
     }
     Ok(ExitCode::SUCCESS)
 }

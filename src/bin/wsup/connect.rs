@@ -1,8 +1,10 @@
 //! `wsup connect`, and what it has in common with `wsup record`.
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, after, bounded, never, select};
@@ -15,7 +17,7 @@ use ws_supervisor::{
 };
 
 use crate::arguments::{ConnectOptions, Target, VenueName};
-use crate::{Outcome, demo, say};
+use crate::{Outcome, demo, record, say, signals};
 
 /// The configuration that the options come to, and the exchange, if it is in this process.
 pub fn config(target: &Target) -> Result<(ClientConfig, Option<DeribitServer>), Box<dyn std::error::Error>> {
@@ -75,7 +77,7 @@ pub fn ending(event: &Event) -> Option<ExitCode> {
     }
 }
 
-/// How it went. One that never connected was of no use.
+/// How it went: a client that never connected was of no use.
 pub fn outcome(ended: Option<ExitCode>, client: &Client) -> ExitCode {
     ended.unwrap_or(if client.epoch() > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -89,39 +91,76 @@ pub fn recorder(file: &Path) -> RecorderBuilder {
 /// How long a line of stdin waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sends the lines of stdin, on a thread of its own: whoever types does not mind to wait for a connection, a pipe must not lose
-/// its first line, and neither holds up what comes. Told of the end when all are sent.
-fn send_lines(client: Client) -> Receiver<()> {
+/// Lines of stdin, counted.
+#[derive(Default)]
+struct Lines {
+    read: AtomicU64,
+    accepted: AtomicU64,
+}
+
+/// Sends the lines of stdin, on a thread of its own: a line waits for a connection, and for room, and what comes in does not
+/// wait meanwhile. The receiver gets a value when all are sent, or why stdin could not be read on.
+fn send_lines(client: Client, lines: Arc<Lines>) -> Receiver<io::Result<()>> {
     let (end, ended) = bounded(1);
     std::thread::spawn(move || {
-        for (number, line) in std::io::stdin().lock().split(b'\n').map_while(Result::ok).enumerate() {
-            let Ok(line) = String::from_utf8(line) else {
-                eprintln!("{} line {} of stdin is not sent: it is not UTF-8", say::now(), number + 1);
-                continue;
-            };
-            let _ = client.wait_until_open(PATIENCE);
-            // A pipe is faster than any line: it waits for room.
-            let mut text = line.trim_end_matches('\r').to_owned();
-            while let Err(refused) = client.send(text) {
-                match refused {
-                    SendError::Full { message, .. } => {
-                        text = message.as_text().unwrap_or_default().to_owned();
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                    SendError::RateLimited { message, retry_after, .. } => {
-                        text = message.as_text().unwrap_or_default().to_owned();
-                        std::thread::sleep(retry_after);
-                    }
-                    refused => {
-                        eprintln!("{} line {} of stdin is not sent: {refused}", say::now(), number + 1);
-                        break;
-                    }
+        for line in io::stdin().lock().split(b'\n') {
+            let line = match line {
+                Ok(line) => line,
+                Err(fault) => {
+                    let _ = end.send(Err(io::Error::new(fault.kind(), format!("stdin: {fault}"))));
+                    return;
                 }
+            };
+            let number = lines.read.fetch_add(1, Ordering::Relaxed) + 1;
+            match String::from_utf8(line) {
+                Ok(line) => match send(&client, line.trim_end_matches('\r').to_owned()) {
+                    Ok(()) => _ = lines.accepted.fetch_add(1, Ordering::Relaxed),
+                    Err(refused) => say::note(format_args!("{} line {number} of stdin: {refused}", say::now())),
+                },
+                Err(_) => say::note(format_args!("{} line {number} of stdin: not sent: it is not UTF-8", say::now())),
             }
         }
-        let _ = end.send(());
+        let _ = end.send(Ok(()));
     });
     ended
+}
+
+/// Sends a line when there is a connection with room for it: a pipe is faster than any line.
+fn send(client: &Client, mut text: String) -> Result<(), SendError> {
+    let _ = client.wait_until_open(PATIENCE);
+    loop {
+        let message = match client.send(text) {
+            Err(SendError::Full { message, .. }) => {
+                std::thread::sleep(Duration::from_millis(1));
+                message
+            }
+            Err(SendError::RateLimited { message, retry_after, .. }) => {
+                std::thread::sleep(retry_after);
+                message
+            }
+            other => return other,
+        };
+        text = message.as_text().unwrap_or_default().to_owned();
+    }
+}
+
+/// Messages that did not arrive, or may not have.
+#[derive(Default)]
+struct Undelivered {
+    unsent: usize,
+    uncertain: usize,
+}
+
+impl Undelivered {
+    fn add(&mut self, event: &Event) {
+        if let Event::Disconnected { unsent, uncertain, .. }
+        | Event::Parked { unsent, uncertain, .. }
+        | Event::Closed { unsent, uncertain, .. } = event
+        {
+            self.unsent += unsent.len();
+            self.uncertain += uncertain.len();
+        }
+    }
 }
 
 pub fn connect(options: &ConnectOptions) -> Outcome {
@@ -130,16 +169,18 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
     if let Some(recorder) = &recorder {
         config = config.record(recorder);
     }
-    let signal = say::ended_by_signal()?;
+    let signal = signals::ended_by_signal()?;
     let supervisor = Supervisor::start()?;
     let client = supervisor.spawn_client(config)?;
     let name = client.name().to_owned();
     let (events, ends) = (client.events(), say::after(options.lasts));
-    let (mut typed, mut over) = (send_lines(client.clone()), say::after(None));
+    let lines = Arc::new(Lines::default());
+    let (mut typed, mut over) = (send_lines(client.clone(), lines.clone()), say::after(None));
+    let (mut undelivered, mut fault) = (Undelivered::default(), None);
     let writer = say::Writer::start();
     let mut ended = None;
     loop {
-        // While whoever reads our stdout is behind, nothing more is taken, and the client stops reading in its turn.
+        // While the reader of stdout is behind, no event is taken, and the client stops reading in its turn.
         let (events, again) = match writer.has_room() {
             true => (events.clone(), never()),
             false => (never(), after(Duration::from_millis(5))),
@@ -147,6 +188,7 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
         select! {
             recv(events) -> event => {
                 let Ok(event) = event else { break };
+                undelivered.add(&event);
                 match (&event, options.json) {
                     (event, true) => writer.put(say::json(&name, event).to_string()),
                     (Event::Message(message), false) => writer.put(say::message_line(message)),
@@ -157,25 +199,45 @@ pub fn connect(options: &ConnectOptions) -> Outcome {
                     break;
                 }
             }
-            recv(typed) -> _ => {
+            recv(typed) -> end => {
                 typed = never();
-                over = say::after(options.wait);
+                match end {
+                    Ok(Err(broken)) => {
+                        fault = Some(broken);
+                        break;
+                    }
+                    _ => over = say::after(options.wait),
+                }
             }
             recv(again) -> _ => {}
-            recv(writer.gone) -> _ => break,
+            recv(writer.faults) -> found => {
+                fault = found.ok();
+                break;
+            }
             recv(signal) -> _ => break,
             recv(ends) -> _ => break,
             recv(over) -> _ => break,
         }
     }
-    let outcome = outcome(ended, &client);
+    let mut outcome = outcome(ended, &client);
     let report = supervisor.shutdown(Duration::from_secs(5));
+    events.try_iter().for_each(|event| undelivered.add(&event));
+    // A line that still waited for room is refused now.
+    let waited = lines.read.load(Ordering::Relaxed) - lines.accepted.load(Ordering::Relaxed);
+    let Undelivered { unsent, uncertain } = undelivered;
+    if waited > 0 || unsent > 0 || uncertain > 0 {
+        let unsent = unsent as u64 + waited;
+        say::note(format_args!("{} {unsent} lines were not sent, and {uncertain} may not have arrived", say::now()));
+        outcome = ExitCode::FAILURE;
+    }
     if let Some(recorder) = recorder {
-        recorder.flush(Duration::from_secs(10));
-        let status = recorder.status();
-        eprintln!("{} {} entries recorded to {}", say::now(), status.written, status.file.display());
+        let is_written = recorder.flush(Duration::from_secs(10));
+        outcome = record::report(&recorder, is_written).unwrap_or(outcome);
     }
     writer.end();
     drop(exchange);
+    if let Some(fault) = fault {
+        return Err(fault.into());
+    }
     Ok(if report.left_behind.is_empty() { outcome } else { ExitCode::FAILURE })
 }

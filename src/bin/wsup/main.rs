@@ -2,6 +2,7 @@
 
 mod arguments;
 mod check;
+mod check_recording;
 mod connect;
 mod demo;
 mod picture;
@@ -9,6 +10,7 @@ mod record;
 mod replay;
 mod run;
 mod say;
+mod signals;
 mod top;
 
 use std::process::ExitCode;
@@ -30,20 +32,22 @@ fn main() -> ExitCode {
         Command::Connect(options) => connect::connect(&options),
         Command::Record(options) => record::record(&options),
         Command::Replay(options) => replay::replay(&options),
+        Command::CheckRecording(options) => check_recording::check_recording(&options),
         Command::Top(options) => top::top(&options),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "wsup", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "wsup", &mut script);
+            print(&script)
         }
         Command::Man => man(),
     };
     outcome.unwrap_or_else(|error| {
-        // Whoever read has read enough, as `head` does.
+        // The reader of stdout has read enough, as `head` does.
         let io = error.downcast_ref::<std::io::Error>();
         if io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("wsup: {error}");
+        say::note(format_args!("wsup: {error}"));
         ExitCode::FAILURE
     })
 }
@@ -52,10 +56,16 @@ fn main() -> ExitCode {
 fn man() -> Outcome {
     let mut command = Arguments::command();
     command.build();
-    let mut out = std::io::stdout();
+    let mut out = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut out)?;
     for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
         clap_mangen::Man::new(command.clone()).title(format!("wsup-{}", command.get_name())).render(&mut out)?;
     }
+    print(&out)
+}
+
+/// Writes text that ends with a line's end to stdout.
+fn print(text: &[u8]) -> Outcome {
+    say::line(String::from_utf8_lossy(text).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

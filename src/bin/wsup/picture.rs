@@ -1,22 +1,11 @@
 //! What the terminal would show, as an SVG.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier};
-use ws_supervisor::status_server::Status;
 
 const CELL: (f64, f64) = (8.4, 18.0);
-
-/// The next statuses that are served at a path.
-pub fn statuses(path: &Path, count: usize) -> io::Result<Vec<Status>> {
-    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let lines = BufReader::new(UnixStream::connect(path).map_err(at)?).lines();
-    lines.take(count).map(|line| Ok(serde_json::from_str(&line?)?)).collect()
-}
 
 pub fn svg(buffer: &Buffer, light: bool) -> String {
     let (ground, letters) = if light { ("#fdf6e3", "#333333") } else { ("#1b1e24", "#d0d4da") };

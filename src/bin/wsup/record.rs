@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crossbeam_channel::select;
-use ws_supervisor::Event;
-use ws_supervisor::Supervisor;
+use ws_supervisor::record::Recorder;
+use ws_supervisor::{Event, Supervisor};
 
 use crate::arguments::RecordOptions;
-use crate::{Outcome, connect, say};
+use crate::{Outcome, connect, say, signals};
 
 pub fn record(options: &RecordOptions) -> Outcome {
     let (config, exchange) = connect::config(&options.target)?;
@@ -16,11 +16,12 @@ pub fn record(options: &RecordOptions) -> Outcome {
     if let Some(bytes) = options.rotate {
         recorder = recorder.rotate_bytes(bytes);
     }
+    recorder = recorder.redact(&options.redact);
     if options.with_secrets {
         recorder = recorder.with_secrets();
     }
     let recorder = recorder.start()?;
-    let signal = say::ended_by_signal()?;
+    let signal = signals::ended_by_signal()?;
     let supervisor = Supervisor::start()?;
     let client = supervisor.spawn_client(config.record(&recorder))?;
     let (events, ends) = (client.events(), say::after(options.lasts));
@@ -32,7 +33,7 @@ pub fn record(options: &RecordOptions) -> Outcome {
                 if let Event::Open { .. } = event {
                     for text in &options.send {
                         if let Err(refused) = client.send(text.as_str()) {
-                            eprintln!("{} not sent: {refused}", say::now());
+                            say::note(format_args!("{} not sent: {refused}", say::now()));
                         }
                     }
                 }
@@ -48,18 +49,21 @@ pub fn record(options: &RecordOptions) -> Outcome {
     }
     let mut outcome = connect::outcome(ended, &client);
     supervisor.shutdown(Duration::from_secs(5));
-    let written = recorder.flush(Duration::from_secs(30));
-    let status = recorder.status();
-    let (file, entries, dropped) = (status.file.display(), status.written, status.dropped);
-    eprintln!("{} {entries} entries in {file}, {} bytes before compression", say::now(), status.bytes);
-    if dropped > 0 || !written {
-        eprintln!(
-            "{} {dropped} entries are lost: {}",
-            say::now(),
-            status.fault.unwrap_or("the disk was too slow".into())
-        );
-        outcome = ExitCode::FAILURE;
-    }
+    let is_written = recorder.flush(Duration::from_secs(30));
+    outcome = report(&recorder, is_written).unwrap_or(outcome);
     drop(exchange);
     Ok(outcome)
+}
+
+/// Says what was recorded, and what was not: then this is no success.
+pub fn report(recorder: &Recorder, is_written: bool) -> Option<ExitCode> {
+    let status = recorder.status();
+    let (file, entries, dropped) = (status.file.display(), status.written, status.dropped);
+    say::note(format_args!("{} {entries} entries in {file}, {} bytes before compression", say::now(), status.bytes));
+    if dropped == 0 && is_written {
+        return None;
+    }
+    let reason = status.fault.unwrap_or("the disk is too slow".into());
+    say::note(format_args!("{} {dropped} entries are lost: {reason}", say::now()));
+    Some(ExitCode::FAILURE)
 }

@@ -8,7 +8,7 @@ use ws_supervisor::record::Recording;
 use ws_supervisor::testing::{Pace, Server};
 
 use crate::arguments::ReplayOptions;
-use crate::{Outcome, say};
+use crate::{Outcome, say, signals};
 
 pub fn replay(options: &ReplayOptions) -> Outcome {
     let pace = match options.pace {
@@ -18,9 +18,15 @@ pub fn replay(options: &ReplayOptions) -> Outcome {
         other => return Err(format!("--pace {other}: must be 0, or more").into()),
     };
     let mut recording = Recording::open(&options.file)?;
-    let entries = recording.by_ref().collect::<Result<Vec<_>, _>>()?;
+    let mut entries = Vec::new();
+    for entry in recording.by_ref() {
+        match entry {
+            Ok(entry) => entries.push(entry),
+            Err(fault) => say::note(format_args!("{fault}; passed over")),
+        }
+    }
     if recording.is_torn() {
-        eprintln!("{}: its end is cut off; what is whole is played", options.file.display());
+        say::note(format_args!("{}: its end is cut off, and its whole entries are played", options.file.display()));
     }
     let entries: Vec<_> = match &options.client {
         Some(name) => entries.into_iter().filter(|entry| *entry.client == **name).collect(),
@@ -30,13 +36,13 @@ pub fn replay(options: &ReplayOptions) -> Outcome {
     if messages == 0 {
         return Err(format!("{}: no message from a server is in it", options.file.display()).into());
     }
-    let signal = say::ended_by_signal()?;
+    let signal = signals::ended_by_signal()?;
     let server =
         Server::replay_at(options.listen, entries, pace).map_err(|error| format!("{}: {error}", options.listen))?;
-    say::line(&server.url());
-    eprintln!("{} {messages} messages for whoever connects", say::now());
+    say::line(&server.url())?;
+    say::note(format_args!("{} {messages} messages for each connection", say::now()));
     let (ends, looks) = (say::after(options.lasts), tick(Duration::from_millis(200)));
-    let mut told = (0, 0);
+    let mut shown = (0, 0);
     loop {
         select! {
             recv(signal) -> _ => break,
@@ -45,9 +51,9 @@ pub fn replay(options: &ReplayOptions) -> Outcome {
                 let records = server.records();
                 let opened = records.iter().filter(|record| record.opened);
                 let all = (opened.clone().count(), opened.filter(|record| record.served >= messages as u64).count());
-                if all != told {
-                    told = all;
-                    eprintln!("{} {} connections so far, {} have all of it", say::now(), told.0, told.1);
+                if all != shown {
+                    shown = all;
+                    say::note(format_args!("{} {} connections so far, {} have all of it", say::now(), shown.0, shown.1));
                 }
             }
         }

@@ -1,11 +1,15 @@
-//! What is said, and where: words or JSON on stderr, messages on stdout; and the signals that end it.
+//! Output: words or JSON on stderr, messages on stdout.
 
-use std::io::Write as _;
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
-use ws_supervisor::{DisconnectReason, Event, ExitReason, Message};
+use ws_supervisor::{ConnectError, DisconnectReason, Event, ExitReason, Message};
 
 /// A log line as the library writes it, with the time.
 struct Log;
@@ -17,7 +21,7 @@ impl log::Log for Log {
 
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with("ws_supervisor") {
-            eprintln!("{} {:<5} {}", now(), record.level(), record.args());
+            note(format_args!("{} {:<5} {}", now(), record.level(), printable(&record.args().to_string())));
         }
     }
 
@@ -34,51 +38,52 @@ pub fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// Told when a signal asks for the end.
-pub fn ended_by_signal() -> Result<Receiver<()>, ctrlc::Error> {
-    let (tell, told) = bounded(1);
-    ctrlc::set_handler(move || {
-        // A second signal finds the first still being obeyed, and ends the process at once.
-        if tell.try_send(()).is_err() {
-            std::process::exit(130);
-        }
-    })?;
-    Ok(told)
-}
-
 /// After this time, or never.
 pub fn after(time: Option<Duration>) -> Receiver<Instant> {
     time.map_or_else(crossbeam_channel::never, crossbeam_channel::after)
 }
 
-/// A line on stdout. False when nobody reads there any more, as behind `head`.
-pub fn line(text: &str) -> bool {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+/// Writes a line to stderr. A reader that is gone, or a full disk, is no reason to end.
+pub fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Writes lines to stdout from a thread of its own: whoever reads there may be slow, and a signal must be heard meanwhile.
+/// Writes a line to stdout, past the buffer of the standard library: a line that was not written is not written later.
+pub fn line(text: &str) -> io::Result<()> {
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    out.write_all(format!("{text}\n").as_bytes())
+}
+
+/// Writes lines to stdout from a thread of its own: its reader may be slow, and a signal must be received meanwhile.
 pub struct Writer {
     lines: Sender<String>,
-    /// Told when nobody reads any more.
-    pub gone: Receiver<()>,
-    done: Receiver<()>,
+    /// Receives the first fault, and another one when lines were written in between.
+    pub faults: Receiver<io::Error>,
+    lost: Receiver<u64>,
 }
 
-/// Lines that wait for whoever reads.
+/// Lines that wait for the reader of stdout.
 const WAITING: usize = 1024;
 
 impl Writer {
     pub fn start() -> Self {
         let (lines, waiting) = bounded::<String>(WAITING);
-        let ((lost, gone), (end, done)) = (bounded(1), bounded(1));
+        let ((report, faults), (end, lost)) = (bounded(16), bounded(1));
         std::thread::spawn(move || {
-            if !waiting.iter().all(|text| line(&text)) {
-                let _ = lost.send(());
+            let (mut count, mut is_broken) = (0, false);
+            for text in waiting {
+                let written = line(&text);
+                count += u64::from(written.is_err());
+                if let Err(fault) = &written {
+                    if !is_broken {
+                        let _ = report.try_send(io::Error::new(fault.kind(), format!("stdout: {fault}")));
+                    }
+                }
+                is_broken = written.is_err();
             }
-            let _ = end.send(());
+            let _ = end.send(count);
         });
-        Self { lines, gone, done }
+        Self { lines, faults, lost }
     }
 
     /// Whether a line has room now.
@@ -91,10 +96,11 @@ impl Writer {
         let _ = self.lines.try_send(text);
     }
 
-    /// Gives what waits a moment to be read.
-    pub fn end(self) {
+    /// Waits up to two seconds for the lines to be written. Returns how many were not.
+    pub fn end(self) -> u64 {
+        let waiting = self.lines.len() as u64;
         drop(self.lines);
-        let _ = self.done.recv_timeout(Duration::from_secs(2));
+        self.lost.recv_timeout(Duration::from_secs(2)).unwrap_or(waiting)
     }
 }
 
@@ -103,18 +109,59 @@ fn data(message: &Message) -> String {
     message.as_text().map_or_else(|| data_encoding::BASE64.encode(message.as_bytes()), str::to_owned)
 }
 
-/// A message as a line.
+/// A message as a line. On a terminal, control characters of the server's are written as escapes: they could move the cursor,
+/// or set the terminal's keys.
 pub fn message_line(message: &Message) -> String {
-    data(message).replace('\n', " ")
+    let text = data(message);
+    match io::stdout().is_terminal() {
+        true => printable(&text).into_owned(),
+        false => text.replace('\n', " "),
+    }
+}
+
+/// Text of others without control characters: each is written as its escape, a line's end as a space.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_control = |c: char| c.is_control() && c != '\t';
+    if !text.contains(is_control) {
+        return text.into();
+    }
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(' '),
+            c if is_control(c) => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out.into()
 }
 
 /// An event on stderr; a message is none.
 pub fn tell(event: &Event) {
-    words(event).iter().for_each(|words| eprintln!("{} {words}", now()));
+    words(event).iter().for_each(|words| note(format_args!("{} {words}", now())));
 }
 
 /// An event in words; `None` for a message.
 pub fn words(event: &Event) -> Option<String> {
+    describe(event).map(|words| printable(&words).into_owned())
+}
+
+/// Characters of a refusal's body that are shown.
+const BODY: usize = 300;
+
+/// The beginning of the server's own words on why it refuses, if it says more than the status.
+fn body_of(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Refused(refusal) if !refusal.body.trim().is_empty() => {
+            let body = refusal.body.trim();
+            let end = body.char_indices().nth(BODY).map_or(body.len(), |(end, _)| end);
+            format!(": {}{}", &body[..end], if end < body.len() { "…" } else { "" })
+        }
+        _ => String::new(),
+    }
+}
+
+fn describe(event: &Event) -> Option<String> {
     Some(match event {
         Event::Message(_) => return None,
         Event::Open { epoch, pending, refused, .. } => {
@@ -140,18 +187,21 @@ pub fn words(event: &Event) -> Option<String> {
             }
             text
         }
-        Event::ConnectFailed { attempt, error, retry_in, .. } => match retry_in {
-            Some(Duration::ZERO) => format!("attempt {attempt} failed: {error}; next at once"),
-            Some(wait) => format!("attempt {attempt} failed: {error}; next in {wait:.1?}"),
-            None => format!("attempt {attempt} failed: {error}"),
-        },
+        Event::ConnectFailed { attempt, error, retry_in, .. } => {
+            let body = body_of(error);
+            match retry_in {
+                Some(Duration::ZERO) => format!("attempt {attempt} failed: {error}{body}; next at once"),
+                Some(wait) => format!("attempt {attempt} failed: {error}{body}; next in {wait:.1?}"),
+                None => format!("attempt {attempt} failed: {error}{body}"),
+            }
+        }
         Event::Restarted { reason, restarts, .. } => format!("restarted ({reason}), {restarts} times now"),
-        Event::Parked { reason, .. } => format!("given up on: {reason}"),
+        Event::Parked { reason, .. } => format!("parked: {reason}"),
         Event::Closed { reason: ExitReason::Closed, .. } => "closed".into(),
         Event::Closed { reason, .. } => format!("ended: {reason}"),
         Event::Lagged { dropped, .. } => format!("{dropped} messages dropped"),
-        Event::ReadingPaused => "not read: whoever takes the messages is behind".into(),
-        Event::ReadingResumed { after, .. } => format!("read again, after {after:.1?}"),
+        Event::ReadingPaused => "reading is paused: the reader of the messages is behind".into(),
+        Event::ReadingResumed { after, .. } => format!("reading again, after {after:.1?}"),
         Event::Stale { channel, silent_for, .. } => {
             let of = channel.as_ref().map_or(String::new(), |channel| format!(" of channel {channel}"));
             format!("stale: no data{of} for {silent_for:.1?}")
