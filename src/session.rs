@@ -55,8 +55,14 @@ pub(crate) trait Opening {
     fn epoch(&self) -> u64;
     fn handshake(&self) -> Arc<Handshake>;
     fn deadline(&self) -> Instant;
-    /// Sends what is written once the rate limits let it pass.
-    fn put(&mut self, write: &dyn Fn() -> Result<Message, Box<str>>) -> Result<(), SessionError>;
+    /// Sends what is written once the rate limits let it pass. `request`: its id and method, if it is one.
+    fn put(
+        &mut self,
+        write: &dyn Fn() -> Result<Message, Box<str>>,
+        request: Option<(&RequestId, &str)>,
+    ) -> Result<(), SessionError>;
+    /// The request with this id was answered.
+    fn answered(&mut self, id: &RequestId);
     /// The next message that is no heartbeat.
     /// `limit` is the caller's own, where that is shorter than the attempt's.
     fn next(&mut self, until: Instant, waiting_for: &str, limit: Option<Duration>) -> Result<Message, SessionError>;
@@ -71,15 +77,17 @@ impl<'a> Session<'a> {
         Self { opening }
     }
 
-    /// Sends a message, waiting for a rate limit if there is one. Nothing is handed back should the connection end:
-    /// the attempt ends with it.
+    /// Sends a message, waiting for a rate limit if there is one. Ok says that it was accepted, not that it has arrived. When the
+    /// attempt fails, or the connection ends before the peer's kernel has acknowledged it, a message sent in
+    /// [`reconcile`](crate::ClientConfig::reconcile) is in the next [`Unsettled`](crate::Unsettled), as `uncertain`, and not as
+    /// `unsent` any more if it was. Messages sent elsewhere are in no account: the next connection's session sends its own.
     ///
     /// # Errors
     /// When the connection ends, the time runs out, the message is larger than `max_message_size` or costs more than a
     /// rate limit ever gives, or the client is being stopped.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<(), SessionError> {
         let message = message.into();
-        self.opening.put(&|| Ok(message.clone()))
+        self.opening.put(&|| Ok(message.clone()), None)
     }
 
     /// Sends a request and waits for its answer.
@@ -118,6 +126,9 @@ impl<'a> Session<'a> {
         loop {
             let message = self.opening.next(until, &waiting_for, limit)?;
             let answer = self.opening.correlation().read(message.view()).filter(|answer| answer.id == id);
+            if answer.is_some() {
+                self.opening.answered(&id);
+            }
             match answer.map(|answer| answer.outcome) {
                 None => self.opening.keep(message)?,
                 Some(Err(error)) => return Err(SessionError::Rpc { method: method.clone(), error }),
@@ -139,7 +150,7 @@ impl<'a> Session<'a> {
             return Err(SessionError::Malformed { method: request.method.clone(), message: message.clone() });
         }
         let correlation = self.opening.correlation().clone();
-        self.opening.put(&|| correlation.encode(request, &id))?;
+        self.opening.put(&|| correlation.encode(request, &id), Some((&id, &request.method)))?;
         Ok(id)
     }
 

@@ -499,7 +499,10 @@ impl Client {
     /// ```
     pub fn take_handed_back(&self) -> HandedBack {
         match (&self.keeper, self.ready_state()) {
-            (Keeper::Handles(_), ReadyState::Closed) => self.state.take_handed_back_within(self.core.close_timeout),
+            // Its own thread holds what it would wait for.
+            (Keeper::Handles(_), ReadyState::Closed) if !self.core.is_own_thread() => {
+                self.state.take_handed_back_within(self.core.close_timeout)
+            }
             _ => HandedBack::default(),
         }
     }

@@ -44,7 +44,7 @@ use crate::status::Status;
 use crate::telemetry::duty::{Duty, Pauses};
 use crate::telemetry::health::Health;
 use crate::telemetry::stats::{Counters, Depths, Stats};
-use crate::unsettled::Unsettled;
+use crate::unsettled::{Resent, Unsettled};
 use crate::user_code::{Panics, UserCode};
 use crate::venue::Spoken;
 use crate::wanted::Wanted;
@@ -98,6 +98,8 @@ pub(crate) struct Life {
     pub(crate) unsettled: Unsettled,
     /// Events that are still to be delivered, oldest first. A handler that panics at one leaves the rest to the next handler.
     pub(crate) pending_events: VecDeque<Event>,
+    /// What `reconcile` has sent in this attempt, without the requests that were answered.
+    pub(crate) resent: Vec<Resent>,
     /// A message was received, and user code is asked whether it is a heartbeat or an answer. After a panic in that code the
     /// message counts as dropped.
     pub(crate) is_classifying: bool,
@@ -191,6 +193,7 @@ impl ClientState {
             places: Places::new(settings.fallbacks.len() + 1),
             unsettled: Unsettled::default(),
             pending_events: VecDeque::new(),
+            resent: Vec::new(),
             is_classifying: false,
             verdict: None,
             exit: None,

@@ -74,6 +74,7 @@ pub(crate) struct Attempt<'a> {
     pub(super) address: Cell<Option<SocketAddr>>,
     /// Addresses that asked to be left alone, and for how long.
     pub(super) asked_to_wait: RefCell<Vec<(SocketAddr, Duration)>>,
+    soonest_free: Cell<Option<Duration>>,
     /// The attempt failed, and an address of the host has not asked to be left alone.
     another_is_free: Cell<bool>,
 }
@@ -105,6 +106,7 @@ impl<'a> Attempt<'a> {
             known,
             address: Cell::new(None),
             asked_to_wait: RefCell::default(),
+            soonest_free: Cell::default(),
             another_is_free: Cell::new(false),
         }
     }
@@ -114,7 +116,8 @@ impl<'a> Attempt<'a> {
         let (phase, until, address) = (self.phase.clone(), Cell::new(self.deadline), self.address.clone());
         let (entered, took) = (self.entered.clone(), self.took.clone());
         let (asked_to_wait, another_is_free) = (RefCell::default(), Cell::new(false));
-        Attempt { dial, phase, until, address, entered, took, asked_to_wait, another_is_free, ..*self }
+        let soonest_free = Cell::default();
+        Attempt { dial, phase, until, address, entered, took, asked_to_wait, another_is_free, soonest_free, ..*self }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -164,6 +167,13 @@ impl<'a> Attempt<'a> {
         let asked = self.asked_to_wait.borrow();
         let waits = |address| self.known.waits(address, now) || asked.iter().any(|(of, _)| of == address);
         self.another_is_free.set(!all.iter().all(waits));
+        let asked = asked.iter().filter(|(of, _)| all.contains(of)).map(|(_, wait)| *wait);
+        self.soonest_free.set(asked.chain(all.iter().filter_map(|address| self.known.wait_of(address, now))).min());
+    }
+
+    /// How long the address asked to be left alone that is free first, of those that asked.
+    pub(crate) fn soonest_free(&self) -> Option<Duration> {
+        self.soonest_free.get()
     }
 
     /// Whether an address of the host is left that did not ask to be left alone: then the host's wait is not the URL's.

@@ -18,7 +18,7 @@ use crate::target::Header;
 use crate::transport::{Layer, Wire};
 
 /// Interim answers that are passed over; the deadline is their other bound.
-const MAX_INTERIM: usize = 1_000;
+pub(super) const MAX_INTERIM: usize = 1_000;
 
 /// What the server agreed to.
 #[derive(Debug, PartialEq, Eq)]

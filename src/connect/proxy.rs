@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 
 use super::attempt::{Attempt, Halt};
+use super::handshake::MAX_INTERIM;
 use super::http::{asks_to_wait, parse, read_head, values, write};
 use crate::config::proxy::{Server, Speaks};
 use crate::error::{ConnectError, TlsFault};
@@ -77,7 +78,7 @@ fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Re
     request += "\r\n";
     write(attempt, &mut below, request.as_bytes())?;
     let mut came = Vec::new();
-    loop {
+    for _ in 0..=MAX_INTERIM {
         let length = read_head(attempt, &mut below, &mut came).map_err(|halt| match halt {
             Halt::Failed(ConnectError::Handshake { message }) => refused(server, None, message),
             halt => halt,
@@ -117,6 +118,7 @@ fn connect<L: Layer>(attempt: &Attempt<'_>, server: &Server, mut below: L) -> Re
             }
         }
     }
+    Err(refused(server, None, format!("more than {MAX_INTERIM} interim answers")))
 }
 
 /// By a crate made for runtimes, on a socket that waits by itself: its future is ready when it is asked first.

@@ -13,6 +13,7 @@ use crate::outbound::line::{Guard, Line, WriteSide};
 use crate::outbound::outbox::{Books, Outbox};
 use crate::policy::rate_limit::Limits;
 use crate::transport::{Broken, SLICE, Transport, Waited, poll_until};
+use crate::unsettled::Resent;
 
 /// Messages taken from the callers' channel in one go.
 const TAKEN_AT_ONCE: usize = 256;
@@ -41,6 +42,13 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(limits: Limits, keeps: Bound) -> Self {
         Self { outbox: Outbox::new(limits, keeps), ..Self::default() }
+    }
+
+    /// Messages that `reconcile` sent are returned when the peer has not acknowledged them by the connection's end.
+    pub(crate) fn keep_resent(&mut self, messages: Vec<Resent>) {
+        if let Some(transport) = &self.transport {
+            self.outbox.keep_resent(messages, transport);
+        }
     }
 
     /// A connection on which the session is still to be opened.

@@ -10,6 +10,7 @@ use crate::outbound::accepted::{Accepted, Bound, Load, Tally};
 use crate::policy::rate_limit::{Limits, Over};
 use crate::record::tap::Tap;
 use crate::transport::{Broken, Outgoing, Transport};
+use crate::unsettled::Resent;
 
 /// Bytes handed to the transport in one go.
 const BATCH: usize = 64 << 10;
@@ -68,8 +69,10 @@ struct Sent {
     /// Bytes of the TCP connection at which it is out.
     end: u64,
     len: usize,
-    /// `None` for a request: whoever asked has its own account.
+    /// `None` for a request, which has its own account.
     message: Option<Message>,
+    /// It is a caller's, and counted as such.
+    is_counted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -298,7 +301,15 @@ impl Outbox {
             }
             let len = item.message.len();
             let message = (!is_request).then_some(item.message);
-            self.keep_sent(Sent { end, len, message }, transport);
+            self.keep_sent(Sent { end, len, message, is_counted: true }, transport);
+        }
+    }
+
+    /// Keeps messages that opened the session, and that the kernel has, as those of callers.
+    pub(crate) fn keep_resent(&mut self, messages: Vec<Resent>, transport: &Transport) {
+        for Resent { message, .. } in messages {
+            let (end, len) = (transport.written(), message.len());
+            self.keep_sent(Sent { end, len, message: Some(message), is_counted: false }, transport);
         }
     }
 
@@ -354,9 +365,9 @@ impl Outbox {
     /// The connection is let go of. Of its bytes so many have arrived for sure; `None`: nobody can say.
     pub(crate) fn settle_sent(&mut self, arrived: Option<u64>, books: &Books) {
         (self.sent_bytes, self.review) = (0, None);
-        for Sent { end, message, .. } in self.sent.drain(..) {
+        for Sent { end, message, is_counted, .. } in self.sent.drain(..) {
             if arrived.is_some_and(|arrived| end > arrived) {
-                books.tally.uncertain.add(1);
+                books.tally.uncertain.add(u64::from(is_counted));
                 self.uncertain.extend(message);
             }
         }

@@ -84,6 +84,8 @@ pub(crate) struct Addresses {
     avoid: Vec<SocketAddr>,
     /// Those that asked to be left alone, and until when.
     waits: Vec<(SocketAddr, Instant)>,
+    /// When all addresses of the last attempt asked to be left alone: how long the one asked that is free first.
+    pub(crate) soonest_free: Option<Duration>,
     /// After the last attempt an address of the host is left that did not ask to be left alone.
     pub(crate) another_is_free: bool,
 }
@@ -131,6 +133,12 @@ impl Addresses {
     pub(crate) fn asked_to_wait(&mut self, address: SocketAddr, until: Instant, now: Instant) {
         self.waits.retain(|(other, until)| *other != address && now < *until);
         self.waits.push((address, until));
+    }
+
+    /// For how long it still asks to be left alone.
+    pub(crate) fn wait_of(&self, address: &SocketAddr, now: Instant) -> Option<Duration> {
+        let until = self.waits.iter().find(|(other, until)| other == address && now < *until)?.1;
+        Some(until - now)
     }
 
     /// Someone asked for a connection now.

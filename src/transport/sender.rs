@@ -21,8 +21,11 @@ pub(super) struct Sender {
     start: usize,
     /// The message whose payload is not all in the buffer yet.
     unfinished: Option<Unfinished>,
-    /// Control frames that wait for the end of a frame.
+    /// Control frames that wait for the end of a frame. No pongs.
     controls: VecDeque<(Control, Bytes)>,
+    /// The answer to the latest ping, until the buffer is empty. A peer that sends pings and reads nothing would fill our memory
+    /// with pongs; RFC 6455 section 5.5.3 allows to answer the latest alone.
+    pong: Option<Bytes>,
     /// Bytes of all frames that were put into the buffer so far, on the scale on which the wire counts what it took.
     encoded: u64,
     /// Where each message ends, on the same scale, that was handed over with a request to report it.
@@ -52,6 +55,7 @@ impl Sender {
             start: 0,
             unfinished: None,
             controls: VecDeque::new(),
+            pong: None,
             encoded: written,
             ends: VecDeque::new(),
             masks,
@@ -63,7 +67,7 @@ impl Sender {
     /// Whether all that was handed over has left.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
-        self.start == self.buffer.len() && self.unfinished.is_none()
+        self.start == self.buffer.len() && self.unfinished.is_none() && self.pong.is_none()
     }
 
     /// Whether the next message has to wait for the end of one that is being encoded.
@@ -102,6 +106,7 @@ impl Sender {
         if !self.can_send() {
             return;
         }
+        self.encode_pong();
         let opcode = OpCode::Data(if is_text { Data::Text } else { Data::Binary });
         let end = payload.len().min(self.max_frame);
         let mask = self.head(opcode, is_compressed, end == payload.len(), end);
@@ -116,9 +121,22 @@ impl Sender {
         if control == Control::Close {
             self.closed = Some(payload.first_chunk().map(|code| u16::from_be_bytes(*code)));
         }
-        match self.unfinished {
-            Some(_) => self.controls.push_back((control, Bytes::copy_from_slice(payload))),
-            None => self.encode_control(control, payload),
+        match (control, &self.unfinished) {
+            (Control::Pong, unfinished) if unfinished.is_some() || self.buffered() > 0 => {
+                self.pong = Some(Bytes::copy_from_slice(payload));
+            }
+            (_, Some(_)) => self.controls.push_back((control, Bytes::copy_from_slice(payload))),
+            (_, None) => {
+                // No frame may follow a close frame.
+                self.encode_pong();
+                self.encode_control(control, payload);
+            }
+        }
+    }
+
+    fn encode_pong(&mut self) {
+        if let Some(payload) = self.pong.take() {
+            self.encode_control(Control::Pong, &payload);
         }
     }
 
@@ -157,7 +175,7 @@ impl Sender {
 
     /// Encodes the next slice of the message under way, and what follows its end.
     fn encode(&mut self) {
-        let Some(mut message) = self.unfinished.take() else { return };
+        let Some(mut message) = self.unfinished.take() else { return self.encode_pong() };
         let room = SLICE.saturating_sub(self.buffered()).max(1);
         let until = message.frame.1.min(message.at.saturating_add(room));
         let begins = self.buffer.len();
@@ -175,6 +193,7 @@ impl Sender {
         if is_final && message.is_reported {
             self.ends.push_back(self.encoded);
         }
+        self.encode_pong();
         while let Some((control, payload)) = self.controls.pop_front() {
             self.encode_control(control, &payload);
             if control == Control::Close {
@@ -305,5 +324,25 @@ mod tests {
         sender.write(&mut wire, usize::MAX).unwrap();
         assert_eq!(received(&wire.0), ["close Some(1000)"]);
         assert_eq!((sender.close_code(), sender.can_send()), (Some(Some(1000)), false));
+    }
+
+    /// A peer that sends pings and reads nothing.
+    #[test]
+    fn of_pongs_that_wait_the_latest_alone_is_kept() {
+        for large in [false, true] {
+            let (mut sender, mut wire) = (Sender::new(true, usize::MAX, 0), Slow(vec![], usize::MAX));
+            sender.control(Control::Pong, b"first");
+            if large {
+                sender.message(true, false, vec![b'x'; 300_000].into(), false);
+            }
+            let before = sender.buffered();
+            (0..100_000).for_each(|n: u32| sender.control(Control::Pong, &n.to_be_bytes()));
+            assert!(sender.buffered() == before && sender.controls.is_empty());
+            while !sender.is_idle() {
+                sender.write(&mut wire, usize::MAX).unwrap();
+            }
+            let expected = if large { vec!["pong", "m300000", "pong"] } else { vec!["pong", "pong"] };
+            assert_eq!(received(&wire.0), expected);
+        }
     }
 }

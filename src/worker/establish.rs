@@ -28,7 +28,10 @@ use crate::session::{Opening, Session};
 use crate::state::Tag;
 use crate::telemetry::duty::Doing;
 use crate::transport::{Broken, Outgoing};
-use crate::unsettled::Unsettled;
+use crate::unsettled::{Resent, Unsettled};
+
+/// How often it is seen whether the kernel has taken all.
+const WRITES: Duration = Duration::from_millis(20);
 
 /// Reads between two looks at the clock, however much comes.
 const READS_A_CLOCK: u32 = 64;
@@ -103,10 +106,19 @@ impl Steps<'_, '_> {
         self.restore()?;
         if let Some(reconcile) = hooks.reconcile.as_ref().filter(|_| self.run.life.epoch > 0 || hooks.reconciles_first)
         {
-            // Kept until it is settled: should this fail or panic, the next attempt has to settle the same.
-            let unsettled = self.run.life.unsettled.clone();
+            // Kept until it is settled: when this fails or panics, the next attempt has to settle the same, but for what was
+            // sent again.
+            let life = &mut *self.run.life;
+            life.unsettled.add_resent(std::mem::take(&mut life.resent));
+            let unsettled = life.unsettled.clone();
             self.by(Doing::Reconcile, |steps| reconcile(&mut Session::new(steps), &unsettled))?;
-            self.run.life.unsettled = Unsettled::default();
+            self.write_all()?;
+            let life = &mut *self.run.life;
+            let (requests, messages) =
+                std::mem::take(&mut life.resent).into_iter().partition(|one| one.request.is_some());
+            life.unsettled = Unsettled::default();
+            life.unsettled.add_resent(requests);
+            self.run.link.keep_resent(messages);
         }
         self.note_claimed();
         Ok(())
@@ -230,6 +242,19 @@ impl Steps<'_, '_> {
         Ok(None)
     }
 
+    /// Waits until the kernel has all that `reconcile` sent: what is sent after it follows it on the wire, and is accounted for
+    /// by what the peer has acknowledged.
+    fn write_all(&mut self) -> Result<(), SessionError> {
+        while !self.run.write_out().map_err(disconnected)? {
+            self.check(self.deadline, "room in the socket for all messages", None)?;
+            let until = (Instant::now() + WRITES).min(self.deadline);
+            if let Some(other) = self.next_by(until)? {
+                self.keep(other)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The message that was returned last has been taken by the code that opens the session, unless it was kept.
     fn note_claimed(&mut self) {
         if std::mem::take(&mut self.is_unclaimed) {
@@ -296,11 +321,23 @@ impl Opening for Steps<'_, '_> {
         self.deadline
     }
 
-    fn put(&mut self, write: &dyn Fn() -> Result<Message, Box<str>>) -> Result<(), SessionError> {
+    fn answered(&mut self, id: &RequestId) {
+        self.run.life.resent.retain(|one| one.request.as_ref().is_none_or(|(of, _)| of != id));
+    }
+
+    fn put(
+        &mut self,
+        write: &dyn Fn() -> Result<Message, Box<str>>,
+        request: Option<(&RequestId, &str)>,
+    ) -> Result<(), SessionError> {
         loop {
             self.check(self.deadline, "room under the rate limit", None)?;
             let retry_after = match self.run.core.write(false, Instant::now(), write) {
                 Ok((message, _)) => {
+                    if self.doing == Doing::Reconcile {
+                        let request = request.map(|(id, method)| (id.clone(), method.into()));
+                        self.run.life.resent.push(Resent { message: message.clone(), request });
+                    }
                     self.run.link.outbox.push_urgent(Outgoing::Message(message));
                     return self.run.write_out().map(drop).map_err(disconnected);
                 }
@@ -335,7 +372,10 @@ impl Opening for Steps<'_, '_> {
         self.is_unclaimed = false;
         match self.run.consumer.keep(message, self.run.core.tap()) {
             Ok(dropped) => self.run.core.counters.dropped.add(dropped),
-            Err(Overrun) => return Err(SessionError::TooManyMessages(self.run.state.settings.event_bytes)),
+            Err(Overrun) => {
+                self.run.core.counters.dropped.add(1);
+                return Err(SessionError::TooManyMessages(self.run.state.settings.event_bytes));
+            }
         }
         Ok(())
     }

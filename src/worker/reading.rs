@@ -54,7 +54,11 @@ impl Run<'_> {
                         self.message_at = Some(came_at);
                     }
                 }
-                take(self).map(|()| Came::Message)
+                let taken = take(self);
+                match self.broken_by_action.take() {
+                    Some(broken) => Err(broken),
+                    None => taken.map(|()| Came::Message),
+                }
             }
             Incoming::Nothing => Ok(Came::Nothing),
             Incoming::Part => Ok(Came::Part),
@@ -95,13 +99,20 @@ impl Run<'_> {
     fn show(&mut self, connection: &mut Connection) -> Result<Owner, Broken> {
         let Some(transport) = &self.link.transport else { return Ok(Owner::Library) };
         let epoch = self.life.epoch + u64::from(!self.life.open);
-        self.life.is_classifying = true;
-        let owner = match transport.message() {
-            Ok(message) => connection.message(message.on(epoch), transport.read_at(), self.core, &mut self.actions),
+        let message = match transport.message() {
+            Ok(message) => message.on(epoch),
             Err(broken) => return Err(self.broke(broken)),
         };
+        self.life.is_classifying = true;
+        let owner = connection.message(message, transport.read_at(), self.core, &mut self.actions);
         self.life.is_classifying = false;
-        self.carry_out(connection)?;
+        if let Err(broken) = self.carry_out(connection) {
+            // The message came before the end, and is delivered before it.
+            if owner == Owner::Library {
+                return Err(broken);
+            }
+            self.broken_by_action = Some(broken);
+        }
         if owner != Owner::Library {
             // Responses that it brought are delivered before it.
             self.deliver_pending();

@@ -71,6 +71,8 @@ pub(super) struct Run<'a> {
     pub(super) bytes_seen: u64,
     /// When the session began to be opened.
     pub(super) served_at: Instant,
+    /// An action that the message at hand asked for has failed: the connection ends when the message is delivered.
+    pub(super) broken_by_action: Option<Broken>,
     /// The close code that the server is owed for that.
     pub(super) owes: Option<u16>,
     /// The client is being closed: what its handler sends now is refused.
@@ -103,6 +105,7 @@ impl<'a> Run<'a> {
             message_at: None,
             bytes_seen: 0,
             served_at: Instant::now(),
+            broken_by_action: None,
             owes: None,
             closing: false,
             over: false,
@@ -259,7 +262,9 @@ impl<'a> Run<'a> {
         let attempt = Attempt::new(settings, hooks, &dial, &self.life.addresses, worker);
         let opened = open(&attempt);
         let (address, asked_to_wait) = (attempt.address(), attempt.asked_to_wait());
-        self.life.addresses.another_is_free = attempt.another_is_free();
+        let (another_is_free, soonest_free) = (attempt.another_is_free(), attempt.soonest_free());
+        self.life.addresses.another_is_free = another_is_free;
+        self.life.addresses.soonest_free = soonest_free;
         if let Some(address) = address {
             self.life.addresses.took(address);
         }
@@ -288,7 +293,9 @@ impl<'a> Run<'a> {
         let now = Instant::now();
         let slowly = self.state.settings.certificate_retry.filter(|_| error.is_certificate());
         // The wait belongs to the address that asked for it, if another is left.
-        let asked = error.retry_after().filter(|_| !self.life.addresses.another_is_free).or(slowly);
+        let soonest = self.life.addresses.soonest_free.unwrap_or(Duration::MAX);
+        let asked = error.retry_after().filter(|_| !self.life.addresses.another_is_free);
+        let asked = asked.map(|wait| wait.min(soonest)).or(slowly);
         let asked = asked.map(|wait| self.life.reconnect.asked(wait, fastrand::f64()));
         // If there is another URL it is next, and the client is not parked before each URL was refused.
         let for_good = self.is_permanent(&error);

@@ -89,6 +89,11 @@ impl Run<'_> {
         self.deliver_pending();
         self.deliver_held();
         self.core.counters.dropped.add(self.consumer.held().drop_rest());
+        if self.core.commands.stop_presses(HEARD) {
+            // There was no time to deliver all that had arrived.
+            let unheard = self.link.transport.as_mut().map_or(0, Transport::drop_received);
+            self.core.counters.dropped.add(unheard);
+        }
         self.consumer.flush();
         self.count_received();
         // Before the socket is shut, which the kernel would count as one more byte that the peer lacks.
