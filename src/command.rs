@@ -37,18 +37,6 @@ pub(crate) enum CommandKind {
     Reconnect,
 }
 
-impl CommandKind {
-    fn weight(self) -> u8 {
-        match self {
-            Self::Reconnect => 0,
-            Self::Restart => 1,
-            Self::Park => 2,
-            Self::Close => 3,
-            Self::Stop => 4,
-        }
-    }
-}
-
 /// What follows the run that has just ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decided {
@@ -66,6 +54,8 @@ pub(crate) enum Decided {
 pub(crate) struct Commands {
     pending: AtomicBool,
     slot: Mutex<Slot>,
+    /// A client that closes itself is started again: a close is a restart.
+    is_permanent: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,27 +66,68 @@ pub(crate) struct Slot {
 }
 
 impl Commands {
-    /// Gives a command. A stop is never overruled, nor an end by a new connection; of two alike the more urgent stands. Returns
-    /// what was decided, if the run has ended: then a command that has nothing left to end is not kept.
+    pub(crate) fn of(is_permanent: bool) -> Self {
+        Self { is_permanent, ..Self::default() }
+    }
+
+    fn weight(&self, kind: CommandKind) -> u8 {
+        match kind {
+            CommandKind::Reconnect => 0,
+            CommandKind::Restart | CommandKind::Park => 1,
+            CommandKind::Close if self.is_permanent => 1,
+            CommandKind::Close => 2,
+            CommandKind::Stop => 3,
+        }
+    }
+
+    /// Gives a command. A stop is never overruled, nor an end by a new connection; of a park and a restart the later stands, of
+    /// two alike the more urgent. Returns what was decided, if the run has ended: then a command that has nothing left to end is
+    /// not kept; or what a command that overrules this one decides.
     pub(crate) fn give(&self, command: Command) -> Option<Decided> {
         let mut slot = self.slot.lock();
         let has_effect = match (slot.decided, command.kind) {
-            (None, _) | (_, CommandKind::Close | CommandKind::Stop) => true,
+            (None, _) | (_, CommandKind::Stop) => true,
+            // There is no run that could be started again.
+            (Some(decided), CommandKind::Close) => !self.is_permanent || decided == Decided::Restart,
             (Some(decided), CommandKind::Park) => decided == Decided::Restart,
             (Some(_), CommandKind::Restart | CommandKind::Reconnect) => false,
         };
         if !has_effect {
             return slot.decided;
         }
-        let stands = |standing: &Command| match standing.kind.weight().cmp(&command.kind.weight()) {
-            Ordering::Equal => standing.deadline <= command.deadline,
-            order => order == Ordering::Greater,
-        };
-        if !slot.command.as_ref().is_some_and(stands) {
-            slot.command = Some(command);
+        let overruled =
+            slot.command.filter(|standing| match self.weight(standing.kind).cmp(&self.weight(command.kind)) {
+                Ordering::Equal => standing.kind == command.kind && standing.deadline <= command.deadline,
+                order => order == Ordering::Greater,
+            });
+        match overruled.map(|standing| standing.kind) {
+            None => slot.command = Some(command),
+            Some(CommandKind::Stop | CommandKind::Close) if !self.is_the_same(overruled, command) => {
+                return Some(Decided::Close);
+            }
+            Some(_) => {}
         }
         self.pending.store(true, Release);
         slot.decided
+    }
+
+    /// Whether both end the client.
+    fn is_the_same(&self, standing: Option<Command>, command: Command) -> bool {
+        let ends = |kind| matches!(kind, CommandKind::Stop | CommandKind::Close);
+        standing.is_some_and(|standing| ends(standing.kind)) && ends(command.kind)
+    }
+
+    /// The supervisor parks the client by itself: nothing but an end is left to be commanded.
+    pub(crate) fn parked(&self) {
+        let mut slot = self.slot.lock();
+        let ends = |command: &Command| {
+            command.kind == CommandKind::Stop || (command.kind == CommandKind::Close && !self.is_permanent)
+        };
+        if !slot.command.as_ref().is_some_and(ends) {
+            slot.command = None;
+            self.pending.store(false, Release);
+        }
+        slot.decided = Some(Decided::Park);
     }
 
     pub(crate) fn pending(&self) -> bool {

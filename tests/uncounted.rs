@@ -35,7 +35,7 @@ fn messages_that_a_slow_handler_did_not_receive_before_a_stop_are_counted() {
     let slow = config(&server).close_timeout(ms(500)).delivery(Delivery::inline(move || Slow(handler.clone())));
     let client = supervisor.spawn_client(slow).unwrap();
     client.wait_until_open(LONG).unwrap();
-    (0..300).for_each(|n| drop(server.push(n.to_string())));
+    (0..300).for_each(|n| _ = server.push(n.to_string()));
     assert!(server.wait_until(LONG, |records| records[0].served >= 300));
     eventually("all has arrived", || client.stats().bytes_received > 0 && delivered.load(Ordering::Relaxed) > 1);
     let _ = supervisor.stop_client(client.id());
@@ -81,7 +81,9 @@ fn a_heartbeat_that_is_delivered_is_so_though_its_answer_can_not_be_written() {
             message.as_text()?.strip_prefix("ping").map(|n| Message::text(format!("pong{n}")))
         });
         let handler = Delivery::inline(move || Blocks(wait.clone(), deliver.clone()));
-        let client = supervisor.spawn_client(to(address).heartbeat(beat.deliver_messages()).delivery(handler)).unwrap();
+        let client = supervisor
+            .spawn_client(to(address).close_timeout(ms(100)).heartbeat(beat.deliver_messages()).delivery(handler))
+            .unwrap();
         assert_eq!(delivered.recv_timeout(LONG).unwrap(), "block");
         was_reset.recv_timeout(LONG).unwrap();
         go.send(()).unwrap();
@@ -90,6 +92,7 @@ fn a_heartbeat_that_is_delivered_is_so_though_its_answer_can_not_be_written() {
         // A reset may destroy what the kernel had; what was received is delivered.
         let received = client.stats().received;
         assert_eq!(others.len() as u64 + 1, received, "{others:?}");
+        supervisor.shutdown(ms(100));
     }
 }
 

@@ -36,7 +36,7 @@ use crate::policy::admission::Admission;
 use crate::policy::places::{Addresses, Places};
 use crate::policy::rate_limit::Limits;
 use crate::policy::reconnect::Reconnect;
-use crate::policy::restart::Exit;
+use crate::policy::restart::{Exit, Restart};
 use crate::policy::terms::{Dialect, Rules};
 use crate::record::tap::Shown;
 use crate::state::{ClientId, ReadyState, Tag};
@@ -161,7 +161,7 @@ impl ClientState {
             status: Status::default(),
             handshake: Mutex::new(None),
             told: is_inline.then(Told::default),
-            commands: Commands::default(),
+            commands: Commands::of(settings.restart == Restart::Permanent),
             close_frame: Mutex::default(),
             tries_line: AtomicBool::new(false),
             counters: Counters::default(),

@@ -9,16 +9,15 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::attempt::{Attempt, Halt};
 use super::compression::{Agreed, agree, offer};
-use super::http::{MAX_HEAD, MAX_HEADERS, asks_to_wait, broken, head_end, parse, read_body, read_head, values, wrong};
+use super::http::{
+    MAX_HEAD, MAX_HEADERS, MAX_INTERIM, asks_to_wait, broken, head_end, parse, read_body, read_head, values, wrong,
+};
 use crate::config::settings::Settings;
 use crate::dial::Dial;
 use crate::error::{ConnectError, Refusal};
 use crate::handshake::SubprotocolChoice;
 use crate::target::Header;
 use crate::transport::{Layer, Wire};
-
-/// Interim answers that are passed over; the deadline is their other bound.
-pub(super) const MAX_INTERIM: usize = 1_000;
 
 /// What the server agreed to.
 #[derive(Debug, PartialEq, Eq)]

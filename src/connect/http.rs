@@ -7,6 +7,9 @@ use super::attempt::{Attempt, Halt};
 use crate::error::{ConnectError, Phase, Refusal};
 use crate::transport::Layer;
 
+/// Interim answers that are passed over; the deadline is their other bound.
+pub(super) const MAX_INTERIM: usize = 1_000;
+
 pub(super) const MAX_HEAD: usize = 64 << 10;
 pub(super) const MAX_HEADERS: usize = 128;
 const MAX_BODY: usize = 64 << 10;

@@ -3,8 +3,7 @@
 use std::num::NonZeroU16;
 
 use super::attempt::{Attempt, Halt};
-use super::handshake::MAX_INTERIM;
-use super::http::{asks_to_wait, parse, read_head, values, write};
+use super::http::{MAX_INTERIM, asks_to_wait, parse, read_head, values, write};
 use crate::config::proxy::{Server, Speaks};
 use crate::error::{ConnectError, TlsFault};
 use crate::target::{bracketed, without_zone};
@@ -193,7 +192,16 @@ mod socks {
             Err(error) => Err(match (halt, error) {
                 (Some(halt), _) => halt,
                 (None, Error::Io(error)) => attempt.broken(&error),
-                (None, error @ (Error::PasswordAuthFailure(_) | Error::NoAcceptableAuthMethods)) => {
+                (None, Error::InvalidResponseVersion | Error::InvalidReservedByte | Error::UnknownAddressType) => {
+                    refused(server, None, "it does not speak SOCKS5 (RFC 1928)")
+                }
+                (
+                    None,
+                    error @ (Error::PasswordAuthFailure(_)
+                    | Error::NoAcceptableAuthMethods
+                    | Error::AuthorizationRequired
+                    | Error::UnknownAuthMethod),
+                ) => {
                     let message = match &server.credentials {
                         None => "it wants a user and password: `socks5://user:password@host:port`".into(),
                         Some(_) => format!("it does not accept this user and password: {error}"),

@@ -182,12 +182,16 @@ impl Table {
     /// The thread of a client that was left behind has ended after all.
     pub(super) fn came_back(&self, mut rows: MutexGuard<'_, Rows>, client: ClientId, run: u64) {
         let Some((state, mut seen)) = rows.lost.remove(&(client, run)) else { return };
-        let was_last = rows.lost.is_empty() && matches!(rows.progress, Progress::Ended { .. });
+        rows.publishing += 1;
         drop(rows);
         let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
         self.publish(SupervisorEvent::CameBack { client, name: name.clone(), handed_back });
         self.report_panics(&state, &mut seen);
-        if was_last {
+        let mut rows = self.rows.lock();
+        rows.publishing -= 1;
+        let is_last = rows.lost.is_empty() && rows.publishing == 0 && matches!(rows.progress, Progress::Ended { .. });
+        drop(rows);
+        if is_last {
             self.close_events();
         }
         self.defer(move |_| {
@@ -293,6 +297,7 @@ impl Table {
     }
 
     pub(super) fn park(&self, child: &mut Child, reason: ParkReason) {
+        child.state.core.commands.parked();
         let is_news = child.state.conclude_idle(&End::Parked(reason.clone()));
         (child.parked, child.exit) = (true, None);
         let (client, name) = (child.state.core.tag.id, child.state.core.tag.name.clone());
@@ -342,7 +347,7 @@ impl Table {
         self.report_panics_of_process();
         self.publish(SupervisorEvent::Ended { exit: exit.clone() });
         rows.progress = Progress::Ended { exit };
-        if rows.lost.is_empty() {
+        if rows.lost.is_empty() && rows.publishing == 0 {
             self.close_events();
         }
         self.changed.notify_all();

@@ -95,6 +95,8 @@ pub(super) struct Rows {
     pub(super) progress: Progress,
     /// Clients whose threads did not end in time, in that order.
     pub(super) abandoned: Vec<(ClientId, Arc<str>)>,
+    /// Reports on threads that have ended after all and that are being published: none may find the events closed.
+    pub(super) publishing: usize,
     /// Those of them whose thread, of this run, may still end.
     pub(super) lost: BTreeMap<(ClientId, u64), Departed>,
 }
@@ -206,6 +208,7 @@ impl Table {
                 intensity,
                 progress: Progress::Running,
                 abandoned: Vec::new(),
+                publishing: 0,
                 lost: BTreeMap::new(),
             }),
             changed: Condvar::new(),
@@ -317,7 +320,10 @@ impl Table {
             return Ok(());
         }
         // A resume that was granted is overruled.
-        child.resumes = false;
+        if std::mem::take(&mut child.resumes) {
+            child.state.core.mailbox.gate.close(Pass::Shut);
+            child.state.core.status.set(ReadyState::Parked);
+        }
         if child.waits.take().is_some() {
             self.park(child, ParkReason::Requested);
             return Ok(());
@@ -334,6 +340,9 @@ impl Table {
     }
 
     fn resume_child(self: &Arc<Self>, child: &mut Child) -> Result<(), StopError> {
+        if child.resumes {
+            return Ok(());
+        }
         let core = &child.state.core;
         if core.status.get() != ReadyState::Parked {
             return Err(StopError::NotParked);

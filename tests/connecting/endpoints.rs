@@ -202,6 +202,75 @@ fn a_socks_proxy_may_answer_the_password_with_either_version() {
 }
 
 #[test]
+fn a_proxy_that_does_not_speak_socks_is_said_not_to() {
+    for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], &[4, 0], &[5, 0, 5, 0, 9, 9, 9, 9, 9, 9, 9, 9]] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut near in listener.incoming().flatten() {
+                let _ = near.read(&mut [0; 262]);
+                let _ = near.write_all(answer);
+            }
+        });
+        let proxy = Proxy::new(format!("socks5://{address}")).unwrap();
+        let Err(StartError::Connect(error)) =
+            Client::connect(ClientConfig::new("ws://localhost/").unwrap().proxy(proxy))
+        else {
+            panic!("it was let in")
+        };
+        assert!(error.to_string().contains("it does not speak SOCKS5"), "{error}");
+    }
+}
+
+#[test]
+fn a_proxy_of_endless_interim_answers_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut near in listener.incoming().flatten() {
+            while near.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").is_ok() {}
+        }
+    });
+    let proxy = Proxy::new(format!("http://{address}")).unwrap();
+    let Err(StartError::Connect(error)) = Client::connect(ClientConfig::new("ws://localhost/").unwrap().proxy(proxy))
+    else {
+        panic!("it was let in")
+    };
+    assert!(error.to_string().contains("more than 1000 interim answers"), "{error}");
+}
+
+#[test]
+fn of_addresses_that_all_ask_to_be_left_alone_the_one_that_is_free_first_is_waited_for() {
+    let refuses = |seconds: u32| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut near in listener.incoming().flatten() {
+                let _ = crate::common::read_head(&mut near);
+                let head = format!("HTTP/1.1 503 Busy\r\nRetry-After: {seconds}\r\nContent-Length: 0\r\n\r\n");
+                let _ = near.write_all(head.as_bytes());
+            }
+        });
+        address
+    };
+    for order in [[3600, 2], [2, 3600]] {
+        let addresses = order.map(refuses);
+        let config = ClientConfig::new("ws://venue.example/").unwrap().resolver(move |_, _| Ok(addresses.to_vec()));
+        let supervisor = Supervisor::start().unwrap();
+        let client = supervisor.spawn_client(config).unwrap();
+        let wait = |client: &Client| {
+            crate::common::next(client, |event| match event {
+                Event::ConnectFailed { retry_in, .. } => retry_in,
+                _ => None,
+            })
+        };
+        // An attempt is one address; when both have asked, the shorter wait counts.
+        let waits = [wait(&client), wait(&client)];
+        assert!(waits.iter().all(|wait| *wait < Duration::from_secs(60)), "{order:?}: {waits:?}");
+    }
+}
+
+#[test]
 fn a_socks_proxy_that_wants_a_password_says_so_to_a_client_that_has_none() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
