@@ -117,6 +117,11 @@ impl Commands {
         standing.is_some_and(|standing| ends(standing.kind)) && ends(command.kind)
     }
 
+    /// A run follows after all on one that ended parked.
+    pub(crate) fn resumed(&self) {
+        self.slot.lock().decided = Some(Decided::Restart);
+    }
+
     /// The supervisor parks the client by itself: nothing but an end is left to be commanded.
     pub(crate) fn parked(&self) {
         let mut slot = self.slot.lock();

@@ -321,6 +321,7 @@ impl Table {
         }
         // A resume that was granted is overruled.
         if std::mem::take(&mut child.resumes) {
+            child.state.core.commands.parked();
             child.state.core.mailbox.gate.close(Pass::Shut);
             child.state.core.status.set(ReadyState::Parked);
         }
@@ -354,6 +355,7 @@ impl Table {
         // From now on it counts as connecting, and accepts messages for the next connection.
         core.status.set(ReadyState::Connecting);
         core.mailbox.gate.set(Pass::Queue);
+        core.commands.resumed();
         if child.parked {
             return self.start_parked(child).map_err(|error| StopError::Os(error.to_string().into()));
         }
@@ -376,6 +378,7 @@ impl Table {
                 Ok(())
             }
             Err(error) => {
+                core.commands.parked();
                 core.mailbox.gate.close(Pass::Shut);
                 core.status.set(ReadyState::Parked);
                 Err(error)

@@ -4,11 +4,13 @@
 //! ws-supervisor-gateway publish --redis URL [--venue URL] [--seconds N]   one process a venue
 //! ws-supervisor-gateway read    --redis URL --name NAME [--seconds N]     readers share the work in one group
 //! ws-supervisor-gateway order   --redis URL [--count N]                   orders, and an answer for each
+//! ws-supervisor-gateway venue   [--rate N]                                a venue: its URL, then the label of each order
 //! ```
 //!
 //! Each prints a report as its last line. `run` starts all of them beside a Redis that is killed in the middle.
 
 mod desk;
+mod lease;
 mod orders;
 mod publish;
 mod read;
@@ -29,6 +31,8 @@ pub struct Options {
     pub count: usize,
     pub rate: usize,
     pub spool_bytes: u64,
+    /// An order that is older is not placed.
+    pub order_expiry: Duration,
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         count: 100,
         rate: 20_000,
         spool_bytes: 256 << 20,
+        order_expiry: Duration::from_secs(10),
     };
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -62,6 +67,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             "--seconds" => options.seconds = Duration::try_from_secs_f64(value.parse()?)?,
             "--count" => options.count = value.parse()?,
             "--rate" => options.rate = value.parse()?,
+            "--order-expiry" => options.order_expiry = Duration::try_from_secs_f64(value.parse()?)?,
             "--spool-bytes" => options.spool_bytes = value.parse()?,
             other => return Err(format!("{other} is no option: see the first lines of src/main.rs").into()),
         }
@@ -70,6 +76,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         "publish" => publish::publish(&options),
         "read" => read::read(&options),
         "order" => orders::order(&options),
-        other => Err(format!("{other:?} is no command: publish, read, order").into()),
+        "venue" => desk::serve(options.rate),
+        other => Err(format!("{other:?} is no command: publish, read, order, venue").into()),
     }
 }

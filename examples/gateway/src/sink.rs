@@ -10,10 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use redis::{Commands, Connection, Pipeline, RedisResult};
+use redis::{Connection, Pipeline, RedisResult};
 
+use crate::lease::{HOLDER, Lease, overtaken};
 use crate::spool::Spool;
-use crate::stream::{GATEWAY, ORDERS, connect, last_number};
+use crate::stream::{OPEN, connect, last_number};
 
 /// A message on its way.
 #[derive(Debug)]
@@ -63,59 +64,6 @@ const KEPT: usize = 10_000_000;
 /// How long Redis is left alone after a failure.
 const AFTER: Duration = Duration::from_millis(500);
 
-/// One gateway writes to a stream: two would number alike, and what the second writes would be taken for what is there.
-struct Lease {
-    key: String,
-    owner: String,
-    renewed: Instant,
-}
-
-/// Seconds for which a gateway that is gone keeps the others out.
-const LEASE: u64 = 5;
-
-impl Lease {
-    fn take(connection: &mut Connection, stream: &str) -> Result<Self, Box<dyn std::error::Error>> {
-        let (key, owner) = (format!("{stream}:writer"), format!("{}-{:?}", std::process::id(), SystemTime::now()));
-        let until = Instant::now() + Duration::from_secs(2 * LEASE);
-        loop {
-            let set = redis::cmd("SET")
-                .arg(&key)
-                .arg(&owner)
-                .arg("NX")
-                .arg("EX")
-                .arg(LEASE)
-                .query::<Option<String>>(connection)?;
-            if set.is_some() {
-                return Ok(Self { key, owner, renewed: Instant::now() });
-            }
-            if Instant::now() > until {
-                return Err(format!("another gateway writes to {stream} (`GET {key}` names it)").into());
-            }
-            std::thread::sleep(AFTER);
-        }
-    }
-
-    /// An error when another has it by now.
-    fn renew(&mut self, connection: &mut Connection) -> RedisResult<()> {
-        if self.renewed.elapsed() < Duration::from_secs(1) {
-            return Ok(());
-        }
-        let owner: Option<String> = connection.get(&self.key)?;
-        if owner.is_some_and(|owner| owner != self.owner) {
-            return Err((redis::ErrorKind::Client, "another gateway writes to this stream").into());
-        }
-        connection.set_ex::<_, _, ()>(&self.key, &self.owner, LEASE)?;
-        self.renewed = Instant::now();
-        Ok(())
-    }
-
-    fn give_back(&self, connection: Option<&mut Connection>) {
-        if let Some(connection) = connection {
-            let _ = connection.del::<_, ()>(&self.key);
-        }
-    }
-}
-
 /// The client's end. Clones number together.
 #[derive(Clone)]
 pub struct Sink {
@@ -128,10 +76,10 @@ impl Sink {
         url: &str,
         stream: &'static str,
         spool_bytes: u64,
+        lease: Arc<Lease>,
     ) -> Result<(Self, JoinHandle<u64>), Box<dyn std::error::Error>> {
         // It goes on where an earlier run ended.
         let mut connection = connect(url)?;
-        let lease = Lease::take(&mut connection, stream)?;
         let last = last_number(&mut connection, stream)?;
         // What an earlier gateway had in its queue and its spool went with it: its readers are told where it ended.
         let started =
@@ -139,7 +87,7 @@ impl Sink {
         started.query::<()>(&mut connection)?;
         let last = last + 1;
         let (queue, items) = bounded(QUEUE);
-        let spool = Spool::new(stream, spool_bytes)?;
+        let spool = Spool::new(spool_bytes)?;
         let numbers = Arc::new(AtomicU64::new(last));
         let writer = Writer {
             url: url.to_owned(),
@@ -187,16 +135,20 @@ struct Writer {
     spool: Spool,
     items: Receiver<Item>,
     numbers: Arc<AtomicU64>,
-    lease: Lease,
+    lease: Arc<Lease>,
     /// While Redis does not answer it is not asked again before.
     retry_at: Instant,
 }
 
 impl Writer {
-    /// Until the last sink is gone and all is written. Returns the last number written.
+    /// Until the last sink is gone and all is written, or another gateway has taken over: then the rest is lost with this one.
+    /// Returns the last number written.
     fn run(mut self) -> u64 {
         let mut ended = false;
         loop {
+            if self.lease.is_lost() {
+                return self.last;
+            }
             let mut batch = Vec::new();
             match self.items.recv_timeout(AGAIN) {
                 Ok(item) => batch.push(item),
@@ -217,7 +169,6 @@ impl Writer {
             }
             self.drain_spool();
             if ended && self.spool.is_empty() && self.tell_tail() {
-                self.lease.give_back(self.connection.as_mut());
                 return self.last;
             }
         }
@@ -289,6 +240,7 @@ impl Writer {
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
         let mut pipeline = Pipeline::new();
+        pipeline.atomic();
         let mut last = self.last;
         for item in items.iter().filter(|item| item.number > self.last) {
             if item.number > last + 1 {
@@ -317,16 +269,36 @@ impl Writer {
             command.arg("received").arg(item.received).arg("data").arg(&item.data[..]).ignore();
             // An order is settled when its answer is there, not before.
             if !item.settles.is_empty() {
-                pipeline.cmd("XACK").arg(ORDERS).arg(GATEWAY).arg(&*item.settles).ignore();
+                pipeline.cmd("HDEL").arg(OPEN).arg(&*item.settles).ignore();
             }
             last = item.number;
         }
         // Of a batch that broke off all may be there already.
         if last > self.last {
-            self.lease.renew(connection)?;
-            pipeline.query::<()>(connection)?;
+            fenced(&self.lease, connection, &pipeline)?;
         }
         self.last = last.max(self.last);
         Ok(())
     }
+}
+
+/// Attempts at one batch: the lease may be renewed in the middle of one.
+const ATTEMPTS: usize = 5;
+
+/// Has Redis carry out all of it, or nothing when this gateway's lease is not the one that holds.
+fn fenced(lease: &Lease, connection: &mut Connection, pipeline: &Pipeline) -> RedisResult<()> {
+    for _ in 0..ATTEMPTS {
+        // A key that is watched and changes, or expires, ends the transaction (Redis 6.0.9 and later).
+        redis::cmd("WATCH").arg(HOLDER).query::<()>(connection)?;
+        let holder: Option<u64> = redis::cmd("GET").arg(HOLDER).query(connection)?;
+        if holder != Some(lease.token()) {
+            redis::cmd("UNWATCH").query::<()>(connection)?;
+            lease.renew(connection)?;
+            continue;
+        }
+        if pipeline.query::<Option<()>>(connection)?.is_some() {
+            return Ok(());
+        }
+    }
+    Err(overtaken())
 }

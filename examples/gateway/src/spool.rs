@@ -1,6 +1,6 @@
 //! A queue on disk, for while Redis is away: bounded, in order, gone with the process.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use crate::sink::Item;
@@ -13,20 +13,16 @@ pub struct Spool {
 }
 
 impl Spool {
-    pub fn new(stream: &str, limit: u64) -> io::Result<Self> {
-        let name = format!("ws-gateway-{}-{}.spool", std::process::id(), stream.replace(':', "-"));
-        let path = std::env::temp_dir().join(name);
-        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
-        // It is this process' alone, and goes with it however that ends.
-        std::fs::remove_file(&path)?;
-        Ok(Self { file, limit, read: 0, written: 0 })
+    /// A file without a name, which this process alone can open and which goes with it however that ends.
+    pub fn new(limit: u64) -> io::Result<Self> {
+        Ok(Self { file: tempfile::tempfile()?, limit, read: 0, written: 0 })
     }
 
     pub fn is_empty(&self) -> bool {
         self.read == self.written
     }
 
-    /// What there is no room for is lost; its number is missing, and so it is told.
+    /// Items that have no room are lost: their numbers are missing, and the stream says so.
     pub fn push(&mut self, items: &[Item]) -> io::Result<()> {
         let mut bytes = Vec::new();
         for item in items {
@@ -43,7 +39,7 @@ impl Spool {
         Ok(())
     }
 
-    /// The next of them, and where they end; `done` lets go of them.
+    /// The next of them, and where they end; `done` removes them.
     pub fn peek(&mut self, at_most: usize) -> io::Result<(Vec<Item>, u64)> {
         let all = self.written - self.read;
         let mut some = all.min(1 << 20);

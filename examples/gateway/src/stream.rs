@@ -12,9 +12,12 @@ pub const FEED: &str = "ws:feed";
 pub const ORDERS: &str = "ws:orders";
 pub const ANSWERS: &str = "ws:answers";
 
-/// The readers' group, and the gateway's own among the orders.
+/// The order that was read last, and those that were read and not answered, each with the lease of the gateway that read it.
+pub const READ: &str = "ws:orders:read";
+pub const OPEN: &str = "ws:orders:open";
+
+/// The readers' group.
 pub const READERS: &str = "readers";
-pub const GATEWAY: &str = "gateway";
 
 /// A Redis that hangs is given up on before the queue is full.
 const PATIENCE: Duration = Duration::from_secs(1);
