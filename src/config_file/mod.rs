@@ -59,7 +59,7 @@ pub struct FileFault {
     pub column: usize,
     /// The key, as `clients.book.jitter`; empty where it is the whole file.
     pub key: String,
-    /// What it must be, or what is wrong.
+    /// The rule that it breaks.
     pub rule: String,
 }
 
@@ -115,7 +115,7 @@ struct DeskFile {
     recorder: Option<RecorderFile>,
     /// Rate limits that clients share by their names.
     limits: BTreeMap<String, LimitFile>,
-    /// What every client has that does not say otherwise.
+    /// Options of every client that does not set them itself.
     defaults: ClientFile,
     /// The clients by their names.
     clients: BTreeMap<String, ClientFile>,
@@ -157,7 +157,7 @@ struct RecorderFile {
     redact: Option<Vec<String>>,
 }
 
-/// What a file says: to be started as it is, or to be added to first.
+/// The content of a file: to be started as it is, or to be added to first.
 ///
 /// ```
 /// use ws_supervisor::config_file::Desk;
@@ -176,7 +176,7 @@ struct RecorderFile {
 pub struct Desk {
     /// The supervisor's settings.
     pub supervisor: SupervisorBuilder,
-    /// What records all clients, if the file says so.
+    /// The recorder of all clients, if the file has one.
     #[cfg(feature = "record")]
     pub recorder: Option<crate::record::RecorderBuilder>,
     /// The clients, in the order of their names, each with its key.
@@ -265,7 +265,7 @@ impl Desk {
         missing
     }
 
-    /// What each client's options come to, by its key: as [`Client::effective_settings`].
+    /// The effective settings of each client, by its key: as [`Client::effective_settings`].
     pub fn effective_settings(&self) -> Value {
         let all = self.clients.iter().filter_map(|(key, config)| {
             let settings = config.resolve().ok()?;
@@ -365,7 +365,7 @@ fn parse(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Desk, 
                     |fault: &ConfigError| !known.iter().any(|key| key.split('.').next() == Some(fault.option()));
                 for fault in faults.into_iter().filter(is_new) {
                     let found = flaw(&["clients", &name, fault.option()], fault.rule());
-                    // Of `defaults` it is told once, not of each client.
+                    // A fault of `defaults` is reported once, not for each client.
                     if !flaws.iter().any(|flaw| flaw.mark == found.mark && flaw.rule == found.rule) {
                         flaws.push(found);
                     }
@@ -421,7 +421,7 @@ fn inherit(tree: &mut Node) {
     clients.iter_mut().for_each(|client| client.node.over(&defaults));
 }
 
-/// Reads what can be read. What can't is told and left out, until the rest is whole.
+/// Reads the tree. A value that can't be read is reported and left out, until the rest is whole.
 fn read(tree: &Node, as_written: &Node, schema: &Value, flaws: &mut Vec<Flaw>) -> DeskFile {
     let mut value = tree.value();
     loop {
@@ -431,7 +431,7 @@ fn read(tree: &Node, as_written: &Node, schema: &Value, flaws: &mut Vec<Flaw>) -
             serde_path_to_error::deserialize(serde_ignored::Deserializer::new(&value, &mut note));
         match read {
             Ok(file) => {
-                // What clients have from `defaults` is told there.
+                // A key that clients have from `defaults` is reported there.
                 unknown.sort_by_key(|path| path.first().is_some_and(|first| first != "defaults"));
                 for path in unknown {
                     let (mark, key) = (tree.place(&path), path.join("."));

@@ -45,7 +45,7 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
-/// Reads TOML 1.0. Values that no option can have are told in `flaws` and left out.
+/// Reads TOML 1.0. Values that no option can have are added to `flaws` and left out.
 ///
 /// # Errors
 /// What is no TOML.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::tree::{Flaw, Kind, Node};
 
-/// What serde says, without the value: that may be a secret. One that stands in the file as it is may be named where it is one of
+/// serde's message without the value: that may be a secret. One that stands in the file as it is may be named where it is one of
 /// a few words.
 pub(super) fn without_values(words: &str, is_as_written: bool) -> String {
     if let Some(rest) = words.strip_prefix("invalid type: ").or(words.strip_prefix("invalid value: ")) {
@@ -36,7 +36,7 @@ pub(super) fn without_values(words: &str, is_as_written: bool) -> String {
     }
 }
 
-/// serde takes a list for a table, by the order of the fields; nobody means that.
+/// serde takes a list for a table, by the order of the fields; a file never means that.
 pub(super) fn refuse_lists(
     root: &Value,
     schemas: &[&Value],
@@ -63,7 +63,7 @@ fn takes_list(schema: &Value) -> bool {
     match &schema["type"] {
         Value::String(kind) => kind == "array",
         Value::Array(kinds) => kinds.iter().any(|kind| kind == "array"),
-        // What says nothing of types refers to what does.
+        // A schema without a type refers to one that has it.
         _ => false,
     }
 }
@@ -88,7 +88,7 @@ fn below<'s>(root: &'s Value, schemas: &[&'s Value], key: &str) -> Vec<&'s Value
     next.flat_map(|schema| resolve(root, schema)).collect()
 }
 
-/// What to say of a key that nobody knows: the one most like it of those that may stand there.
+/// The rule for an unknown key: it names the key most like it of those that may stand there.
 pub(super) fn unknown_key(schema: &Value, path: &[String]) -> String {
     let Some((last, before)) = path.split_last() else { return "unknown key".into() };
     let keys = keys_at(schema, before);

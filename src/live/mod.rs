@@ -52,10 +52,10 @@ pub fn attach(path: impl AsRef<Path>, ends: impl Fn() -> bool) -> io::Result<()>
     run(&mut Other { stream, came, closing: None }, &ends)
 }
 
-/// What the view looks like for these statuses, one after the other, at this size: for a picture, or a test of your own.
+/// Draws the view for these statuses, one after the other, at this size: for a picture, or a test of your own.
 ///
 /// # Panics
-/// Never, whatever the size.
+/// Never: every size is drawn.
 #[doc(hidden)]
 pub fn picture(statuses: impl IntoIterator<Item = Status>, width: u16, height: u16) -> Buffer {
     let mut view = View::default();
@@ -124,7 +124,7 @@ enum News {
 struct Own {
     table: Arc<Table>,
     next: Instant,
-    /// What came of commands: a stop takes its time, and the view goes on meanwhile.
+    /// Results of commands: a stop takes its time, and the view goes on meanwhile.
     said: Sender<String>,
     came: Receiver<String>,
 }

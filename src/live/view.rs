@@ -1,4 +1,4 @@
-//! What the live view shows: a model that is fed with statuses and keys, and drawn. No terminal, no clock.
+//! The model of the live view: it is fed with statuses and keys, and drawn. No terminal, no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,7 +13,7 @@ use crate::status_server::{ClientStatus, Status, StatusCommand};
 /// So many steps of the restarts' sparkline are kept.
 const STEPS: usize = 16;
 
-/// What a key means.
+/// The meaning of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Up,
@@ -47,7 +47,7 @@ pub(super) struct View {
     selected: usize,
     /// A question that waits for its answer.
     asked: Option<StatusCommand>,
-    /// What came of the last command, or why nothing comes.
+    /// The result of the last command, or why no status comes.
     notice: Option<String>,
 }
 
@@ -277,7 +277,7 @@ fn restarts(client: &ClientStatus, history: Option<&History>) -> String {
 }
 
 fn state(client: &ClientStatus, _: Option<&History>) -> String {
-    // What it waits for is the next attempt.
+    // It waits for the next attempt.
     let next = client.next_attempt.map_or(String::new(), |wait| format!(" {}", seconds(wait)));
     format!("{}{next}", client.state)
 }

@@ -96,7 +96,7 @@ fn is_mark(byte: u8) -> bool {
     matches!(byte, b'{' | b'}' | b'[' | b']' | b',' | b':')
 }
 
-/// What stands between the quotes, without its escapes. One that JSON does not know is left as it is.
+/// The text between two quotes without its escapes. An escape that JSON does not know is left as it is.
 pub(super) fn unescape(raw: &str) -> std::borrow::Cow<'_, str> {
     if !raw.contains('\\') {
         return raw.into();

@@ -1,5 +1,5 @@
-//! The entries of all clients in one order. Those of one client stay in the order in which they happened, which their times
-//! alone do not tell: all messages of one read have the time of that read.
+//! The entries of all clients in one order. Those of one client stay in the order in which they happened, which is not
+//! the order of their times: all messages of one read have the time of that read.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

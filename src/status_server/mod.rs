@@ -35,7 +35,7 @@ pub enum StatusAccess {
     Commands,
 }
 
-/// What may be asked for by a line.
+/// A command, as a line has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
@@ -75,7 +75,7 @@ const LONGEST: usize = 4096;
 /// How long a peer that reads nothing is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tells what a supervisor does to whoever connects. Ends, and takes its socket away, when it is dropped.
+/// Sends a supervisor's status to each connection. Dropping it ends that and removes the socket.
 #[derive(Debug)]
 #[must_use = "dropping it closes the status socket"]
 pub struct StatusServer {
@@ -127,8 +127,8 @@ impl Lock {
 }
 
 impl Supervisor {
-    /// Serves its status at this path, which only this user may connect to (mode 0600). Threads of its own, none while nobody
-    /// is connected but one; the clients' are not touched.
+    /// Serves its status at this path, which only this user may connect to (mode 0600). It has one thread, and
+    /// one more for each connection; the clients' threads are not touched.
     ///
     /// # Errors
     /// When the socket can't be made: another process serves there, or another user's did, the folder is not there or not
@@ -348,8 +348,8 @@ impl Supervisor {
     /// use ws_supervisor::Supervisor;
     /// use ws_supervisor::status_server::StatusCommand;
     /// let supervisor = Supervisor::start()?;
-    /// let refused = supervisor.obey(&StatusCommand::Stop { client: "nobody".into() });
-    /// assert_eq!(refused, Err("there is no client `nobody`".into()));
+    /// let refused = supervisor.obey(&StatusCommand::Stop { client: "unknown".into() });
+    /// assert_eq!(refused, Err("there is no client `unknown`".into()));
     /// # Ok::<(), ws_supervisor::StartError>(())
     /// ```
     pub fn obey(&self, command: &StatusCommand) -> Result<String, String> {

@@ -1,4 +1,4 @@
-//! What a supervisor and its clients are doing, as one value that can be sent elsewhere.
+//! The state of a supervisor and its clients, as one value that can be sent elsewhere.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -63,7 +63,7 @@ pub struct ClientStatus {
     pub dropped: u64,
     /// Accepted and not written yet.
     pub queued: usize,
-    /// Events nobody has read.
+    /// Events that wait to be read.
     pub unread: usize,
     /// Requests without an answer.
     pub pending_requests: usize,
@@ -145,7 +145,7 @@ impl Table {
 }
 
 impl Supervisor {
-    /// What it and its clients are doing at this moment, as [`serve_status`](Supervisor::serve_status) tells it.
+    /// The state of the supervisor and its clients at this moment, as [`serve_status`](Supervisor::serve_status) sends it.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -23,13 +23,13 @@ const LOOK_AHEAD: usize = 10_000;
 /// Timers that fire at one instant of a replay.
 const TIMERS_AT_ONCE: usize = 1000;
 
-/// What a handler did in a replay, in order.
+/// A message that a handler sent in a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Replayed {
     /// When, from the recording's first entry on.
     pub at: Duration,
-    /// What it sent: messages, and requests as they would be written.
+    /// The message, or the request as it would be written.
     pub sent: Message,
 }
 
@@ -41,7 +41,7 @@ pub struct Replayed {
 /// new one. A handler that panics is dropped, and the replay goes on with the next, as the client did. A strategy that was
 /// changed since may schedule other timers: those fire when their time comes.
 ///
-/// What a replay can't repeat: values that callers gave it ([`Client::tell`](crate::Client::tell)) are not in a recording;
+/// A replay can't repeat everything: values that callers gave the handler ([`Client::tell`](crate::Client::tell)) are not in a recording;
 /// secrets are replaced unless they were [recorded](crate::record::RecorderBuilder::with_secrets); a send that was refused
 /// because the socket was slow or a rate limit was reached is accepted; what the context says of subscriptions is not recorded.
 /// The numbers of requests are those of the run, unless other threads made requests in the middle of a call of the handler.

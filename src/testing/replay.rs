@@ -100,7 +100,7 @@ fn script(entries: impl IntoIterator<Item = Entry>, pace: Pace) -> Script {
 /// Entries of one recorder are no further apart than this where they are out of order.
 const ONE_CLOCK: Duration = Duration::from_secs(1);
 
-/// The time of a replay, from the clocks of a recording: by the monotonic one, which nobody sets. Where another recorder's
+/// The time of a replay, from the clocks of a recording: by the monotonic one, which can't be set. Where another recorder's
 /// begins, or there is none, the wall's clock says how much time passed.
 #[derive(Default)]
 pub(super) struct Clock {

@@ -31,7 +31,7 @@ local token = redis.call('incr', KEYS[2])
 redis.call('set', KEYS[1], token, 'PX', ARGV[1])
 return token";
 
-/// Also where the key is gone, or Redis was restored from an older snapshot: nobody was given a later lease.
+/// Also renews where the key is gone, or Redis was restored from an older snapshot, as long as no later lease was given.
 const RENEW: &str = "
 local mine = tonumber(ARGV[1])
 local holder = tonumber(redis.call('get', KEYS[1]) or '0')

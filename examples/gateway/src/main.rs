@@ -1,4 +1,4 @@
-//! What one process' clients hear, on Redis Streams for other machines, and orders back to them.
+//! Messages of one process' clients on Redis Streams for other machines, and orders back to them.
 //!
 //! ```text
 //! ws-supervisor-gateway publish --redis URL [--venue URL] [--seconds N]   one process a venue

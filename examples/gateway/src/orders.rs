@@ -1,4 +1,4 @@
-//! Orders through a stream, and an answer for each: what the venue said, that it was never sent, or that nobody knows.
+//! Orders through a stream, and an answer for each: the venue's own, `not_sent`, or `unknown`.
 //!
 //! No order is placed twice. One gateway at a time reads orders (`lease`); in the same step as it reads one, Redis writes down
 //! which lease has it, and that no other reads it again. Only the process that read an order places it, once, while its lease
@@ -65,7 +65,7 @@ pub fn answer(answers: &Sink, response: &Response) {
     }
 }
 
-/// What the venue said of an order after that was answered `unknown`, since its time had run out.
+/// Publishes the venue's answer to an order whose time had run out and that was answered `unknown`.
 pub fn answer_late(answers: &Sink, response: &Response) {
     if let RequestId::Text(id) = &response.id {
         let late = json!({ "order": id, "late": outcome(response) });
@@ -266,7 +266,7 @@ pub fn order(options: &Options) -> Result<(), Box<dyn Error>> {
                     waiting.insert(id, ());
                     number += 1;
                 }
-                // Whether it is there, nobody knows: a desk would look. Here it is counted as one without an answer.
+                // It may be in the stream or not: a desk would look. Here it is not counted.
                 Err(_) => connection = again(&options.redis),
             }
         }
@@ -282,7 +282,7 @@ pub fn order(options: &Options) -> Result<(), Box<dyn Error>> {
             last = entry.id.clone();
             let data: String = entry.get("data").unwrap_or_default();
             let answer: Value = serde_json::from_str(&data).unwrap_or_default();
-            // What the venue says of one that was answered already.
+            // The venue's word on an order that was answered already.
             if !answer["late"].is_null() {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The gateway: one process a venue. What its client hears goes to the feed; orders come back to it.
+//! The gateway: one process a venue. Messages of its client go to the feed; orders come back to it.
 
 use std::error::Error;
 use std::sync::Arc;

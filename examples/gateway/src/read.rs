@@ -84,7 +84,7 @@ fn read_until_broken(
     let mut from = "0".to_owned();
     let mut claims_at = Instant::now();
     while Instant::now() < until && !is_over(*latest) {
-        // What a reader has that is gone is ours after a while: that one may have worked on it, which nobody knows.
+        // Entries of a reader that is gone are ours after a while: it may have worked on them or not.
         if Instant::now() >= claims_at {
             claims_at = Instant::now() + ABANDONED;
             let idle = ABANDONED.as_millis() as u64;

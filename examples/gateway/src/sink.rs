@@ -1,5 +1,5 @@
-//! From a client's thread to a stream: numbered there, queued in memory, written by a thread of its own. The client waits for
-//! nobody. What a full queue, a full spool or Redis itself loses leaves a gap in the numbers, and each gap is told in the stream.
+//! From a client's thread to a stream: numbered there, queued in memory, written by a thread of its own. The client never
+//! waits. Messages that a full queue, a full spool or Redis itself loses leave a gap in the numbers, and the stream names each gap.
 //!
 //! To put the same on Kafka, NATS or Aeron, replace `Writer`: an idempotent producer (Kafka), a message id in a window of
 //! deduplication (NATS JetStream) or the position (Aeron's archive) takes the place of the entry's own id.
@@ -81,7 +81,7 @@ impl Sink {
         // It goes on where an earlier run ended.
         let mut connection = connect(url)?;
         let last = last_number(&mut connection, stream)?;
-        // What an earlier gateway had in its queue and its spool went with it: its readers are told where it ended.
+        // The queue and the spool of an earlier gateway are gone: an entry says where it ended.
         let started =
             redis::cmd("XADD").arg(stream).arg(format!("{}-0", last + 1)).arg("kind").arg("started").to_owned();
         started.query::<()>(&mut connection)?;
@@ -116,7 +116,7 @@ impl Sink {
             data: data.to_vec(),
             settles: settles.into(),
         };
-        // A full queue loses it, and the gap tells.
+        // A full queue loses it, and leaves a gap.
         let _ = self.queue.try_send(item);
     }
 
@@ -130,7 +130,7 @@ struct Writer {
     url: String,
     stream: &'static str,
     connection: Option<Connection>,
-    /// The last number that the stream has, or has been told to be lost.
+    /// The last number that the stream has, or has named as lost.
     last: u64,
     spool: Spool,
     items: Receiver<Item>,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use redis::{Client, Commands, Connection, RedisResult};
 
-/// What the clients hear. An entry's id is its number: `7-0` is the seventh message, `9-1` tells that those up to the ninth are
-/// lost. So what is written twice, since nobody knew whether the first had arrived, is refused the second time.
+/// Messages of the clients. An entry's id is its number: `7-0` is the seventh message, `9-1` says that those up to the ninth are
+/// lost. So a message that is written again after a break is refused the second time.
 pub const FEED: &str = "ws:feed";
 
 /// Orders of other machines, and the answers to them, under the order's id.
@@ -19,7 +19,7 @@ pub const OPEN: &str = "ws:orders:open";
 /// The readers' group.
 pub const READERS: &str = "readers";
 
-/// A Redis that hangs is given up on before the queue is full.
+/// A Redis that hangs is left before the queue is full.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub fn connect(url: &str) -> RedisResult<Connection> {

@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser};
 
 use arguments::{Arguments, Command};
 
-/// What a command comes to: its exit status, or why it could not be done.
+/// The result of a command: its exit status, or why it could not be done.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! What the terminal would show, as an SVG.
+//! The live view as an SVG.
 
 use std::fmt::Write as _;
 

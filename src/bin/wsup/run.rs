@@ -45,7 +45,7 @@ pub fn run(options: &RunOptions) -> Outcome {
         let Ok(chosen) = select.select_timeout(LOOK) else { continue };
         match chosen.index() {
             index if index == on_fault => {
-                // The desk trades on, whatever becomes of its output.
+                // A fault of its output does not end the desk.
                 if let Ok(fault) = chosen.recv(&writer.faults) {
                     say::note(format_args!("{} {fault}; the desk runs on, and lines are lost", say::now()));
                 }
