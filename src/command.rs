@@ -37,6 +37,13 @@ pub(crate) enum CommandKind {
     Reconnect,
 }
 
+impl CommandKind {
+    /// Whether it ends the client, or the run of one that is started again.
+    fn is_end(self) -> bool {
+        matches!(self, Self::Close | Self::Stop)
+    }
+}
+
 /// What follows the run that has just ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decided {
@@ -100,21 +107,13 @@ impl Commands {
                 Ordering::Equal => standing.kind == command.kind && standing.deadline <= command.deadline,
                 order => order == Ordering::Greater,
             });
-        match overruled.map(|standing| standing.kind) {
+        match overruled {
             None => slot.command = Some(command),
-            Some(CommandKind::Stop | CommandKind::Close) if !self.is_the_same(overruled, command) => {
-                return Some(Decided::Close);
-            }
+            Some(standing) if standing.kind.is_end() && !command.kind.is_end() => return Some(Decided::Close),
             Some(_) => {}
         }
         self.pending.store(true, Release);
         slot.decided
-    }
-
-    /// Whether both end the client.
-    fn is_the_same(&self, standing: Option<Command>, command: Command) -> bool {
-        let ends = |kind| matches!(kind, CommandKind::Stop | CommandKind::Close);
-        standing.is_some_and(|standing| ends(standing.kind)) && ends(command.kind)
     }
 
     /// A run follows after all on one that ended parked.
@@ -125,10 +124,9 @@ impl Commands {
     /// The supervisor parks the client by itself: nothing but an end is left to be commanded.
     pub(crate) fn parked(&self) {
         let mut slot = self.slot.lock();
-        let ends = |command: &Command| {
-            command.kind == CommandKind::Stop || (command.kind == CommandKind::Close && !self.is_permanent)
-        };
-        if !slot.command.as_ref().is_some_and(ends) {
+        // A restart, and a close that is one, weigh less than an end.
+        let outweighs = |command: Command| self.weight(command.kind) > self.weight(CommandKind::Restart);
+        if !slot.command.is_some_and(outweighs) {
             slot.command = None;
             self.pending.store(false, Release);
         }
@@ -145,13 +143,12 @@ impl Commands {
 
     /// Whether the client is to be closed for good by a command that stands.
     pub(crate) fn close_given(&self) -> bool {
-        self.standing().is_some_and(|command| matches!(command.kind, CommandKind::Stop | CommandKind::Close))
+        self.standing().is_some_and(|command| command.kind.is_end())
     }
 
     /// Whether the client is to end, and more than this share of the time for that is gone.
     pub(crate) fn stop_presses(&self, share: f64) -> bool {
-        let stop = self.standing().filter(|command| matches!(command.kind, CommandKind::Stop | CommandKind::Close));
-        stop.is_some_and(|command| command.is_spent(share, Instant::now()))
+        self.standing().is_some_and(|command| command.kind.is_end() && command.is_spent(share, Instant::now()))
     }
 
     /// Takes the command that stands, if there is one. A stop stands on.

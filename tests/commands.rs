@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{LONG, config, eventually, ms, wait_for_state};
+use common::{LONG, config, eventually, wait_for_state};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
-    ClientPhase, Context, Delivery, Event, Handler, MessageRef, ReadyState, Restart, StopError, Supervisor,
+    Client, ClientPhase, Context, Delivery, Event, Handler, MessageRef, ReadyState, Restart, StopError, Supervisor,
 };
 
 #[test]
@@ -106,14 +106,20 @@ impl Handler for Blocks {
     }
 }
 
+/// An open client of that handler, a receiver of each block, and a sender that ends one.
+fn blocking(supervisor: &Supervisor, server: &Server) -> (Client, Receiver<()>, Sender<()>) {
+    let ((inside, is_inside), (go, wait)) = (unbounded(), unbounded());
+    let handler = Delivery::inline(move || Blocks(inside.clone(), wait.clone()));
+    let client = supervisor.spawn_client(config(server).delivery(handler)).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    (client, is_inside, go)
+}
+
 #[test]
 fn a_client_that_is_being_stopped_takes_no_other_command() {
     let server = Server::start(Script::silent()).unwrap();
     let supervisor = Supervisor::start().unwrap();
-    let ((inside, is_inside), (go, wait)) = (unbounded(), unbounded());
-    let handler = Delivery::inline(move || Blocks(inside.clone(), wait.clone()));
-    let client = supervisor.spawn_client(config(&server).delivery(handler)).unwrap();
-    client.wait_until_open(LONG).unwrap();
+    let (client, is_inside, go) = blocking(&supervisor, &server);
     server.push("block");
     is_inside.recv_timeout(LONG).unwrap();
     std::thread::scope(|scope| {
@@ -148,10 +154,7 @@ fn commands_are_granted_while_a_handler_receives_that_its_client_is_parked() {
     for (n, (calls, opens)) in cases.into_iter().enumerate() {
         let server = Server::start(Script::silent()).unwrap();
         let supervisor = Supervisor::start().unwrap();
-        let ((inside, is_inside), (go, wait)) = (unbounded(), unbounded());
-        let handler = Delivery::inline(move || Blocks(inside.clone(), wait.clone()));
-        let client = supervisor.spawn_client(config(&server).delivery(handler)).unwrap();
-        client.wait_until_open(LONG).unwrap();
+        let (client, is_inside, go) = blocking(&supervisor, &server);
         supervisor.park_client(client.id()).unwrap();
         is_inside.recv_timeout(LONG).unwrap();
         let granted = calls(&supervisor, client.id());
@@ -161,7 +164,6 @@ fn commands_are_granted_while_a_handler_receives_that_its_client_is_parked() {
             eventually("it is open", || client.ready_state() == ReadyState::Open && client.epoch() == 2);
         } else {
             eventually("it is parked", || supervisor.list_clients()[0].phase == ClientPhase::Parked);
-            std::thread::sleep(ms(20));
             assert_eq!(client.ready_state(), ReadyState::Parked);
         }
     }

@@ -77,6 +77,12 @@ fn terminal() -> (File, File) {
     (near.into(), far)
 }
 
+/// Starts it in a terminal.
+fn in_terminal(arguments: &[&str], far: &File) -> Child {
+    let stdio = || Stdio::from(far.try_clone().unwrap());
+    wsup(arguments).stdin(stdio()).stdout(stdio()).env("TERM", "xterm").spawn().unwrap()
+}
+
 /// Reads what is written to a terminal until these words are there.
 fn wait_for(near: &mut File, words: &str) -> String {
     let (mut seen, mut some) = (String::new(), [0; 4096]);
@@ -353,9 +359,7 @@ fn a_signal_or_a_lost_terminal_ends_the_live_view() {
     for ends in [Signal::TERM, Signal::HUP, Signal::INT] {
         let (mut near, far) = terminal();
         let before = rustix::termios::tcgetattr(&far).unwrap();
-        let mut command = wsup(&["top", "--demo"]);
-        let stdio = || Stdio::from(far.try_clone().unwrap());
-        let mut child = command.stdin(stdio()).stdout(stdio()).env("TERM", "xterm").spawn().unwrap();
+        let mut child = in_terminal(&["top", "--demo"], &far);
         wait_for(&mut near, "book");
         assert!(rustix::termios::tcgetattr(&far).unwrap().local_modes != before.local_modes, "raw");
         signal(&child, ends);
@@ -365,10 +369,7 @@ fn a_signal_or_a_lost_terminal_ends_the_live_view() {
         assert_eq!(rustix::termios::tcgetattr(&far).unwrap().local_modes, before.local_modes, "given back");
     }
     let (mut near, far) = terminal();
-    let mut command = wsup(&["top", "--demo"]);
-    let stdio = || Stdio::from(far.try_clone().unwrap());
-    let mut child = command.stdin(stdio()).stdout(stdio()).env("TERM", "xterm").spawn().unwrap();
-    drop(command);
+    let mut child = in_terminal(&["top", "--demo"], &far);
     drop(far);
     wait_for(&mut near, "book");
     drop(near);
@@ -401,8 +402,7 @@ fn two_desks_at_one_path_and_a_reader_too_many_are_told_so() {
     let (_, err, code) = run(&["top", &socket, "--picture", "80x20"]);
     assert!(err.contains("16 others read this status already") && code == Some(1), "{err}");
     let (mut near, far) = terminal();
-    let stdio = || Stdio::from(far.try_clone().unwrap());
-    let mut top = wsup(&["top", &socket]).stdin(stdio()).stdout(stdio()).env("TERM", "xterm").spawn().unwrap();
+    let mut top = in_terminal(&["top", &socket], &far);
     wait_for(&mut near, "1049l");
     read_on(near);
     assert_eq!(top.wait().unwrap().code(), Some(1));

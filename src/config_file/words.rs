@@ -88,6 +88,11 @@ fn below<'s>(root: &'s Value, schemas: &[&'s Value], key: &str) -> Vec<&'s Value
     next.flat_map(|schema| resolve(root, schema)).collect()
 }
 
+/// The schemas of what stands at this path.
+fn schemas_at<'s>(root: &'s Value, path: &[String]) -> Vec<&'s Value> {
+    path.iter().fold(resolve(root, root), |at, key| below(root, &at, key))
+}
+
 /// The rule for an unknown key: it names the key most like it of those that may stand there.
 pub(super) fn unknown_key(schema: &Value, path: &[String]) -> String {
     let Some((last, before)) = path.split_last() else { return "unknown key".into() };
@@ -102,11 +107,9 @@ pub(super) fn unknown_key(schema: &Value, path: &[String]) -> String {
 
 /// The keys that the table at this path must have, and has not.
 pub(super) fn missing_keys(schema: &Value, tree: &Node, path: &[String]) -> Vec<String> {
-    let mut at = resolve(schema, schema);
-    for key in path {
-        at = below(schema, &at, key);
-    }
-    let required = at.iter().filter_map(|schema| schema["required"].as_array()).flatten().filter_map(Value::as_str);
+    let required = schemas_at(schema, path);
+    let required =
+        required.iter().filter_map(|schema| schema["required"].as_array()).flatten().filter_map(Value::as_str);
     let table = tree.node(path);
     let is_missing = |key: &&str| table.is_none_or(|table| table.get(key).is_none());
     required.filter(is_missing).map(|key| format!("`{key}`")).collect()
@@ -114,10 +117,7 @@ pub(super) fn missing_keys(schema: &Value, tree: &Node, path: &[String]) -> Vec<
 
 /// The keys that an object at this path may have.
 fn keys_at(root: &Value, path: &[String]) -> Vec<String> {
-    let mut at = resolve(root, root);
-    for key in path {
-        at = below(root, &at, key);
-    }
+    let at = schemas_at(root, path);
     let keys =
         at.iter().filter_map(|schema| schema["properties"].as_object()).flat_map(|fields| fields.keys().cloned());
     keys.collect()

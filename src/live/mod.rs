@@ -41,9 +41,7 @@ pub fn show(supervisor: &Supervisor, ends: impl Fn() -> bool) -> io::Result<()> 
 /// # Errors
 /// When no process serves there, it ends or refuses one more reader, or the terminal can't be used.
 pub fn attach(path: impl AsRef<Path>, ends: impl Fn() -> bool) -> io::Result<()> {
-    let path = path.as_ref();
-    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let stream = UnixStream::connect(path).map_err(at)?;
+    let stream = connect(path.as_ref())?;
     let (news, came) = channel();
     let lines = BufReader::new(stream.try_clone()?);
     std::thread::Builder::new().name("status".into()).spawn(move || {
@@ -72,18 +70,25 @@ pub fn picture(statuses: impl IntoIterator<Item = Status>, width: u16, height: u
 #[doc(hidden)]
 pub fn statuses(path: impl AsRef<Path>, count: usize) -> io::Result<Vec<Status>> {
     let path = path.as_ref();
-    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let mut statuses = Vec::new();
-    for line in BufReader::new(UnixStream::connect(path).map_err(at)?).lines() {
+    for line in BufReader::new(connect(path)?).lines() {
         match Line::read(&line?)? {
             Line::News(News::Status(status)) => statuses.push(status),
-            Line::News(News::Notice(text)) | Line::Closing(text) => return Err(at(io::Error::other(text))),
+            Line::News(News::Notice(text)) | Line::Closing(text) => return Err(at(path, io::Error::other(text))),
         }
         if statuses.len() == count {
             break;
         }
     }
     Ok(statuses)
+}
+
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(path).map_err(|error| at(path, error))
+}
+
+fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Where statuses come from and commands go.

@@ -118,7 +118,7 @@ impl Addresses {
 
     /// Whether this address asked to be left alone until later than `now`.
     pub(crate) fn waits(&self, address: &SocketAddr, now: Instant) -> bool {
-        self.waits.iter().any(|(of, until)| of == address && now < *until)
+        self.wait_of(address, now).is_some()
     }
 
     /// It took the connection. If it does not serve, the next attempt begins with another.

@@ -12,6 +12,14 @@ pub(super) enum Token {
     Word { start: usize, end: usize },
 }
 
+/// JSON within a text of JSON is looked into so deep. Each level doubles its backslashes, so no message has more.
+pub(super) const DEEPEST: usize = 32;
+
+/// A string as it is written, by where it lies and whether it is closed: without its quotes.
+pub(super) fn content(text: &str, start: usize, end: usize, is_closed: bool) -> &str {
+    &text[start + 1..end - usize::from(is_closed)]
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tokens<'a> {
     text: &'a str,

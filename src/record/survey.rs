@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::entry::{Entry, Frame, Recorded};
-use super::json::{Token, Tokens, unescape};
+use super::json::{DEEPEST, Token, Tokens, content, unescape};
 use super::redact::{INSTEAD, Redaction};
-use crate::message::Message;
 
 /// The values of one name in a [`Survey`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,9 +43,6 @@ const KEPT: usize = 5;
 /// The place of a value that has no name: the text itself, or a list's item.
 const NO_NAME: &str = "(no name)";
 
-/// JSON within a text of JSON is looked into so deep.
-const DEEPEST: usize = 32;
-
 impl Survey {
     /// With names of your own whose values are secrets, besides those that are known.
     pub fn with_names<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Self {
@@ -58,7 +54,7 @@ impl Survey {
     /// Looks at an entry.
     pub fn add(&mut self, entry: &Entry) {
         match &entry.what {
-            Recorded::Frame { frame: Frame::Message(message), .. } => self.message(message),
+            Recorded::Frame { frame: Frame::Message(message), .. } => self.bytes(message.as_bytes()),
             Recorded::Frame { frame: Frame::Ping(bytes) | Frame::Pong(bytes), .. } => self.bytes(bytes),
             Recorded::Frame { frame: Frame::Close(Some(frame)), .. } => self.text(&frame.reason, NO_NAME, 0),
             Recorded::Frame { .. } => {}
@@ -69,10 +65,6 @@ impl Survey {
     /// The names in the order of the alphabet.
     pub fn names(&self) -> impl Iterator<Item = (&str, &Surveyed)> {
         self.names.iter().map(|(name, found)| (&**name, found))
-    }
-
-    fn message(&mut self, message: &Message) {
-        self.bytes(message.as_bytes());
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
@@ -89,7 +81,7 @@ impl Survey {
         let mut name = name.to_owned();
         while let Some(token) = tokens.next() {
             let Token::Text { start, end, is_closed } = token else { continue };
-            let content = unescape(&text[start + 1..if is_closed { end - 1 } else { end }]);
+            let content = unescape(content(text, start, end, is_closed));
             if is_closed && tokens.peek() == Some(b':') {
                 name = content.into_owned();
                 self.names.entry(name.clone()).or_default().count += 1;

@@ -150,7 +150,7 @@ impl<H: Handler, F: FnMut() -> H> Replay<F, H> {
             Recorded::Frame { .. } => {}
             Recorded::Event { kind, data, own } => match &**kind {
                 "handler" => {
-                    self.handler = None;
+                    self.drop_handler();
                     self.handler();
                 }
                 "connected" => self.held.clear(),
@@ -208,19 +208,22 @@ impl<H: Handler, F: FnMut() -> H> Replay<F, H> {
             }
         }));
         if called.is_err() {
-            // Its timers end with it.
-            self.handler = None;
-            self.rehearsal.forget_timers();
-            self.scheduled.clear();
+            self.drop_handler();
         }
         self.sent.extend(self.rehearsal.take_sent().into_iter().map(|sent| Replayed { at, sent }));
     }
 
-    /// The handler; one that panics as it is made is made again at the next call.
+    /// A handler's timers end with it.
+    fn drop_handler(&mut self) {
+        self.handler = None;
+        self.rehearsal.forget_timers();
+        self.scheduled.clear();
+    }
+
+    /// Makes a handler where there is none; one that panics as it is made is made again at the next call.
     fn handler(&mut self) {
         if self.handler.is_none() {
-            self.rehearsal.forget_timers();
-            self.scheduled.clear();
+            self.drop_handler();
             let factory = &mut self.factory;
             self.handler = catch_unwind(AssertUnwindSafe(factory)).ok();
         }

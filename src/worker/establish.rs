@@ -247,7 +247,14 @@ impl Steps<'_, '_> {
     fn write_all(&mut self) -> Result<(), SessionError> {
         while !self.run.write_out().map_err(disconnected)? {
             self.check(self.deadline, "room in the socket for all messages", None)?;
-            let until = (Instant::now() + WRITES).min(self.deadline);
+            self.keep_until((Instant::now() + WRITES).min(self.deadline))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the messages that come until then.
+    fn keep_until(&mut self, until: Instant) -> Result<(), SessionError> {
+        while Instant::now() < until {
             if let Some(other) = self.next_by(until)? {
                 self.keep(other)?;
             }
@@ -348,12 +355,7 @@ impl Opening for Steps<'_, '_> {
                 Err(Unwritten::Fault(text)) => return Err(SessionError::Rejected(text)),
                 Err(Unwritten::Refused(refused)) => return Err(refused.into()),
             };
-            let until = (Instant::now() + retry_after).min(self.deadline);
-            while Instant::now() < until {
-                if let Some(other) = self.next_by(until)? {
-                    self.keep(other)?;
-                }
-            }
+            self.keep_until((Instant::now() + retry_after).min(self.deadline))?;
         }
     }
 

@@ -42,7 +42,8 @@ impl Run<'_> {
                 let came_at = transport.read_at();
                 self.idle_turns = 0;
                 self.core.counters.received.add(1);
-                let owner = if connection.listens(self.core) { self.show(connection)? } else { Owner::Caller };
+                let (owner, broken) =
+                    if connection.listens(self.core) { self.show(connection)? } else { (Owner::Caller, None) };
                 if self.core.tap().is_some() {
                     self.record(owner)?;
                 }
@@ -55,10 +56,7 @@ impl Run<'_> {
                     }
                 }
                 let taken = take(self);
-                match self.broken_by_action.take() {
-                    Some(broken) => Err(broken),
-                    None => taken.map(|()| Came::Message),
-                }
+                broken.map_or(taken.map(|()| Came::Message), Err)
             }
             Incoming::Nothing => Ok(Came::Nothing),
             Incoming::Part => Ok(Came::Part),
@@ -94,10 +92,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Shows a message to the connection, which says whose it is.
+    /// Shows a message to the connection, which says whose it is, and carries out what the message asks for. When that fails, the
+    /// caller's message is still to be delivered: it came before the end.
     #[inline(never)]
-    fn show(&mut self, connection: &mut Connection) -> Result<Owner, Broken> {
-        let Some(transport) = &self.link.transport else { return Ok(Owner::Library) };
+    fn show(&mut self, connection: &mut Connection) -> Result<(Owner, Option<Broken>), Broken> {
+        let Some(transport) = &self.link.transport else { return Ok((Owner::Library, None)) };
         let epoch = self.life.epoch + u64::from(!self.life.open);
         let message = match transport.message() {
             Ok(message) => message.on(epoch),
@@ -106,18 +105,15 @@ impl Run<'_> {
         self.life.is_classifying = true;
         let owner = connection.message(message, transport.read_at(), self.core, &mut self.actions);
         self.life.is_classifying = false;
-        if let Err(broken) = self.carry_out(connection) {
-            // The message came before the end, and is delivered before it.
-            if owner == Owner::Library {
-                return Err(broken);
-            }
-            self.broken_by_action = Some(broken);
-        }
+        let broken = match (self.carry_out(connection), owner) {
+            (Err(broken), Owner::Library) => return Err(broken),
+            (done, _) => done.err(),
+        };
         if owner != Owner::Library {
             // Responses that it brought are delivered before it.
             self.deliver_pending();
         }
-        Ok(owner)
+        Ok((owner, broken))
     }
 
     /// The message that was read, to be kept.

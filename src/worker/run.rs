@@ -71,8 +71,6 @@ pub(super) struct Run<'a> {
     pub(super) bytes_seen: u64,
     /// When the session began to be opened.
     pub(super) served_at: Instant,
-    /// An action that the message at hand asked for has failed: the connection ends when the message is delivered.
-    pub(super) broken_by_action: Option<Broken>,
     /// The close code that the server is owed for that.
     pub(super) owes: Option<u16>,
     /// The client is being closed: what its handler sends now is refused.
@@ -105,7 +103,6 @@ impl<'a> Run<'a> {
             message_at: None,
             bytes_seen: 0,
             served_at: Instant::now(),
-            broken_by_action: None,
             owes: None,
             closing: false,
             over: false,

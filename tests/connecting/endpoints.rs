@@ -204,14 +204,7 @@ fn a_socks_proxy_may_answer_the_password_with_either_version() {
 #[test]
 fn a_proxy_that_does_not_speak_socks_is_said_not_to() {
     for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], &[4, 0], &[5, 0, 5, 0, 9, 9, 9, 9, 9, 9, 9, 9]] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            for mut near in listener.incoming().flatten() {
-                let _ = near.read(&mut [0; 262]);
-                let _ = near.write_all(answer);
-            }
-        });
+        let address = greets(answer);
         let proxy = Proxy::new(format!("socks5://{address}")).unwrap();
         let Err(StartError::Connect(error)) =
             Client::connect(ClientConfig::new("ws://localhost/").unwrap().proxy(proxy))
@@ -241,20 +234,12 @@ fn a_proxy_of_endless_interim_answers_is_refused() {
 
 #[test]
 fn of_addresses_that_all_ask_to_be_left_alone_the_one_that_is_free_first_is_waited_for() {
-    let refuses = |seconds: u32| {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            for mut near in listener.incoming().flatten() {
-                let _ = crate::common::read_head(&mut near);
-                let head = format!("HTTP/1.1 503 Busy\r\nRetry-After: {seconds}\r\nContent-Length: 0\r\n\r\n");
-                let _ = near.write_all(head.as_bytes());
-            }
-        });
-        address
-    };
-    for order in [[3600, 2], [2, 3600]] {
-        let addresses = order.map(refuses);
+    let [long, short] = [
+        "HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n",
+    ];
+    for order in [[long, short], [short, long]] {
+        let addresses = order.map(|head| answers(head).0);
         let config = ClientConfig::new("ws://venue.example/").unwrap().resolver(move |_, _| Ok(addresses.to_vec()));
         let supervisor = Supervisor::start().unwrap();
         let client = supervisor.spawn_client(config).unwrap();
@@ -272,14 +257,7 @@ fn of_addresses_that_all_ask_to_be_left_alone_the_one_that_is_free_first_is_wait
 
 #[test]
 fn a_socks_proxy_that_wants_a_password_says_so_to_a_client_that_has_none() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for mut near in listener.incoming().flatten() {
-            let _ = near.read(&mut [0; 262]);
-            let _ = near.write_all(&[5, 0xff]);
-        }
-    });
+    let address = greets(&[5, 0xff]);
     for (url, expected) in [
         (format!("socks5://{address}"), "it wants a user and password: `socks5://user:password@host:port`"),
         (format!("socks5://desk:secret@{address}"), "it does not accept this user and password"),
@@ -289,6 +267,19 @@ fn a_socks_proxy_that_wants_a_password_says_so_to_a_client_that_has_none() {
         assert!(error.to_string().contains(expected), "{error}");
         assert!(!error.to_string().contains("secret") && !error.is_retryable(), "{error}");
     }
+}
+
+/// A proxy that answers each SOCKS greeting by these bytes and ends the connection.
+fn greets(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut near in listener.incoming().flatten() {
+            let _ = near.read(&mut [0; 262]);
+            let _ = near.write_all(answer);
+        }
+    });
+    address
 }
 
 /// A server, or a proxy, that answers each request by this head and then waits.
