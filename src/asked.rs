@@ -52,6 +52,11 @@ impl Asked {
         self.active.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether the server may still answer a request of a caller's or a handler's: one that was written.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        !self.is_idle() && self.look(|table| table.awaits_answers())
+    }
+
     /// When something is due at the earliest. May be too early, not too late.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due.load(Ordering::Relaxed).checked_sub(1).map(|nanos| self.base + Duration::from_nanos(nanos))

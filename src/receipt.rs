@@ -40,6 +40,11 @@ impl Receipt {
         self.claim(TAKEN_BACK)
     }
 
+    /// Whether writing has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.state.load(Ordering::Acquire) == WRITING
+    }
+
     pub(crate) fn is_taken_back(&self) -> bool {
         self.state.load(Ordering::Acquire) == TAKEN_BACK
     }

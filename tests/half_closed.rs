@@ -5,46 +5,16 @@
 mod common;
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::Shutdown;
 use std::sync::Arc;
 
-use common::{LONG, eventually, ms, read_head, takes, upgrade_of};
+use common::{LONG, bare_tls, eventually, ms, takes};
 use parking_lot::Mutex;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use ws_supervisor::*;
-
-type Encrypted = StreamOwned<ServerConnection, TcpStream>;
 
 /// Bytes that are read before the server's half ends.
 const ENOUGH: usize = 100_000;
-
-/// A bare server of TLS: `serve` gets each connection when it is upgraded.
-fn bare(serve: impl Fn(Encrypted) + Send + Sync + 'static) -> (SocketAddr, String) {
-    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-    let key = PrivateKeyDer::try_from(made.key_pair.serialize_der()).unwrap();
-    let ring = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(ring).with_safe_default_protocol_versions().unwrap();
-    let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
-    let (config, serve) = (Arc::new(config), Arc::new(serve));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    socket2::SockRef::from(&listener).set_recv_buffer_size(16 << 10).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for tcp in listener.incoming().map_while(Result::ok) {
-            let (config, serve) = (config.clone(), serve.clone());
-            std::thread::spawn(move || {
-                let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), tcp);
-                let answer = upgrade_of(&read_head(&mut stream)) + "\r\n";
-                if stream.write_all(answer.as_bytes()).is_ok() {
-                    serve(stream);
-                }
-            });
-        }
-    });
-    (address, made.cert.pem())
-}
 
 /// The numbers in masked frames of 126 to 65,535 bytes (RFC 6455 section 5.2), each at its beginning, as far as frames are whole.
 fn numbers(bytes: &[u8]) -> Vec<u64> {
@@ -64,7 +34,7 @@ fn half_closed(backend: TlsBackend, burst: usize) {
     const ENDS: usize = 40;
     let has = Arc::new(Mutex::new(HashSet::new()));
     let seen = has.clone();
-    let (address, pem) = bare(move |mut stream| {
+    let (address, pem) = bare_tls(move |mut stream| {
         let (mut all, mut chunk, mut is_open) = (vec![], [0; 16_384], true);
         stream.sock.set_read_timeout(Some(ms(20))).unwrap();
         loop {

@@ -256,3 +256,51 @@ fn a_long_telling_during_which_nothing_is_read_is_one_turn() {
     client.close().unwrap();
     assert!(client.stats().longest_turn > Duration::from_secs(1), "{:?}", client.stats().longest_turn);
 }
+
+/// A close frame ends what a server answers: requests under way are answered before it is sent.
+#[test]
+fn requests_under_way_are_answered_before_an_orderly_end() {
+    type End = fn(&Supervisor, &Client);
+    let ends: [(&str, End); 5] = [
+        ("stop", |supervisor, client| supervisor.stop_client(client.id()).unwrap()),
+        ("close", |_, client| client.close().unwrap()),
+        ("park", |supervisor, client| supervisor.park_client(client.id()).unwrap()),
+        ("restart", |supervisor, client| supervisor.restart_client(client.id()).unwrap()),
+        ("reconnect", |_, client| client.reconnect()),
+    ];
+    for (name, end) in ends {
+        let server = Server::start(Script::silent()).unwrap();
+        let supervisor = Supervisor::start().unwrap();
+        let client = supervisor.spawn_client(config(&server).close_timeout(LONG)).unwrap();
+        client.wait_until_open(LONG).unwrap();
+        std::thread::scope(|scope| {
+            let orders: Vec<_> = (0..3).map(|_| client.start_request(Request::new("buy", ())).unwrap()).collect();
+            let asked = |at: usize| server.records()[0].received.get(at).map(common::json_of);
+            eventually("asked", || asked(2).is_some());
+            let ended = scope.spawn(|| end(&supervisor, &client));
+            eventually("closing", || client.ready_state() == ReadyState::Closing);
+            for (at, order) in orders.into_iter().enumerate() {
+                assert_eq!(server.records()[0].close_code, None, "{name}: no close frame before the response");
+                let id = &asked(at).unwrap()["id"];
+                server.push_to(0, serde_json::json!({"id": id, "result": at}).to_string());
+                assert_eq!(order.wait::<usize>().unwrap(), at, "{name}");
+            }
+            ended.join().unwrap();
+        });
+        assert!(server.wait_until(LONG, |records| records[0].close_code == Some(1000)), "{name}");
+    }
+}
+
+#[test]
+fn a_server_that_answers_no_request_does_not_keep_a_stop_from_its_time() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let client = supervisor.spawn_client(config(&server).close_timeout(Duration::from_secs(1))).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    let order = client.start_request(Request::new("buy", ())).unwrap();
+    eventually("asked", || !server.records()[0].received.is_empty());
+    assert_eq!(supervisor.stop_client(client.id()), Ok(()));
+    let error = order.wait::<u32>().unwrap_err();
+    assert!(matches!(error, RequestError::OutcomeUnknown { cause: Unanswered::Disconnected, .. }), "{error}");
+    assert_eq!(server.records()[0].close_code, Some(1000), "closed with a handshake");
+}

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::{
     Client, ClientConfig, Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, ReadyState, StopError,
-    Supervisor,
+    Supervisor, Tls, TlsBackend,
 };
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -323,4 +324,38 @@ fn a_worker_does_not_spin_while_it_waits() {
             assert!(woken < 2000, "{name} woke {woken} times in about a second");
         }
     });
+}
+
+/// A record that brings no data costs the most time for its length when it changes the keys (RFC 8446 section 4.6.3).
+#[test]
+fn with_a_server_that_changes_its_keys_without_end() {
+    let (address, pem) = common::bare_tls(|mut stream| {
+        let (mut key_updates, mut read) = (vec![], [0; 4096]);
+        loop {
+            key_updates.clear();
+            for _ in 0..1_000 {
+                stream.conn.refresh_traffic_keys().unwrap();
+            }
+            while stream.conn.wants_write() {
+                stream.conn.write_tls(&mut key_updates).unwrap();
+            }
+            if stream.sock.write_all(&key_updates).is_err() {
+                return;
+            }
+            stream.sock.set_nonblocking(true).unwrap();
+            let _ = stream.sock.read(&mut read);
+            stream.sock.set_nonblocking(false).unwrap();
+        }
+    });
+    for backend in [TlsBackend::NativeTls, TlsBackend::Rustls] {
+        let config = || {
+            let tls = Tls::new().backend(backend).root_certificate(pem.as_str());
+            ClientConfig::new(format!("wss://{address}/")).unwrap().tls(tls).heartbeat(Heartbeat::disabled())
+        };
+        stops_in_time(config, |client| {
+            client.wait_until_open(LONG).unwrap();
+            let before = client.stats().bytes_received;
+            eventually("the flood arrives", || client.stats().bytes_received > before + (16 << 10));
+        });
+    }
 }

@@ -528,9 +528,10 @@ impl Client {
         self.close()
     }
 
-    /// Ends the client in good order: what was accepted is written, a close frame sent, the server's awaited; a normal
-    /// end, so a transient client is not restarted (a permanent one is). Returns when the client is closed, after
-    /// `close_timeout` at the latest; at once on the client's own handler's thread, and for a permanent client.
+    /// Ends the client gracefully: writes what was accepted, waits for the responses to requests under way (for 40 % of
+    /// `close_timeout` at most), sends a close frame and waits for the server's. This is a normal end, so a transient client is
+    /// not restarted (a permanent one is). Returns when the client is closed, after `close_timeout` at the latest; at once on the
+    /// thread of the client's own handler, and for a permanent client.
     ///
     /// # Errors
     /// [`StopError::LeftBehind`] when the thread did not end in time.

@@ -182,6 +182,11 @@ impl<C> Requests<C> {
         self.pending.len()
     }
 
+    /// Whether a request that is not the worker's own was written and is not answered.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        self.pending.values().any(|(_, pending)| !pending.is_own() && pending.receipt.has_begun())
+    }
+
     pub(crate) fn outcomes(&self) -> RequestOutcomes {
         self.outcomes
     }

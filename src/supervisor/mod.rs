@@ -117,9 +117,9 @@ impl Supervisor {
         Ok(self.handle(self.table.spawn(&config)?))
     }
 
-    /// Ends a client for good: what it accepted is written, the connection closed, the thread joined. Returns when
-    /// that is done, after the client's `close_timeout` at the latest. From the client's own handler it returns at
-    /// once and the end follows.
+    /// Ends a client for good: writes what it accepted, waits for the responses to requests under way (for 40 % of the client's
+    /// `close_timeout` at most), closes the connection and joins the thread. Returns when that is done, after `close_timeout` at
+    /// the latest. From the client's own handler it returns at once and the end follows.
     ///
     /// # Errors
     /// [`StopError::NotFound`], or [`StopError::LeftBehind`] when the thread did not come back in time.

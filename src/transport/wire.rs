@@ -122,7 +122,10 @@ impl Read for Wire {
         let mut read = 0;
         loop {
             match tls.read(&mut buffer[read..]) {
-                Ok(some) if some > 0 => read += some,
+                Ok(some) if some > 0 => {
+                    read += some;
+                    tls.socket_mut().brought_data();
+                }
                 result if read == 0 => {
                     self.more = false;
                     return result;

@@ -17,13 +17,18 @@ use crate::policy::connection::Connection;
 use crate::state::ReadyState;
 use crate::transport::{Broken, HANG_UP, SLICE, wait};
 
-/// So much of a command's time goes to the close; the rest is for the thread to end before its caller gives up on it.
-const SHARE: f64 = 0.75;
+/// Share of the time until a close's limit after which the close frames must have been exchanged. The rest is for the thread to
+/// end before its caller gives up on it.
+const EXCHANGED: f64 = 0.75;
 
-/// When the close frames must have been exchanged, if all has to be over at `limit`.
-fn deadline_within(limit: Instant) -> Instant {
+/// Share of that time in which requests under way may be answered: a server that has read our close frame answers nothing more.
+/// Less than the share in which received messages are still delivered (`HEARD`), so that those that follow are.
+const ANSWERED: f64 = 0.4;
+
+/// The time from now on, if all has to be over at `limit`.
+fn share_until(limit: Instant, share: f64) -> Instant {
     let now = Instant::now();
-    now + limit.saturating_duration_since(now).mul_f64(SHARE)
+    now + limit.saturating_duration_since(now).mul_f64(share)
 }
 
 /// How long the server is waited for.
@@ -35,11 +40,13 @@ pub(super) struct Patience {
     pub(super) goes_on: bool,
     /// And for no longer than this after the peer's kernel last took something of ours.
     pub(super) without_progress: Option<Duration>,
+    /// Requests under way are waited for before the close frame is sent.
+    pub(super) awaits_answers: bool,
 }
 
 impl Run<'_> {
-    /// What was accepted is written, then a close frame, then the server has its say; with that much patience. Heartbeats
-    /// and answers are seen to as before.
+    /// Closing handshake (RFC 6455 section 7.1.2): writes what was accepted, waits for the responses to requests under way,
+    /// sends a close frame and reads until the server's. Heartbeats and responses are handled as before.
     pub(super) fn close(&mut self, tcp: &TcpStream, connection: &mut Connection, patience: Patience) {
         // What it was told before is heard, and what it sends for that is sent.
         self.deliver_pending();
@@ -63,8 +70,9 @@ impl Run<'_> {
         patience: Patience,
     ) -> Result<(), Broken> {
         let core = self.core;
-        let Patience { mut limit, goes_on, without_progress } = patience;
-        let mut deadline = deadline_within(limit);
+        let Patience { mut limit, goes_on, without_progress, awaits_answers } = patience;
+        let mut deadline = share_until(limit, EXCHANGED);
+        let mut answers_by = awaits_answers.then(|| share_until(limit, ANSWERED));
         let (mut taken, mut progress_by) =
             (self.taken_by_peer(), without_progress.map(|time| later(Instant::now(), time)));
         // The state first: a client that says it is open refuses no message as not open.
@@ -86,7 +94,9 @@ impl Run<'_> {
             }
             // A shutdown may have less patience than what we began with.
             if let Some(later) = core.commands.standing().filter(|later| later.deadline < limit) {
-                (limit, deadline) = (later.deadline, deadline_within(later.deadline));
+                limit = later.deadline;
+                deadline = share_until(limit, EXCHANGED);
+                answers_by = answers_by.map(|by| by.min(share_until(limit, ANSWERED)));
             }
             self.expire_requests(connection)?;
             self.deliver_pending();
@@ -103,8 +113,11 @@ impl Run<'_> {
                 if limited_until.is_none() && !core.mailbox.source.queue.is_empty() {
                     continue;
                 }
-                asked = true;
-                self.ask_to_close()?;
+                answers_by = answers_by.filter(|by| now < *by && core.asked.awaits_answers());
+                if answers_by.is_none() {
+                    asked = true;
+                    self.ask_to_close()?;
+                }
             }
             let is_paused = goes_on && !self.consumer.has_room_to_read();
             let take = |run: &mut Self| run.deliver_read(Stage::Closing);
@@ -120,7 +133,7 @@ impl Run<'_> {
                 (true, true) => PollFlags::OUT | HANG_UP,
                 (true, false) => HANG_UP,
             };
-            let due = [limited_until, core.asked.due(), hand_over, self.consumer.next_timer(), progress_by];
+            let due = [limited_until, core.asked.due(), hand_over, self.consumer.next_timer(), progress_by, answers_by];
             let until = due.into_iter().flatten().fold(deadline, Instant::min);
             match wait(Some((tcp.as_fd(), interest)), &core.mailbox.wake, Some(until), || core.has_told()) {
                 // All that it still has to say is there.

@@ -124,14 +124,17 @@ impl Run<'_> {
         match self.serve_until_broken(tcp, &mut connection) {
             Ok(command) => {
                 let goes_on = matches!(command.kind, CommandKind::Reconnect | CommandKind::Restart);
-                let patience = Patience { limit: command.deadline, goes_on, without_progress: None };
+                let limit = command.deadline;
+                let patience = Patience { limit, goes_on, without_progress: None, awaits_answers: true };
                 self.close(tcp, &mut connection, patience);
                 Ended::Commanded(command)
             }
             // Our own decision, on a line that works: in good order, so that what was written arrives.
             Err(broken) if is_in_order(&broken.reason) => {
                 let limit = later(Instant::now(), self.state.settings.close_timeout);
-                let patience = Patience { limit, goes_on: true, without_progress: Some(PATIENCE) };
+                // A connection that has reached its age has waited for its requests already; a stale one brings no responses.
+                let awaits_answers = matches!(broken.reason, DisconnectReason::RenewalFailed(_));
+                let patience = Patience { limit, goes_on: true, without_progress: Some(PATIENCE), awaits_answers };
                 self.close(tcp, &mut connection, patience);
                 Ended::Lost(broken.reason)
             }

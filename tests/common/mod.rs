@@ -2,12 +2,14 @@
 #![allow(dead_code, missing_docs)]
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use ws_supervisor::testing::{Script, Server};
 use ws_supervisor::venue::{Batch, Renewal, Venue};
@@ -230,6 +232,35 @@ pub fn raw(serve: impl Fn(TcpStream, usize, String) + Send + 'static) -> SocketA
         }
     });
     address
+}
+
+pub type Encrypted = StreamOwned<ServerConnection, TcpStream>;
+
+/// A server of bare TLS, with rustls as it is: `serve` gets each connection after its upgrade. Returns its address and its
+/// certificate.
+pub fn bare_tls(serve: impl Fn(Encrypted) + Send + Sync + 'static) -> (SocketAddr, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.key_pair.serialize_der()).unwrap();
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(ring).with_safe_default_protocol_versions().unwrap();
+    let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let (config, serve) = (Arc::new(config), Arc::new(serve));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket2::SockRef::from(&listener).set_recv_buffer_size(16 << 10).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming().map_while(Result::ok) {
+            let (config, serve) = (config.clone(), serve.clone());
+            std::thread::spawn(move || {
+                let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), tcp);
+                let answer = upgrade_of(&read_head(&mut stream)) + "\r\n";
+                if stream.write_all(answer.as_bytes()).is_ok() {
+                    serve(stream);
+                }
+            });
+        }
+    });
+    (address, made.cert.pem())
 }
 
 /// To a server of bare bytes.
