@@ -330,3 +330,23 @@ fn what_unpacks_to_no_text_is_a_binary_message() {
     assert!(message.is_binary() && message.as_bytes() == [0xff, 0xfe]);
     assert_eq!(next_text(&client), "as it is");
 }
+
+/// Compressing takes some 20 ms a MiB, or ten times that without optimization.
+#[test]
+fn messages_are_read_while_a_large_message_is_being_compressed() {
+    let server = Server::start(Script::silent().compression("permessage-deflate")).unwrap();
+    let client = connect(&server, Compression::deflate().level(9));
+    let mut numbers = fastrand::Rng::with_seed(1);
+    let message: Vec<u8> = (0..12 << 20).map(|_| numbers.u8(..)).collect();
+    let before = client.stats().bytes_sent;
+    client.send(Message::binary(message.clone())).unwrap();
+    let mut read = 0;
+    while client.stats().bytes_sent == before {
+        server.push("read meanwhile");
+        assert_eq!(next_text(&client), "read meanwhile");
+        read += 1;
+    }
+    assert!(read > 10, "{read} messages were read before the first byte left");
+    let arrived = server.wait_for_message(|received| received.len() == message.len());
+    assert!(arrived.as_bytes() == message);
+}

@@ -182,7 +182,7 @@ impl Outbox {
     ) -> Result<bool, Broken> {
         let until = transport.written().saturating_add(most as u64);
         loop {
-            if transport.fragments() {
+            if transport.lets_pings_pass() {
                 self.fill_controls(transport, books);
             }
             let left = until.saturating_sub(transport.written()) as usize;

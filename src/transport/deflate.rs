@@ -95,6 +95,9 @@ impl Inflate {
     }
 }
 
+/// Bytes that are compressed in one go: some milliseconds.
+const SLICE: usize = 64 << 10;
+
 pub(crate) struct Deflate {
     /// Made with the first message that is to be compressed: it takes a third of a megabyte.
     state: Option<Compress>,
@@ -104,42 +107,73 @@ pub(crate) struct Deflate {
     above: usize,
 }
 
+/// A message that is being compressed.
+#[derive(Default)]
+pub(crate) struct Deflating {
+    /// So much of the message is compressed.
+    at: usize,
+    out: Vec<u8>,
+}
+
 impl Deflate {
     /// `None` where the peer takes only what zlib can't make: then nothing is compressed, which is allowed.
     pub(crate) fn new(level: u32, window_bits: u8, takeover: bool, above: usize) -> Option<Self> {
         (window_bits >= SMALLEST_WINDOW).then_some(Self { state: None, level, window_bits, takeover, above })
     }
 
-    /// The message compressed, if it is to be.
-    pub(crate) fn message(&mut self, message: &[u8]) -> Option<Bytes> {
-        if message.len() <= self.above {
-            return None;
-        }
+    /// Whether a message of this length is sent compressed.
+    pub(crate) fn compresses(&self, len: usize) -> bool {
+        len > self.above
+    }
+
+    /// Compresses the next slice of the message; returns all of it when that was the last.
+    pub(crate) fn slice(&mut self, message: &[u8], deflating: &mut Deflating) -> Option<Bytes> {
         let (level, bits) = (Compression::new(self.level), self.window_bits);
         let state = self.state.get_or_insert_with(|| Compress::new_with_window_bits(level, false, bits));
-        let mut out = Vec::with_capacity(message.len() / 2 + STEP);
-        let mut input = message;
+        let Deflating { at, out } = deflating;
+        let until = message.len().min(*at + SLICE);
+        let is_last = until == message.len();
+        // Blocks end where zlib likes, but for the end of the message (RFC 7692 section 7.2.1).
+        let flush = if is_last { FlushCompress::Sync } else { FlushCompress::None };
         loop {
+            out.reserve(STEP.max((until - *at) / 2));
             let before = state.total_in();
             // It fails only for a state that was never made.
-            let _ = state.compress_vec(input, &mut out, FlushCompress::Sync);
-            input = &input[(state.total_in() - before) as usize..];
-            if input.is_empty() && out.len() < out.capacity() {
+            let _ = state.compress_vec(&message[*at..until], out, flush);
+            *at += (state.total_in() - before) as usize;
+            if *at == until && out.len() < out.capacity() {
                 break;
             }
-            out.reserve(STEP);
+        }
+        if !is_last {
+            return None;
         }
         if !self.takeover {
             state.reset();
         }
         out.truncate(out.len() - TAIL.len());
-        Some(out.into())
+        Some(std::mem::take(out).into())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Deflate {
+        pub(crate) fn message(&mut self, message: &[u8]) -> Option<Bytes> {
+            let mut deflating = Deflating::default();
+            self.compresses(message.len()).then(|| {
+                loop {
+                    let (before, compressed) = (deflating.at, self.slice(message, &mut deflating));
+                    assert!(deflating.at - before <= SLICE);
+                    if let Some(compressed) = compressed {
+                        return compressed;
+                    }
+                }
+            })
+        }
+    }
 
     fn pair(takeover: bool) -> (Deflate, Inflate) {
         (Deflate::new(6, 15, takeover, 0).unwrap(), Inflate::new(15, takeover))

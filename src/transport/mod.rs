@@ -32,6 +32,7 @@ use rustix::event::PollFlags;
 use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::Control;
 
+use self::deflate::Deflating;
 pub(crate) use self::deflate::{Deflate, Inflate};
 use self::head::Fault;
 pub(crate) use self::layer::Layer;
@@ -104,6 +105,8 @@ pub(crate) struct Transport {
     sender: Sender,
     receiver: Receiver,
     deflate: Option<Box<Deflate>>,
+    /// The message that is being compressed, and whether `next_written` is to report it.
+    deflating: Option<(Message, bool, Deflating)>,
     unpack: Option<Arc<Unpack>>,
     /// When the bytes came that the receiver has, and how long before that the kernel had them, if it was asked.
     came_at: Instant,
@@ -146,7 +149,8 @@ impl Transport {
         }
         let (came_at, in_socket) = (Instant::now(), None);
         let (is_whole, is_unpacking, proof) = (true, false, None);
-        Self { wire, sender, receiver, deflate, unpack, came_at, in_socket, is_whole, is_unpacking, proof }
+        let deflating = None;
+        Self { wire, sender, receiver, deflate, deflating, unpack, came_at, in_socket, is_whole, is_unpacking, proof }
     }
 
     /// A proxy is in between.
@@ -170,17 +174,22 @@ impl Transport {
 
     /// Whether there is something to write, now or when the kernel has room again.
     pub(crate) fn wants_to_write(&self) -> bool {
-        self.wire.socket().full || !self.sender.is_idle()
+        self.wire.socket().full || !self.is_idle()
     }
 
-    /// Whether the next message has to wait for the end of one that is being written.
+    /// Whether all that was handed over has left.
+    fn is_idle(&self) -> bool {
+        self.sender.is_idle() && self.deflating.is_none()
+    }
+
+    /// Whether the next message has to wait for the end of one that is being compressed or written.
     pub(crate) fn is_in_a_message(&self) -> bool {
-        self.sender.is_in_a_message()
+        self.sender.is_in_a_message() || self.deflating.is_some()
     }
 
-    /// Whether a ping can leave in the middle of a message.
-    pub(crate) fn fragments(&self) -> bool {
-        self.sender.fragments()
+    /// Whether a ping can leave before the end of the message that is being compressed or written.
+    pub(crate) fn lets_pings_pass(&self) -> bool {
+        self.sender.fragments() || self.deflating.is_some()
     }
 
     /// Bytes that are encoded and that the kernel does not have.
@@ -409,10 +418,11 @@ impl Transport {
     pub(crate) fn queue(&mut self, outgoing: Outgoing, is_reported: bool) {
         match outgoing {
             Outgoing::Message(message) => {
-                let compressed = self.deflate.as_mut().and_then(|deflate| deflate.message(message.as_bytes()));
-                let (is_text, is_compressed) = (message.is_text(), compressed.is_some());
-                let payload = compressed.unwrap_or_else(|| message.into_bytes());
-                self.sender.message(is_text, is_compressed, payload, is_reported);
+                if self.deflate.as_ref().is_some_and(|deflate| deflate.compresses(message.len())) {
+                    self.deflating = Some((message, is_reported, Deflating::default()));
+                    return self.deflate_slice();
+                }
+                self.sender.message(message.is_text(), false, message.into_bytes(), is_reported);
             }
             Outgoing::Ping(payload) => {
                 // What is on the wire by now is before the ping.
@@ -422,6 +432,17 @@ impl Transport {
                 self.sender.control(Control::Ping, &payload);
             }
             Outgoing::Close(frame) => self.sender.close(Some(&frame)),
+        }
+    }
+
+    /// Compresses a slice of the message that is being compressed, so that a long one does not delay reading. The last slice
+    /// hands the message to the sender: the head of its frame needs its length.
+    fn deflate_slice(&mut self) {
+        let Some((message, is_reported, mut deflating)) = self.deflating.take() else { return };
+        let Some(deflate) = &mut self.deflate else { return };
+        match deflate.slice(message.as_bytes(), &mut deflating) {
+            Some(compressed) => self.sender.message(message.is_text(), true, compressed, is_reported),
+            None => self.deflating = Some((message, is_reported, deflating)),
         }
     }
 
@@ -438,12 +459,13 @@ impl Transport {
 
     /// Writes what was queued: until about so many bytes have left, as far as the kernel takes them. True when nothing is left.
     pub(crate) fn flush(&mut self, most: usize) -> Result<bool, Broken> {
+        self.deflate_slice();
         let result = self.sender.write(&mut self.wire, most);
         if let Some(error) = self.wire.socket_mut().take_write_error() {
             return Err(broken(&error));
         }
         match result {
-            Ok(()) => Ok(self.sender.is_idle()),
+            Ok(()) => Ok(self.is_idle()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(broken(&error)),
         }

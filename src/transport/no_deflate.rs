@@ -14,8 +14,15 @@ impl Inflate {
 
 pub(crate) enum Deflate {}
 
+#[derive(Default)]
+pub(crate) struct Deflating;
+
 impl Deflate {
-    pub(crate) fn message(&mut self, _: &[u8]) -> Option<Bytes> {
+    pub(crate) fn compresses(&self, _: usize) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn slice(&mut self, _: &[u8], _: &mut Deflating) -> Option<Bytes> {
         match *self {}
     }
 }
