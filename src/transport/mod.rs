@@ -174,11 +174,11 @@ impl Transport {
 
     /// Whether there is something to write, now or when the kernel has room again.
     pub(crate) fn wants_to_write(&self) -> bool {
-        self.wire.socket().full || !self.is_idle()
+        self.wire.socket().full || !(self.is_idle() || self.wire.reads_first())
     }
 
     /// Whether all that was handed over has left.
-    fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.sender.is_idle() && self.deflating.is_none()
     }
 

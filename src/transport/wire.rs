@@ -15,6 +15,9 @@ pub(crate) struct Wire {
     pub(super) written: u64,
     /// So many bytes were offered to TLS, which has not taken them yet: their record may be half out.
     held_up: usize,
+    /// TLS needs something from the peer before it can write (a renegotiation, RFC 5246 section 7.4.1.1): the bytes that had
+    /// come by then.
+    reads_first: Option<u64>,
     /// The last read filled its buffer: TLS may have more that it has decrypted already.
     more: bool,
     /// What TLS met behind bytes that were told first.
@@ -42,7 +45,7 @@ impl Wire {
     }
 
     fn over(stream: Stream) -> Self {
-        Self { stream, tail: Cursor::default(), written: 0, held_up: 0, more: false, met: None }
+        Self { stream, tail: Cursor::default(), written: 0, held_up: 0, reads_first: None, more: false, met: None }
     }
 
     /// Whether a read may bring something without asking the kernel, or the kernel may have something.
@@ -69,6 +72,12 @@ impl Wire {
             Stream::Plain(_) => written - (self.written - end.min(self.written)),
             Stream::Tls(_) => written,
         }
+    }
+
+    /// Whether a write can't go on before more bytes have come: to wait until the kernel has room would return at once, again
+    /// and again.
+    pub(super) fn reads_first(&self) -> bool {
+        self.reads_first.is_some_and(|came| came == self.socket().came())
     }
 
     /// The end of TLS.
@@ -156,6 +165,8 @@ impl Write for Wire {
                 let result = tls.write(&buffer[..offered]);
                 let blocks = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
                 self.held_up = if blocks { offered } else { 0 };
+                let socket = tls.socket();
+                self.reads_first = (blocks && !socket.full).then(|| socket.came());
                 result
             }
         }?;
@@ -165,5 +176,56 @@ impl Write for Wire {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+
+    /// TLS that needs an answer of the peer's before it writes.
+    struct Renegotiating(Socket);
+
+    impl Read for Renegotiating {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+
+    impl Write for Renegotiating {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            if self.0.came() == 0 { Err(ErrorKind::WouldBlock.into()) } else { self.0.write(buffer) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Layer for Renegotiating {
+        fn socket(&self) -> &Socket {
+            &self.0
+        }
+
+        fn socket_mut(&mut self) -> &mut Socket {
+            &mut self.0
+        }
+    }
+
+    #[test]
+    fn a_write_that_waits_for_the_peer_does_not_wait_for_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut far = listener.accept().unwrap().0;
+        let mut wire = Wire::encrypted(Box::new(Renegotiating(Socket::new(Arc::new(near), 8))));
+        assert_eq!(wire.write(b"order").unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert!(wire.reads_first());
+        far.write_all(b"answer").unwrap();
+        assert!(wire.read(&mut [0; 8]).unwrap() > 0);
+        assert!(!wire.reads_first(), "it may go on");
+        assert_eq!(wire.write(b"order").unwrap(), 5);
+        assert!(!wire.reads_first());
     }
 }

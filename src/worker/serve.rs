@@ -519,7 +519,7 @@ impl Run<'_> {
             Read::Paused => Some(HANG_UP),
             _ => Some(transport.interest()),
         };
-        let takes_more = self.link.outbox.is_empty() && !transport.wants_to_write();
+        let takes_more = self.link.outbox.is_empty() && transport.is_idle() && !transport.wants_to_write();
         // Channels that a rate limit holds up are looked at again when it is time, not before.
         let may_ask = !connection.is_held_up();
         let look = |link: &Link| {
