@@ -92,12 +92,18 @@ impl Commands {
     /// not kept; or what a command that overrules this one decides.
     pub(crate) fn give(&self, command: Command) -> Option<Decided> {
         let mut slot = self.slot.lock();
-        let has_effect = match (slot.decided, command.kind) {
+        let kind = match (slot.decided, command.kind) {
+            // A run follows anyway; it is to dial at once.
+            (Some(Decided::Restart), CommandKind::Restart) => CommandKind::Reconnect,
+            (_, kind) => kind,
+        };
+        let command = Command { kind, ..command };
+        let has_effect = match (slot.decided, kind) {
             (None, _) | (_, CommandKind::Stop) => true,
             // There is no run that could be started again.
             (Some(decided), CommandKind::Close) => !self.is_permanent || decided == Decided::Restart,
             (Some(decided), CommandKind::Park) => decided == Decided::Restart,
-            (Some(_), CommandKind::Restart | CommandKind::Reconnect) => false,
+            (Some(decided), CommandKind::Restart | CommandKind::Reconnect) => decided == Decided::Restart,
         };
         if !has_effect {
             return slot.decided;
@@ -205,5 +211,16 @@ mod tests {
         commands.begin_run();
         assert_eq!(commands.take().map(|command| command.kind), Some(CommandKind::Close));
         assert_eq!(commands.give(command(CommandKind::Reconnect)), None);
+        commands.end_run(|_| (Decided::Restart, ()));
+        for kind in [CommandKind::Restart, CommandKind::Reconnect] {
+            assert_eq!(commands.give(command(kind)), Some(Decided::Restart));
+            commands.begin_run();
+            let taken = commands.end_run(|standing| (Decided::Restart, standing));
+            assert_eq!(
+                taken.map(|command| command.kind),
+                Some(CommandKind::Reconnect),
+                "the run that follows dials at once"
+            );
+        }
     }
 }

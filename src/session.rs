@@ -2,6 +2,7 @@
 //! lines, blocking, on the worker's thread.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,7 +91,8 @@ impl<'a> Session<'a> {
         self.opening.put(&|| Ok(message.clone()), None)
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its answer. An answer that comes after the error for its timeout is delivered as any other
+    /// message: by [`recv_until`](Session::recv_until), or to the consumer after `Open`.
     ///
     /// # Errors
     /// When the server refuses it ([`SessionError::Rpc`]), its result does not fit `R`, it is not answered in time, or
@@ -165,10 +167,14 @@ impl<'a> Session<'a> {
         }
         loop {
             let message = self.opening.next(self.opening.deadline(), "message that was waited for", None)?;
-            if wanted(&message) {
+            let is_wanted = catch_unwind(AssertUnwindSafe(|| wanted(&message)));
+            if let Ok(true) = is_wanted {
                 return Ok(message);
             }
-            self.opening.keep(message)?;
+            // Where `wanted` panicked the message is counted as dropped with those that were kept.
+            let kept = self.opening.keep(message);
+            is_wanted.unwrap_or_else(|panic| resume_unwind(panic));
+            kept?;
         }
     }
 

@@ -62,6 +62,10 @@ fn each_of_several_stops_of_a_stuck_client_learns_that_its_thread_was_abandoned(
     });
     assert_eq!(supervisor.stop_client(client.id()), abandoned, "a later one too");
     go_on.send(()).unwrap();
+    let events = supervisor.events();
+    while !matches!(events.recv_timeout(LONG).unwrap(), SupervisorEvent::CameBack { .. }) {}
+    assert_eq!(supervisor.stop_client(client.id()), Err(StopError::NotFound), "the thread has ended since");
+    assert_eq!(supervisor.shutdown(LONG).left_behind.len(), 0);
 }
 
 #[test]

@@ -144,3 +144,26 @@ fn the_message_that_was_one_too_many_to_be_held_is_counted() {
     let stats = client.stats();
     assert_eq!(stats.received, stats.dropped, "{stats:?}");
 }
+
+#[test]
+fn a_message_at_which_the_code_that_opens_a_session_panics_is_counted() {
+    let greeting = |peer: &ws_supervisor::testing::Peer| match peer.index {
+        0 => vec!["one".into(), "two".into(), "three".into()],
+        _ => vec!["open".into()],
+    };
+    let server = Server::start(Script::silent().greet(greeting)).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let panics = config(&server).on_open(|session| {
+        let wanted = |message: &Message| match message.as_text() {
+            Some("two") => panic!("told to"),
+            text => text == Some("open"),
+        };
+        session.recv_until(wanted).map(drop)
+    });
+    let client = supervisor.spawn_client(panics).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    assert!(server.records()[0].served >= 2);
+    let events = client.events();
+    let delivered = events.try_iter().filter(|event| matches!(event, Event::Message(_))).count() as u64;
+    assert_eq!((delivered, client.stats().dropped), (0, server.records()[0].served), "those that were kept, too");
+}

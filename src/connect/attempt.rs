@@ -182,7 +182,8 @@ impl<'a> Attempt<'a> {
     }
 
     fn timeout(&self) -> Halt {
-        ConnectError::Timeout { phase: self.phase.get(), limit: self.settings.connect_timeout }.into()
+        let limit = self.settings.connect_timeout.saturating_sub(self.deadline.saturating_duration_since(self.until()));
+        ConnectError::Timeout { phase: self.phase.get(), limit }.into()
     }
 
     /// Waits for the socket. An error when the attempt is cancelled or its deadline has passed; `Ok(false)` when

@@ -174,6 +174,7 @@ fn check(settings: &Settings, away: bool, key: &str, head: &[u8]) -> Result<Verd
             retry_after: asks_to_wait(&response),
             headers: headers(),
             body: "".into(),
+            redirects: 0,
         })));
     }
     let has_token = |name: &str, token: &str| {

@@ -30,6 +30,10 @@ pub(crate) fn open(attempt: &Attempt<'_>) -> Result<(Transport, Handshake), Halt
                 let dial = redirected.as_ref().unwrap_or(attempt.dial);
                 redirected = Some(follow(dial, &refusal).map_err(Halt::Failed)?);
             }
+            Err(Halt::Failed(ConnectError::Refused(mut refusal))) => {
+                refusal.redirects = attempt.settings.redirects - left;
+                return Err(ConnectError::Refused(refusal).into());
+            }
             result => return result,
         }
     }

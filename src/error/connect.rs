@@ -143,12 +143,12 @@ pub enum ConnectError {
         /// What was wrong with the choice.
         message: Box<str>,
     },
-    /// `connect_timeout` ran out.
+    /// `connect_timeout` ran out, or the part of it after which another address of the host is tried.
     #[non_exhaustive]
     Timeout {
         /// The step that was under way.
         phase: Phase,
-        /// The whole time that was given, for all steps together.
+        /// The time since the attempt began, for all steps together.
         limit: Duration,
     },
     /// The connection was there, but `prepare`, signing in, `on_open`, the subscriptions or `reconcile` failed. Retried
@@ -259,7 +259,7 @@ impl fmt::Display for ConnectError {
             Self::Lost { phase, message } => write!(f, "connection lost in {phase}: {}", OneLine(message)),
             Self::Subprotocol { message } => write!(f, "subprotocol not agreed: {message}"),
             Self::Timeout { phase, limit } => {
-                write!(f, "timed out in {phase}: `connect_timeout` of {limit:?} ran out")?;
+                write!(f, "timed out in {phase}, {limit:.1?} after the attempt began (see `connect_timeout`)")?;
                 if *phase == Phase::Tls { f.write_str(" (is it a `ws://` port?)") } else { Ok(()) }
             }
             Self::Session(error) => write!(f, "the session could not be opened: {error}"),
@@ -366,6 +366,9 @@ pub struct Refusal {
     pub body: Box<str>,
     /// `Retry-After`, if the server sent one that can be read.
     pub retry_after: Option<Duration>,
+    /// Redirects that were followed before this answer.
+    #[cfg_attr(feature = "record", serde(default))]
+    pub redirects: u32,
 }
 
 impl Refusal {
@@ -405,9 +408,12 @@ impl fmt::Display for Refusal {
                 scheme => write!(f, " and points to {}://{}", OneLine(scheme), OneLine(host))?,
             }
         }
-        match self.retry_after {
-            Some(wait) => write!(f, " and asks to retry after {} s", wait.as_secs()),
-            None => Ok(()),
+        if let Some(wait) = self.retry_after {
+            write!(f, " and asks to retry after {} s", wait.as_secs())?;
+        }
+        match self.redirects {
+            0 => Ok(()),
+            followed => write!(f, ", after {followed} redirects in a row (see `redirects`)"),
         }
     }
 }

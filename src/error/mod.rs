@@ -30,7 +30,7 @@ mod tests {
     }
 
     fn refused(status: u16) -> ConnectError {
-        let refusal = Refusal { status, headers: vec![], body: "".into(), retry_after: None };
+        let refusal = Refusal { status, headers: vec![], body: "".into(), retry_after: None, redirects: 0 };
         ConnectError::Refused(Box::new(refusal))
     }
 
@@ -64,6 +64,7 @@ mod tests {
             headers: vec![("set-cookie".into(), "session=secret".into())],
             body: "secret".into(),
             retry_after: None,
+            redirects: 0,
         };
         assert!(!format!("{refusal:?} {refusal}").contains("secret"));
     }

@@ -181,7 +181,7 @@ impl Table {
 
     /// The thread of a client that was left behind has ended after all.
     pub(super) fn came_back(&self, mut rows: MutexGuard<'_, Rows>, client: ClientId, run: u64) {
-        let Some((state, mut seen)) = rows.lost.remove(&(client, run)) else { return };
+        let Some((state, mut seen)) = rows.abandoned.remove(&(client, run)) else { return };
         rows.publishing += 1;
         drop(rows);
         let (name, handed_back) = (state.core.tag.name.clone(), state.take_handed_back());
@@ -189,7 +189,8 @@ impl Table {
         self.report_panics(&state, &mut seen);
         let mut rows = self.rows.lock();
         rows.publishing -= 1;
-        let is_last = rows.lost.is_empty() && rows.publishing == 0 && matches!(rows.progress, Progress::Ended { .. });
+        let is_last =
+            rows.abandoned.is_empty() && rows.publishing == 0 && matches!(rows.progress, Progress::Ended { .. });
         drop(rows);
         if is_last {
             self.close_events();
@@ -347,7 +348,7 @@ impl Table {
         self.report_panics_of_process();
         self.publish(SupervisorEvent::Ended { exit: exit.clone() });
         rows.progress = Progress::Ended { exit };
-        if rows.lost.is_empty() && rows.publishing == 0 {
+        if rows.abandoned.is_empty() && rows.publishing == 0 {
             self.close_events();
         }
         self.changed.notify_all();
@@ -360,8 +361,7 @@ impl Table {
         state.shut_socket();
         let end = End::Closed(ExitReason::Closed);
         let is_news = state.conclude_abandoned(&end);
-        rows.abandoned.push((client, name.clone()));
-        rows.lost.insert((client, run), (state.clone(), panics_seen));
+        rows.abandoned.insert((client, run), (state.clone(), panics_seen));
         let handed_back = state.take_left();
         self.publish(SupervisorEvent::LeftBehind { client, name, handed_back });
         self.changed.notify_all();

@@ -93,12 +93,10 @@ pub(super) struct Rows {
     pub(super) children: BTreeMap<ClientId, Child>,
     pub(super) intensity: RestartIntensity,
     pub(super) progress: Progress,
-    /// Clients whose threads did not end in time, in that order.
-    pub(super) abandoned: Vec<(ClientId, Arc<str>)>,
     /// Reports on threads that have ended after all and that are being published: none may find the events closed.
     pub(super) publishing: usize,
-    /// Those of them whose thread, of this run, may still end.
-    pub(super) lost: BTreeMap<(ClientId, u64), Departed>,
+    /// Clients whose thread, of this run, did not end in time and has not ended since.
+    pub(super) abandoned: BTreeMap<(ClientId, u64), Departed>,
 }
 
 /// A client that is not in the table any more, and which panics of its user code have been reported.
@@ -149,8 +147,8 @@ impl Rows {
 
     /// Whether a client that is not in the table any more ended, or its thread was abandoned.
     fn how_it_ended(&self, client: ClientId) -> Result<(), StopError> {
-        match self.abandoned.iter().find(|(abandoned, _)| *abandoned == client) {
-            Some((_, name)) => Err(StopError::LeftBehind((&**name).into())),
+        match self.abandoned.iter().find(|((abandoned, _), _)| *abandoned == client) {
+            Some((_, (state, _))) => Err(StopError::LeftBehind((&*state.core.tag.name).into())),
             None => Ok(()),
         }
     }
@@ -207,9 +205,8 @@ impl Table {
                 children: BTreeMap::new(),
                 intensity,
                 progress: Progress::Running,
-                abandoned: Vec::new(),
                 publishing: 0,
-                lost: BTreeMap::new(),
+                abandoned: BTreeMap::new(),
             }),
             changed: Condvar::new(),
             notices: crossbeam_channel::unbounded(),
@@ -476,7 +473,7 @@ impl Table {
                 MutexGuard::unlocked(&mut rows, || self.end_if_due());
             }
         }
-        ShutdownReport { left_behind: rows.abandoned.iter().map(|(_, name)| name.clone()).collect() }
+        ShutdownReport { left_behind: rows.abandoned.values().map(|(state, _)| state.core.tag.name.clone()).collect() }
     }
 
     pub(super) fn wait_for_end(&self) -> SupervisorExit {

@@ -67,6 +67,7 @@ fn redirects_are_followed_only_where_asked_and_never_to_a_weaker_scheme() {
     let circle = Server::start(Script::refuse(302).header("Location", "/again")).unwrap();
     let Err(StartError::Connect(error)) = Client::connect(config(&circle).redirects(3)) else { panic!() };
     assert!(matches!(&error, ConnectError::Refused(refusal) if refusal.status == 302), "{error}");
+    assert!(error.to_string().contains("after 3 redirects in a row"), "{error}");
     assert_eq!(circle.accepts(), 4);
     let secure = Server::start_tls(Script::refuse(301).header("Location", &goal.url())).unwrap();
     let Err(StartError::Connect(error)) = Client::connect(config(&secure).redirects(3)) else { panic!() };
