@@ -4,12 +4,14 @@
 
 mod common;
 
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use common::{Folder, LONG, ms};
-use ws_supervisor::record::{Recorder, Recording};
+use ws_supervisor::record::{Entry, Recorder, Recording};
 use ws_supervisor::testing::{self, Script, Server};
 use ws_supervisor::{
     ClientConfig, Context, Delivery, Event, Handler, Heartbeat, Message, MessageRef, Overflow, Request, Supervisor,
@@ -75,7 +77,7 @@ impl Handler for Trader {
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
-        let text = message.as_text().unwrap().to_owned();
+        let text = String::from_utf8_lossy(message.as_bytes()).into_owned();
         self.note(context, format!("{text} of {:?}", message.epoch()));
         match &*text {
             "panic" => panic!("as it was asked to"),
@@ -182,9 +184,57 @@ fn run(seed: u64) -> [Vec<String>; 2] {
         supervisor.shutdown(LONG);
         assert!(recorder.flush(LONG));
     }
-    let entries = Recording::open(&path).unwrap().map(Result::unwrap);
-    testing::replay(entries, ClientConfig::new("wss://venue.example").unwrap(), || Trader::new(&replayed)).unwrap();
+    repeat(&path, &replayed);
     [live.lines(), replayed.lines()]
+}
+
+fn repeat(path: &Path, diary: &Diary) {
+    let entries = Recording::open(path).unwrap().map(Result::unwrap);
+    testing::replay(entries, ClientConfig::new("wss://venue.example").unwrap(), || Trader::new(diary)).unwrap();
+}
+
+/// Where the first difference is.
+fn difference(live: &[String], replayed: &[String]) -> Option<String> {
+    let same = live.iter().zip(replayed).take_while(|(live, replayed)| live == replayed).count();
+    let part = |lines: &[String]| lines[same.saturating_sub(3)..(same + 3).min(lines.len())].join("\n  ");
+    (live != replayed).then(|| format!("line {same}:\nlive:\n  {}\nreplay:\n  {}", part(live), part(replayed)))
+}
+
+/// What venues really sent, on two connections.
+#[test]
+fn a_replay_of_a_venues_messages_is_the_run_too() {
+    let Ok(found) = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data")) else { return };
+    let folder = Folder::new("replay-venues");
+    for path in found.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "jsonl")) {
+        let copy = folder.at(&path.file_name().unwrap().to_string_lossy());
+        let entries: Vec<_> = Recording::open(&path).unwrap().map(Result::unwrap).collect();
+        let messages: Vec<_> = entries.iter().filter_map(Entry::message).cloned().collect();
+        assert!(messages.len() > 100, "{}", path.display());
+        let (live, replayed) = (Diary::default(), Diary::default());
+        let (first, second) = messages.split_at(messages.len() / 2);
+        let parts = [first.to_vec(), second.to_vec()];
+        let greets = parts.clone();
+        let server =
+            Server::start(venue().greet(move |peer| greets.get(peer.index).cloned().unwrap_or_default())).unwrap();
+        let recorder = Recorder::builder(&copy).with_secrets().start().unwrap();
+        let diary = live.clone();
+        let config = ClientConfig::new(server.url()).unwrap().backoff(ms(1), ms(3)).heartbeat(Heartbeat::disabled());
+        let delivery = Delivery::inline(move || Trader::new(&diary));
+        let supervisor = Supervisor::start().unwrap();
+        let client = supervisor.spawn_client(config.delivery(delivery).record(&recorder)).unwrap();
+        for (index, part) in parts.iter().enumerate() {
+            let was_served =
+                |records: &[testing::Record]| records.get(index).is_some_and(|r| r.served >= part.len() as u64);
+            assert!(server.wait_until(LONG, was_served));
+            server.close_all(1012, "restart");
+        }
+        client.close().unwrap();
+        assert!(recorder.flush(LONG));
+        repeat(&copy, &replayed);
+        let (live, replayed) = (live.lines(), replayed.lines());
+        assert!(live.len() > messages.len() / 2, "{}: {} of {}", path.display(), live.len(), messages.len());
+        assert_eq!(difference(&live, &replayed), None, "{}", path.display());
+    }
 }
 
 #[test]
@@ -204,15 +254,8 @@ fn what_a_handler_receives_and_does_in_a_replay_is_what_it_received_and_did() {
                         break;
                     }
                     let [live, replayed] = run(seed);
-                    if live != replayed {
-                        let same = live.iter().zip(&replayed).take_while(|(live, replayed)| live == replayed).count();
-                        let part =
-                            |lines: &[String]| lines[same.saturating_sub(3)..(same + 3).min(lines.len())].join("\n  ");
-                        let text = format!(
-                            "seed {seed}, line {same}:\nlive:\n  {}\nreplay:\n  {}",
-                            part(&live),
-                            part(&replayed)
-                        );
+                    if let Some(text) = difference(&live, &replayed) {
+                        let text = format!("seed {seed}, {text}");
                         different.lock().unwrap().push(text);
                     }
                 }
