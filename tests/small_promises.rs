@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use common::{LONG, config, eventually, ms, next, next_open, takes, wait_for_state};
 use ws_supervisor::testing::{self, Script, Server};
 use ws_supervisor::{
-    Client, ClientConfig, Context, Delivery, Event, Handler, Heartbeat, IntensityScope, Message, MessageRef, RateLimit,
-    ReadyState, Request, RequestError, SendError, StopError, Supervisor, SupervisorEvent,
+    Client, ClientConfig, ClientPhase, Context, Delivery, Event, Handler, Heartbeat, IntensityScope, Message,
+    MessageRef, RateLimit, ReadyState, Request, RequestError, SendError, StopError, Supervisor, SupervisorEvent,
 };
 
 struct Sleepy;
@@ -433,4 +433,89 @@ fn values_for_the_handler_of_an_ended_client_are_dropped() {
     }
     client.close().unwrap();
     eventually("dropped", || Arc::strong_count(&held) == 1);
+}
+
+#[test]
+fn a_resumed_client_does_not_wait_for_the_backoff_of_before() {
+    let server = Server::start(Script::refuse(503)).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let hour = Duration::from_secs(3600);
+    let waits = ClientConfig::new(server.url()).unwrap().backoff(hour, hour).max_retries(u32::MAX);
+    let client = supervisor.spawn_client(waits).unwrap();
+    eventually("in backoff", || client.stats().failed_attempts >= 1 && client.ready_state() == ReadyState::Backoff);
+    supervisor.park_client(client.id()).unwrap();
+    eventually("parked", || client.ready_state() == ReadyState::Parked);
+    server.set_script(Script::silent());
+    supervisor.resume_client(client.id()).unwrap();
+    client.wait_until_open(LONG).unwrap();
+}
+
+/// Sends as many requests as it is told to.
+struct Asks(crossbeam_channel::Sender<(usize, Option<RequestError>)>);
+
+impl Handler for Asks {
+    fn on_message(&mut self, context: &mut Context<'_>, message: MessageRef<'_>) {
+        let count: usize = message.as_text().unwrap().parse().unwrap();
+        let mut sent = 0;
+        let refused = (0..count).find_map(|_| {
+            let result = context.request(Request::new("buy", ()));
+            sent += usize::from(result.is_ok());
+            result.err()
+        });
+        self.0.send((sent, refused)).unwrap();
+    }
+}
+
+#[test]
+fn a_request_beyond_the_most_that_may_be_pending_leaves_no_trace_in_the_account() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let (sender, asked) = crossbeam_channel::unbounded();
+    let delivery = Delivery::inline(move || Asks(sender.clone()));
+    let config = sleepy(&server).delivery(delivery).send_capacity(100_000);
+    let client = supervisor.spawn_client(config).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    server.push("70000");
+    let (sent, refused) = asked.recv_timeout(Duration::from_secs(120)).unwrap();
+    assert!(matches!(refused, Some(RequestError::TooManyPending { limit, .. }) if limit == sent), "{refused:?}");
+    assert_eq!(client.stats().accepted, sent as u64);
+    eventually("all have left", || client.stats().queued == 0);
+}
+
+/// Panics, and takes its time to be dropped.
+struct Lingers(crossbeam_channel::Receiver<()>, crossbeam_channel::Sender<()>);
+
+impl Handler for Lingers {
+    fn on_message(&mut self, _: &mut Context<'_>, _: MessageRef<'_>) {
+        panic!("told to");
+    }
+}
+
+impl Drop for Lingers {
+    fn drop(&mut self) {
+        let _ = self.1.send(());
+        let _ = self.0.recv_timeout(LONG);
+    }
+}
+
+#[test]
+fn a_client_stopped_while_its_panicked_thread_ends_is_not_restarted() {
+    let server = Server::start(Script::silent()).unwrap();
+    let supervisor = Supervisor::start().unwrap();
+    let ((go_on, may_go_on), (drops, dropped)) = (crossbeam_channel::unbounded(), crossbeam_channel::unbounded());
+    let delivery = Delivery::inline(move || Lingers(may_go_on.clone(), drops.clone()));
+    let client = supervisor.spawn_client(sleepy(&server).close_timeout(LONG).delivery(delivery)).unwrap();
+    client.wait_until_open(LONG).unwrap();
+    server.push("panic");
+    dropped.recv_timeout(LONG).unwrap();
+    eventually("a restart was decided", || client.ready_state() == ReadyState::Connecting);
+    let events = supervisor.events();
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| supervisor.stop_client(client.id()));
+        eventually("it is stopping", || supervisor.list_clients().iter().all(|one| one.phase == ClientPhase::Stopping));
+        go_on.send(()).unwrap();
+        assert_eq!(stop.join().unwrap(), Ok(()));
+    });
+    let restarted = events.try_iter().find(|event| matches!(event, SupervisorEvent::Restarted { .. }));
+    assert!(restarted.is_none() && server.accepts() == 1, "{restarted:?}");
 }

@@ -401,3 +401,7 @@ impl Outbox {
         self.waiting = items.into();
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

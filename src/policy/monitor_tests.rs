@@ -120,3 +120,50 @@ proptest! {
         }
     }
 }
+
+/// After a machine slept: what asks asks at once, and one who waits for the server goes on waiting.
+#[test]
+fn only_a_heartbeat_that_asks_is_due_after_a_sleep() {
+    let t0 = Instant::now();
+    let (mut asks, _) = Monitor::open(Heartbeat::ping_pong(60 * S), 7, t0);
+    asks.ask_now(t0 + S);
+    assert_eq!(asks.due(), Some(t0 + S));
+    for waits in [Heartbeat::server_ping(60 * S), Heartbeat::expect(60 * S, |_| true), Heartbeat::disabled()] {
+        let (mut waits, _) = Monitor::open(waits, 7, t0);
+        let before = waits.due();
+        waits.ask_now(t0 + S);
+        assert_eq!(waits.due(), before, "a server's next ping comes when it comes");
+    }
+}
+
+struct Beats;
+
+impl crate::policy::heartbeat::HeartbeatDialect for Beats {
+    fn classify(&self, _: MessageRef<'_>) -> Classified {
+        Classified::Alive { reply: None }
+    }
+}
+
+/// Two misses in a row: an interval and a half for the first, and an interval more.
+#[test]
+fn a_venue_that_sends_heartbeats_has_two_intervals_and_a_half() {
+    let t0 = Instant::now();
+    let (mut monitor, _) = Monitor::open(Heartbeat::dialect(2 * S, Beats), 7, t0);
+    let message = Message::text("beat");
+    monitor.message(message.view(), t0 + S);
+    assert_eq!(tick(&mut monitor, t0 + 4 * S - S / 4, true), Beat::Nothing);
+    assert_eq!(tick(&mut monitor, t0 + 4 * S, true), Beat::Nothing, "the first is missing");
+    assert_eq!(monitor.failures(), 1);
+    assert_eq!(tick(&mut monitor, t0 + 6 * S - S / 4, true), Beat::Nothing);
+    assert_eq!(tick(&mut monitor, t0 + 6 * S, true), Beat::Lost { missed: 2 });
+}
+
+#[test]
+fn a_heartbeat_of_the_servers_has_its_whole_time_again_after_reading_was_paused() {
+    let t0 = Instant::now();
+    for (heartbeat, whole) in [(Heartbeat::dialect(2 * S, Beats), 3 * S), (Heartbeat::server_ping(2 * S), 2 * S)] {
+        let (mut monitor, _) = Monitor::open(heartbeat, 7, t0);
+        monitor.excuse(t0 + 100 * S);
+        assert_eq!(monitor.due(), Some(t0 + 100 * S + whole));
+    }
+}

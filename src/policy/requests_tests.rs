@@ -149,3 +149,18 @@ proptest! {
         prop_assert_eq!(table.active(), 0);
     }
 }
+
+#[test]
+fn requests_that_may_be_answered_late_are_remembered_up_to_a_bound() {
+    let now = Instant::now();
+    let mut table = Table::default();
+    for id in 0..MAX_PENDING as u64 + 10 {
+        let (request, receipt) = pending(id, now + MS);
+        receipt.begin();
+        table.register(id.into(), request).unwrap();
+        table.give_up(&id.into(), &receipt, now).unwrap();
+    }
+    assert_eq!(table.active(), MAX_PENDING);
+    assert!(matches!(table.claim(&9.into(), false), Claim::Nobody), "the oldest are forgotten");
+    assert!(matches!(table.claim(&10.into(), false), Claim::Late { .. }));
+}

@@ -400,3 +400,7 @@ impl Table {
         self.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+#[path = "exits_tests.rs"]
+mod tests;
