@@ -15,7 +15,7 @@ impl Inflate {
 pub(crate) enum Deflate {}
 
 #[derive(Default)]
-pub(crate) struct Deflating;
+pub(crate) struct Deflating {}
 
 impl Deflate {
     pub(crate) fn compresses(&self, _: usize) -> bool {
