@@ -102,8 +102,9 @@ impl Commands {
             (None, _) | (_, CommandKind::Stop) => true,
             // There is no run that could be started again.
             (Some(decided), CommandKind::Close) => !self.is_permanent || decided == Decided::Restart,
-            (Some(decided), CommandKind::Park) => decided == Decided::Restart,
-            (Some(decided), CommandKind::Restart | CommandKind::Reconnect) => decided == Decided::Restart,
+            (Some(decided), CommandKind::Park | CommandKind::Restart | CommandKind::Reconnect) => {
+                decided == Decided::Restart
+            }
         };
         if !has_effect {
             return slot.decided;

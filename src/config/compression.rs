@@ -5,8 +5,8 @@
 /// they can't meet: then ask for less). With the feature `compression`.
 ///
 /// It saves bytes, not time: to decompress a message takes some microseconds for each kilobyte, and to compress one of ours
-/// some milliseconds for each megabyte, on whichever thread writes it, while the client reads nothing. What comes out is
-/// bounded by [`max_message_size`](crate::ClientConfig::max_message_size) while it comes out. A client then holds some 50 KiB
+/// some milliseconds for each megabyte. A message of more than 64 KiB is compressed on the client's thread, which reads between
+/// its parts; a shorter one on whichever thread writes it. What comes out is bounded by [`max_message_size`](crate::ClientConfig::max_message_size) while it comes out. A client then holds some 50 KiB
 /// more for what comes, and 400 KiB from the first message on that it compresses itself.
 ///
 /// ```
